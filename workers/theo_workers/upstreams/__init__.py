@@ -1,0 +1,1 @@
+"""One adapter per wire format, each behind `theo_workers.upstream.Upstream`."""
