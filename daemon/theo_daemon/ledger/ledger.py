@@ -17,7 +17,7 @@ from typing import Self
 import apsw
 
 from theo_daemon.job import EntryRef
-from theo_daemon.ledger import owners
+from theo_daemon.ledger import owners, pruning
 from theo_daemon.ledger.reading import LedgerTransaction, reading
 from theo_daemon.ledger.records import Ask, Bury, Check, Forget, Landing, Verdict
 from theo_daemon.ledger.watcher import OnKey, Token, Watcher
@@ -26,9 +26,8 @@ from theo_workers.clock import Clock, SystemClock, sleep, timeout_at
 from theo_workers.errors import RouterError
 
 PRUNE_EVERY_S = 30.0
-STALE_KEEP_S = 60  # an answer past its time still serves those who waited for it
-PRUNE_ROWS = 500  # a small batch: pruning never holds the writer for long
-OUTCOME_KEEP_S = 3_600  # as long as the done marker in Redis
+FORGET_AFTER_S = 0.5
+FORGET_BATCH = 64
 
 
 class InflightTimeout(RouterError, TimeoutError):
@@ -46,7 +45,7 @@ class Ledger:
     ) -> None:
         self.path = path
         self._clock = clock or SystemClock()
-        self._keep_days, self._id_ttl_s = keep_days, id_ttl_s
+        self._keep = pruning.Keep(attempts_s=keep_days * 86_400, ids_s=id_ttl_s)
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._folder = owners.owners_folder(path)
         self._writer = Writer(path, self.name, wall=self._clock.wall)
@@ -108,8 +107,10 @@ class Ledger:
 
     def forget(self, ref: EntryRef) -> None:
         """The entry's reply is published; its stored outcome may go with a later commit."""
+        if not self._forgotten:
+            asyncio.get_running_loop().call_later(FORGET_AFTER_S, self._flush_forgotten)
         self._forgotten.append(ref)
-        if len(self._forgotten) >= 64:
+        if len(self._forgotten) >= FORGET_BATCH:
             self._flush_forgotten()
 
     def wait(self, token: Token) -> asyncio.Future[None]:
@@ -193,37 +194,8 @@ class Ledger:
 
     async def _prune(self) -> None:
         while True:
-            await sleep(self._clock, 1.0)
-            self._flush_forgotten()
             now_ms = int(self._clock.wall() * 1000)
-            prune = partial(self._prune_rows, now_ms=now_ms)
-            while await self._writer.call(prune) >= PRUNE_ROWS:
+            prune = partial(pruning.prune, now_ms=now_ms, keep=self._keep)
+            while await self._writer.call(prune) >= pruning.ROWS:
                 await sleep(self._clock, 0.05)
             await sleep(self._clock, PRUNE_EVERY_S)
-
-    def _prune_rows(self, db: apsw.Connection, now_ms: int) -> int:
-        """Delete one small batch of what is too old to matter; the largest number of rows of one kind."""
-        deleted = 0
-        for sql, before_ms in (
-            (
-                "DELETE FROM cache WHERE rowid IN (SELECT rowid FROM cache WHERE fresh_until < ? LIMIT ?)",
-                now_ms,
-            ),
-            (
-                "DELETE FROM ids WHERE rowid IN (SELECT rowid FROM ids WHERE created_at < ? LIMIT ?)",
-                now_ms - int(self._id_ttl_s * 1000),
-            ),
-            (
-                "DELETE FROM outcomes WHERE rowid IN (SELECT rowid FROM outcomes WHERE created_at < ? LIMIT ?)",
-                now_ms - OUTCOME_KEEP_S * 1000,
-            ),
-            (
-                # Ids grow with time, so only the lowest are looked at and no index is needed.
-                "DELETE FROM attempts WHERE started_at < ? AND state <> 'sent'"
-                " AND id IN (SELECT id FROM attempts ORDER BY id LIMIT ?)",
-                now_ms - int(self._keep_days * 86_400_000),
-            ),
-        ):
-            db.execute(sql, (before_ms, PRUNE_ROWS))
-            deleted = max(deleted, db.changes())
-        return deleted
