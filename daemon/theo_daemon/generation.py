@@ -200,9 +200,14 @@ class Generation:
             except NotGranted as refused:
                 return await self._heed(flight, refused.verdict)
             except (WorkerStopped, NotAdmitted):
-                return None  # nothing was sent: another turn
+                if not self._doubtful(flight, started, Outcome.MAYBE, code="internal_error"):
+                    return None  # nothing was sent: another turn
+                raise InternalError("the model's worker failed after the call was sent") from None
             except asyncio.CancelledError:
-                self._withdrawn(flight, started)
+                self._doubtful(flight, started, Outcome.CANCELLED, code=None)
+                raise
+            except GenerationError as error:
+                self._doubtful(flight, started, Outcome.MAYBE, code=error.code)
                 raise
             if isinstance(result, Completed):
                 return await self._answered(flight, started, result)
@@ -285,7 +290,7 @@ class Generation:
         )
         cost = self._fleet.cost_nano(started.model, usage) or 0
         flight.cost_nano += cost
-        flight.attempts.append(_attempt(started, Outcome.OK, result.latency_ms, cost))
+        flight.attempts.append(_attempt(started, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200))
         flight.settled = Settled(
             attempt_id=started.want.attempt_id,
             model=started.model,
@@ -317,24 +322,24 @@ class Generation:
             max_entries=max(1, routing.cache_max_entries),
         )
 
-    def _withdrawn(self, flight: Flight, started: Started) -> None:
-        """Nobody waits any more. What was sent may be billed: it is charged, at its bound if nothing is known."""
+    def _doubtful(self, flight: Flight, started: Started, outcome: Outcome, *, code: str | None) -> bool:
+        """A call that ended without a word may be billed if it was sent: it is charged at its bound."""
         if flight.sent_attempt != started.want.attempt_id:
-            return
-        latency_ms, cost = 0.0, started.want.bound_nano or 0
-        if started.result.done() and not started.result.cancelled() and started.result.exception() is None:
-            latency_ms = started.result.result().latency_ms
+            return False
+        cost = started.want.bound_nano or 0
         flight.cost_nano += cost
-        flight.attempts.append(_attempt(started, Outcome.CANCELLED, latency_ms, cost))
+        flight.attempts.append(_attempt(started, outcome, latency_ms=0.0, cost_nano=cost, code=code))
         flight.settled = Settled(
             attempt_id=started.want.attempt_id,
             model=started.model,
-            state=Outcome.CANCELLED,
+            state=outcome,
             bound_nano=started.want.bound_nano,
             cost_nano=cost,
             scopes=started.want.scopes,
-            latency_ms=latency_ms,
+            latency_ms=0.0,
+            error_code=code,
         )
+        return True
 
     def _failed(self, flight: Flight, started: Started, result: CallFailed) -> TryOneOf | GiveUp:
         """Book the failure and decide what follows."""
@@ -343,7 +348,16 @@ class Generation:
         cost = (started.want.bound_nano or 0) if doubtful else 0
         state = Outcome.MAYBE if doubtful else Outcome.FAILED
         flight.cost_nano += cost
-        flight.attempts.append(_attempt(started, state, result.latency_ms, cost, error))
+        flight.attempts.append(
+            _attempt(
+                started,
+                state,
+                latency_ms=result.latency_ms,
+                cost_nano=cost,
+                status_code=error.status_code,
+                code=error.code,
+            )
+        )
         flight.settled = Settled(
             attempt_id=started.want.attempt_id,
             model=started.model,
@@ -410,16 +424,22 @@ def failed(error: GenerationError, *, cost_nano: int = 0, attempts: Sequence[Att
 
 
 def _attempt(
-    started: Started, outcome: Outcome, latency_ms: float, cost_nano: int, error: UpstreamError | None = None
+    started: Started,
+    outcome: Outcome,
+    *,
+    latency_ms: float,
+    cost_nano: int,
+    status_code: int | None = None,
+    code: str | None = None,
 ) -> Attempt:
     return Attempt(
         model=started.model,
         provider=started.want.provider,
         outcome=outcome,
-        status_code=200 if error is None else error.status_code,
+        status_code=status_code,
         latency_ms=round(latency_ms, 3),
         cost=to_usd(cost_nano),
-        error_code=None if error is None else error.code,
+        error_code=code,
     )
 
 
