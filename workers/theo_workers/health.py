@@ -69,8 +69,8 @@ class ModelHealth:
         if self._recent:
             latencies = sorted(latency_ms for latency_ms, _ in self._recent)
             p50, p95 = _nearest_rank(latencies, 0.50), _nearest_rank(latencies, 0.95)
-            waited_s = sum(latencies) / 1000
-            speed = sum(tokens for _, tokens in self._recent) / waited_s if waited_s > 0 else None
+            waited_s, tokens = sum(latencies) / 1000, sum(count for _, count in self._recent)
+            speed = tokens / waited_s if waited_s > 1e-6 else None  # less is not a time one can divide by
         return HealthSnapshot(
             total_successes=self.total_successes,
             total_failures=self.total_failures,

@@ -37,7 +37,19 @@ from theo_workers.record import Record
 from theo_workers.standing import Available, Standing, Unavailable
 from theo_workers.upstream import Upstream
 
-__all__ = ["Available", "Call", "CallFailed", "Completed", "ModelWorker", "Observer", "Result", "Unavailable"]
+__all__ = [
+    "Available",
+    "Call",
+    "CallFailed",
+    "Completed",
+    "MailboxFull",
+    "ModelWorker",
+    "NotAdmitted",
+    "Observer",
+    "Result",
+    "Unavailable",
+    "WorkerStopped",
+]
 
 
 class ModelWorker:
@@ -204,12 +216,12 @@ class ModelWorker:
         except NotAdmitted as refusal:
             self._refuse(submission, refusal)
             return
-        self._record.announce(submission.permit.entered, now)
         del self._waiting[submission]
         self._running.add(submission)
         submission.task = self._running_loop().create_task(self._carry_out(submission))
         # A callback, since a task cancelled before its first step never reaches a `finally` of its own.
         submission.task.add_done_callback(partial(self._ended, submission))
+        self._record.announce(submission.permit.entered, now)
 
     async def _carry_out(self, submission: Submission) -> Result:
         call, clock = submission.call, self._clock
@@ -224,7 +236,6 @@ class ModelWorker:
         return Completed(completion=completion, latency_ms=(clock.monotonic() - began) * 1000)
 
     def _finish(self, submission: Submission, task: asyncio.Task[Result], now: float) -> None:
-        self._forget(submission)
         permit, reply, began = submission.permit, submission.reply, submission.began
         error = None if task.cancelled() else task.exception()
         if not submission.sent:  # `before_send` refused, or the caller gave up before it was done
@@ -245,6 +256,7 @@ class ModelWorker:
                     self._record.failed(permit, result, given_s=given_s, now=now)
             if not reply.done():
                 reply.set_result(result)
+        self._forget(submission)  # last: should the observer crash, it is still among the unanswered
 
     def _give_up(self, submission: Submission) -> None:
         if submission.task is not None:
