@@ -30,6 +30,7 @@ class Delivery(NamedTuple):
     ref: EntryRef
     lane: str
     fields: list[bytes]
+    redelivered: bool = False  # another owner, or an earlier boot, held it before
 
 
 class Envelope(Struct, frozen=True, kw_only=True):

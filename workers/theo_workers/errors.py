@@ -17,6 +17,7 @@ RouterError                        anything this project raises on purpose
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from theo_workers.failures import FailureClass
@@ -60,14 +61,40 @@ class GenerationError(RouterError):
         retry_after_s: float | None = None,
     ) -> None:
         self.detail = message
+        self.text: str | None = None
         self.provider = provider
         self.status_code = status_code
         self.retryable = self.default_retryable if retryable is None else retryable
         self.retry_after_s = retry_after_s
         super().__init__(message)
 
+    @classmethod
+    def restored(
+        cls,
+        code: str,
+        text: str,
+        *,
+        provider: str | None,
+        status_code: int | None,
+        retryable: bool,
+        retry_after_s: float | None,
+    ) -> GenerationError:
+        """The error that a reply describes: of the leaf with this code, with the reply's text as it is."""
+        leaf = next((one for one in _leaves(GenerationError) if one.code == code), InternalError)
+        error = leaf(
+            text,
+            provider=provider,
+            status_code=status_code,
+            retryable=retryable,
+            retry_after_s=retry_after_s,
+        )
+        error.text = text
+        return error
+
     def __str__(self) -> str:
         """`HTTP 429: Rate limit exceeded (retryable: True, provider: openai)`, less what is not known."""
+        if self.text is not None:
+            return self.text
         head = f"HTTP {self.status_code}: {self.detail}" if self.status_code is not None else self.detail
         if self.provider is None:
             return head
@@ -203,3 +230,10 @@ class DeliveryLimitExceeded(GenerationError):
 
 class InternalError(GenerationError):
     code, default_retryable = "internal_error", True
+
+
+def _leaves(root: type[GenerationError]) -> Iterator[type[GenerationError]]:
+    for child in root.__subclasses__():
+        yield from _leaves(child)
+        if not child.__subclasses__():
+            yield child
