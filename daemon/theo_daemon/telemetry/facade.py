@@ -49,8 +49,8 @@ class Telemetry:
     def gauge(self, metric: Metric, labels: Mapping[str, str], read: Callable[[], float | None]) -> None:
         """Ask `read` for this series whenever metrics are read; None leaves it out.
 
-        `read` runs on the loop and must neither block nor raise. `labels` by the names in `metric.labels`; their
-        values must come from the configuration. Raises ValueError for other labels.
+        `read` runs on the loop and must neither block nor raise. `labels` by the names in `metric.labels`,
+        their values out of the configuration. Raises ValueError for other labels.
         """
         if set(labels) != set(metric.labels):
             raise ValueError(f"{metric.name} has the labels {metric.labels}, not {tuple(labels)}")

@@ -1,4 +1,4 @@
-"""Log lines to a file descriptor: one write for a tick's lines, and a slow reader never stops the event loop.
+"""Log lines to a file descriptor: a tick's lines in one write, never waiting for a slow reader.
 
 Lines wait in memory while the reader is slow (4 MiB by default); what comes beyond that is dropped and
 counted. A terminal or pipe is opened anew without blocking, since the flag on the inherited description

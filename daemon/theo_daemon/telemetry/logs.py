@@ -1,4 +1,4 @@
-"""JSON lines on standard error: structlog for what happens now and then, a prebuilt line for each finished job.
+"""JSON lines on standard error: by structlog now and then, by a prebuilt line for each finished job.
 
 Both ways go through one `Redactor` and one `LineSink`. msgspec escapes what JSON must escape; control
 characters that JSON lets pass (C1, line separators, direction marks) are escaped too: no text can forge a

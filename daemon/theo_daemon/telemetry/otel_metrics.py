@@ -145,8 +145,8 @@ def _histogram(family: Family, snapshot: _Snapshot) -> OtelMetric:
             sum=value.total,
             bucket_counts=value.counts,
             explicit_bounds=metric.buckets,
-            min=math.inf,
-            max=-math.inf,
+            min=None,  # type: ignore[arg-type]  # not kept; the wire format lets both out
+            max=None,  # type: ignore[arg-type]
         )
         for labels, value in family.samples
         if isinstance(value, Distribution)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -21,13 +22,13 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from theo_daemon.job import Answered, Envelope
+from theo_daemon.job import Answered, Envelope, JobOutcome
 from theo_daemon.money import to_usd
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.records import AttemptRecord, JobRecord
 from theo_daemon.telemetry.redaction import Redactor
 from theo_workers.clock import Clock
-from theo_workers.messages import Outcome
+from theo_workers.messages import Outcome, Usage
 
 _PAUSE_S = 0.05
 _SLICE = 16  # about a millisecond of the loop's time
@@ -36,7 +37,8 @@ _SHUTDOWN_TIMEOUT_MS = 3_000
 _SAMPLED = 1
 _propagator = TraceContextTextMapPropagator()
 
-Attributes = Mapping[str, str | int | float | bool | tuple[str, ...] | None]
+Value = str | int | float | bool | tuple[str, ...]
+Attributes = Mapping[str, Value | None]
 
 
 class Tracing:
@@ -124,7 +126,7 @@ class Tracing:
                 span.set_status(Status(StatusCode.ERROR, record.outcome.code))
         span.end(_nano(record.finished_at + offset))
 
-    def _attempt_span(self, record: AttemptRecord, context: trace.Context, offset: float) -> None:
+    def _attempt_span(self, record: AttemptRecord, context: Context, offset: float) -> None:
         span = self._tracer.start_span(
             f"chat {self._model_name(record)}",
             context=context,
@@ -137,8 +139,7 @@ class Tracing:
         span.end(_nano(record.finished_at + offset))
 
     def _job_attributes(self, record: JobRecord) -> Attributes:
-        envelope, outcome = record.envelope, record.outcome
-        answered = isinstance(outcome, Answered)
+        envelope = record.envelope
         return {
             names.MESSAGING_SYSTEM: "redis",
             names.MESSAGING_OPERATION: "process",
@@ -150,30 +151,24 @@ class Tracing:
             names.JOB_LANE: record.lane,
             names.JOB_TENANT: None if envelope.tenant is None else self._redactor.text(envelope.tenant),
             names.JOB_QUEUED_MS: record.queued_ms,
-            names.JOB_CACHE_HIT: answered and outcome.cache_hit,
-            names.JOB_COALESCED: answered and outcome.coalesced,
-            names.COST: to_usd(outcome.cost_nano),
-            names.MODEL: outcome.answer.model if answered else None,
-            names.ERROR_TYPE: None if answered else outcome.code,
+            names.COST: to_usd(record.outcome.cost_nano),
+            **_outcome_attributes(record.outcome),
         }
 
     def _attempt_attributes(self, record: AttemptRecord) -> Attributes:
-        attempt, usage = record.attempt, record.usage
+        attempt = record.attempt
         return {
             names.GEN_AI_OPERATION: "chat",
             names.GEN_AI_PROVIDER: names.genai_provider(attempt.provider),
             names.GEN_AI_MODEL: self._model_name(record),
             names.GEN_AI_FINISH: None if record.finish_reason is None else (record.finish_reason,),
-            names.GEN_AI_INPUT: usage and usage.prompt_tokens,
-            names.GEN_AI_OUTPUT: usage and usage.completion_tokens,
-            names.GEN_AI_CACHED: usage and usage.cached_tokens,
-            names.GEN_AI_REASONING: usage and usage.reasoning_tokens,
             names.MODEL: attempt.model,
             names.ATTEMPT_NUMBER: record.number,
             names.ATTEMPT_OUTCOME: attempt.outcome.value,
             names.COST: to_usd(record.cost_nano),
             names.HTTP_STATUS: attempt.status_code,
             names.ERROR_TYPE: attempt.error_code,
+            **_usage_attributes(record.usage),
         }
 
     def _model_name(self, record: AttemptRecord) -> str:
@@ -185,9 +180,30 @@ def otlp_exporter(endpoint: str) -> SpanExporter:
     return OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_TIMEOUT_S)
 
 
-def _parent(envelope: Envelope) -> trace.Context:
+def _outcome_attributes(outcome: JobOutcome) -> Attributes:
+    if not isinstance(outcome, Answered):
+        return {names.ERROR_TYPE: outcome.code}
+    return {
+        names.JOB_CACHE_HIT: outcome.cache_hit,
+        names.JOB_COALESCED: outcome.coalesced,
+        names.MODEL: outcome.answer.model,
+    }
+
+
+def _usage_attributes(usage: Usage | None) -> Attributes:
+    if usage is None:
+        return {}
+    return {
+        names.GEN_AI_INPUT: usage.prompt_tokens,
+        names.GEN_AI_OUTPUT: usage.completion_tokens,
+        names.GEN_AI_CACHED: usage.cached_tokens,
+        names.GEN_AI_REASONING: usage.reasoning_tokens,
+    }
+
+
+def _parent(envelope: Envelope) -> Context:
     carrier = {"traceparent": envelope.traceparent or "", "tracestate": envelope.tracestate or ""}
-    return _propagator.extract(carrier, context=trace.Context())
+    return _propagator.extract(carrier, context=Context())
 
 
 def _refused(traceparent: str | None) -> bool:
@@ -200,7 +216,7 @@ def _refused(traceparent: str | None) -> bool:
         return False
 
 
-def _present(attributes: Attributes) -> dict[str, str | int | float | bool | tuple[str, ...]]:
+def _present(attributes: Attributes) -> dict[str, Value]:
     return {name: value for name, value in attributes.items() if value is not None}
 
 
