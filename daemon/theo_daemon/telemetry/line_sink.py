@@ -18,6 +18,7 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 _RETRY_S = 0.05
 _FILE_CHUNK = 1 << 20
@@ -99,6 +100,7 @@ class LineSink:
                 break
             select.select([], [self._fd], [], 0.1)
         self._close()
+        self._write = partial(os.write, self._fd)  # for late lines: our own number may be reused
 
     def _tick(self) -> None:
         self._scheduled = False
@@ -125,7 +127,7 @@ def _writer(fd: int) -> tuple[Write, int, Callable[[], None]]:
     except OSError:  # closed by whoever started us
         return len, _FILE_CHUNK, _nothing
     if stat.S_ISREG(mode):
-        return lambda data: os.write(fd, data), _FILE_CHUNK, _nothing
+        return partial(os.write, fd), _FILE_CHUNK, _nothing
     if stat.S_ISSOCK(mode):  # the journal
         journal = socket.socket(fileno=os.dup(fd))
         return lambda data: journal.send(data, socket.MSG_DONTWAIT), _CHUNK, journal.close
@@ -133,7 +135,7 @@ def _writer(fd: int) -> tuple[Write, int, Callable[[], None]]:
         own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return _asking_first(fd), _CHUNK, _nothing
-    return lambda data: os.write(own, data), _CHUNK, lambda: os.close(own)
+    return partial(os.write, own), _CHUNK, partial(os.close, own)
 
 
 def _asking_first(fd: int) -> Write:

@@ -16,6 +16,7 @@ from theo_daemon.money import NANO
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.names import Metric
 from theo_daemon.telemetry.records import AttemptRecord, JobRecord
+from theo_daemon.telemetry.status import JobTotals
 from theo_workers.errors import GenerationError
 from theo_workers.messages import Outcome
 
@@ -155,6 +156,15 @@ class Metrics:
         if len(labels) != len(metric.labels):
             raise ValueError(f"{metric.name} has the labels {metric.labels}, not {labels}")
         self._observed.setdefault(metric.name, {})[labels] = read
+
+    def totals(self) -> JobTotals:
+        """How the jobs so far ended."""
+        return JobTotals(
+            ok=self._ok,
+            failed=sum(self._codes.values()),
+            cache_hits=self._hits,
+            coalesced=self._coalesced,
+        )
 
     def collect(self) -> list[Family]:
         """Every family with at least one series, in the order of `names`."""

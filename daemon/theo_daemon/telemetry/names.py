@@ -259,7 +259,7 @@ UPTIME = _metric("process.uptime", Kind.GAUGE, "s", "Since this process started.
 LINES_DROPPED = _metric(
     "theo.log.dropped", Kind.COUNTER, "{line}", "Log lines lost to a blocked standard error."
 )
-SPANS_DROPPED = _metric("theo.traces.dropped", Kind.COUNTER, "{trace}", "Jobs not traced: too many at once.")
+TRACES_DROPPED = _metric("theo.traces.dropped", Kind.COUNTER, "{trace}", "Jobs not traced: too many at once.")
 
 # Spans and their attributes.
 

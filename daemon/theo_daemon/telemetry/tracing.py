@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -47,7 +47,7 @@ class Tracing:
     def __init__(
         self,
         *,
-        exporter: SpanExporter,
+        endpoint: str,
         resource: Resource,
         clock: Clock,
         redactor: Redactor,
@@ -56,7 +56,9 @@ class Tracing:
         ratio: float = 1.0,
         max_waiting: int = 2_048,
     ) -> None:
-        """`ratio` of the jobs without a trace context are traced; the others' own sampled flag is obeyed.
+        """`endpoint` is the collector's base URL, such as `http://127.0.0.1:4318`.
+
+        `ratio` of the jobs without a trace context are traced; the others' own sampled flag is obeyed.
 
         `model_names` maps configured names to the providers' own.
         """
@@ -64,6 +66,7 @@ class Tracing:
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(ratio)), resource=resource, shutdown_on_exit=False
         )
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_TIMEOUT_S)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("theo_daemon")
         self._clock = clock
@@ -173,11 +176,6 @@ class Tracing:
 
     def _model_name(self, record: AttemptRecord) -> str:
         return self._model_names.get(record.attempt.model, record.attempt.model)
-
-
-def otlp_exporter(endpoint: str) -> SpanExporter:
-    """An exporter to the collector at the base URL `endpoint`, such as `http://127.0.0.1:4318`."""
-    return OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_TIMEOUT_S)
 
 
 def _outcome_attributes(outcome: JobOutcome) -> Attributes:
