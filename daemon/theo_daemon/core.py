@@ -6,35 +6,33 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from theo_daemon.catalogue import Catalogue
 from theo_daemon.config import Config, ModelConfig
-from theo_daemon.dispatcher import Dispatcher, JobObserver
+from theo_daemon.dispatcher import Dispatcher, DispatchObserver
 from theo_daemon.fleet import Fleet, Member
-from theo_daemon.flight import Ticket
 from theo_daemon.ledger import Ledger
 from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Reception, Refused
 from theo_workers.breaker import Breaker
 from theo_workers.call import Observer
 from theo_workers.clock import Clock
+from theo_workers.errors import ConfigError
 from theo_workers.health import ModelHealth
-from theo_workers.model_spec import ModelSpec
+from theo_workers.model_spec import ModelSpec, Timeouts
 from theo_workers.model_worker import ModelWorker
 from theo_workers.prices import Price, price_for
 from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
-from theo_workers.tokens import TokenCounter
+from theo_workers.tokens.count import TokenCounter
 from theo_workers.upstreams.build import build_upstream
 
 
-class CoreObserver(Observer, Protocol):
+class CoreObserver(Observer, DispatchObserver, Protocol):
     """Hears of workers, jobs and defects."""
-
-    def on_job(self, ticket: Ticket, outcome: object) -> None:
-        """A job's reply is published."""
 
     def on_refusal(self, refused: Refused) -> None:
         """A job was refused before it ran."""
@@ -51,16 +49,17 @@ class Core:
         *,
         clock: Clock,
         observer: CoreObserver,
-        report: Callable[[BaseException, Ticket], None],
         rng: random.Random | None = None,
     ) -> None:
         self.config, self.clock = config, clock
-        self._observer, self._report = observer, report
+        self._observer = observer
         self._rng = rng or random.Random()
         self.catalogue = Catalogue(config)
         self.counter = TokenCounter()
+        if not isinstance(config.ledger.url, Path):
+            raise ConfigError('[ledger] url: "redis" is not available yet; use sqlite:///PATH')
         self.ledger = Ledger(
-            config.ledger.path,
+            config.ledger.url,
             clock=clock,
             keep_days=config.ledger.keep_days,
             id_ttl_s=config.ingress.id_ttl_s,
@@ -112,7 +111,6 @@ class Core:
     ) -> Dispatcher:
         """Build the dispatcher between an intake and `publisher`."""
         config = self.config
-        observe: JobObserver = self._observer.on_job
         self.dispatcher = Dispatcher(
             reception=Reception(
                 catalogue=self.catalogue,
@@ -130,8 +128,7 @@ class Core:
             clock=self.clock,
             redis_now_ms=redis_now_ms,
             rng=self._rng,
-            observe=observe,
-            report=self._report,
+            observer=self._observer,
         )
         for member in self.fleet.members():
             member.worker.on_change = self.dispatcher.pump
@@ -146,7 +143,7 @@ class Core:
         worker = ModelWorker(
             model.name,
             upstream,
-            Standing(breaker, timeout_s=self.config.routing.timeout_s),
+            Standing(breaker, timeout_s=routing.timeout_s),
             ModelHealth(),
             clock=self.clock,
             rng=self._rng,
@@ -165,6 +162,14 @@ def _spec(model: ModelConfig) -> ModelSpec:
         api_key=model.api_key,
         headers=model.headers,
         query=model.query,
+        proxy=model.proxy,
+        ca_file=model.ca_file,
+        concurrency=model.concurrency,
+        max_output_tokens=model.max_output_tokens,
+        timeouts=Timeouts(first_byte_s=model.routing.timeout_s, inter_chunk_s=model.routing.timeout_s),
+        max_response_bytes=model.routing.max_response_bytes,
+        script=model.script,
+        script_end=model.script_end,
     )
 
 

@@ -13,7 +13,7 @@ import msgspec
 from theo_daemon.config import RoutingConfig
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
-from theo_daemon.job import Answer, Answered, Failed, JobOutcome
+from theo_daemon.job import Answer, Answered, Failed, JobOutcome, OnUnknown
 from theo_daemon.ledger.ledger import Ledger
 from theo_daemon.ledger.records import (
     Ask,
@@ -33,6 +33,7 @@ from theo_daemon.ledger.records import (
 from theo_daemon.ledger.watcher import OnId, OnKey
 from theo_daemon.money import format_usd, to_usd
 from theo_daemon.reply import decode_outcome
+from theo_daemon.telemetry.records import AttemptRecord
 from theo_daemon.retry import GiveUp, Tried, TryOneOf, after_failure
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import (
@@ -46,7 +47,7 @@ from theo_workers.errors import (
     WorkerStopped,
 )
 from theo_workers.failures import CONSEQUENCES, Billed
-from theo_workers.messages import Attempt, Completion, Outcome, Request
+from theo_workers.messages import Attempt, Completion, FinishReason, Outcome, Request, Usage
 from theo_workers.model_worker import Call, CallFailed, Completed, MailboxFull, NotAdmitted
 
 _encode_answer = msgspec.json.Encoder().encode
@@ -88,12 +89,14 @@ class Generation:
     """Runs flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Ledger, turns: Turns, routing: RoutingConfig, on_unknown: str,
+        self, *, fleet: Fleet, ledger: Ledger, turns: Turns, routing: RoutingConfig, on_unknown: OnUnknown,
         clock: Clock, redis_now_ms: Callable[[], int], rng: random.Random,
+        on_settled: Callable[[AttemptRecord], None],
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._turns = fleet, ledger, turns
         self._routing, self._on_unknown = routing, on_unknown
         self._clock, self._redis_now_ms, self._rng = clock, redis_now_ms, rng
+        self._on_settled = on_settled
 
     async def run(self, flight: Flight) -> Result:
         """Bring the flight to its end. Raises GenerationError for what ends it without a call."""
@@ -236,7 +239,7 @@ class Generation:
         flight.text = []
         call = Call(
             request=Request(messages=job.messages, params=job.params, stream=job.stream),
-            deadline=self._clock.monotonic() + self._routing.timeout_s,
+            deadline=self._clock.monotonic() + member.config.routing.timeout_s,
             on_delta=flight.text.append if job.stream else None,
             before_send=partial(self._claim, flight, want),
         )
@@ -290,7 +293,8 @@ class Generation:
         )
         cost = self._fleet.cost_nano(started.model, usage) or 0
         flight.cost_nano += cost
-        flight.attempts.append(_attempt(started, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200))
+        attempt = _attempt(started, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200)
+        self._note(flight, attempt, cost, usage=usage, finish_reason=completion.finish_reason)
         flight.settled = Settled(
             attempt_id=started.want.attempt_id,
             model=started.model,
@@ -328,7 +332,7 @@ class Generation:
             return False
         cost = started.want.bound_nano or 0
         flight.cost_nano += cost
-        flight.attempts.append(_attempt(started, outcome, latency_ms=0.0, cost_nano=cost, code=code))
+        self._note(flight, _attempt(started, outcome, latency_ms=0.0, cost_nano=cost, code=code), cost)
         flight.settled = Settled(
             attempt_id=started.want.attempt_id,
             model=started.model,
@@ -348,16 +352,15 @@ class Generation:
         cost = (started.want.bound_nano or 0) if doubtful else 0
         state = Outcome.MAYBE if doubtful else Outcome.FAILED
         flight.cost_nano += cost
-        flight.attempts.append(
-            _attempt(
-                started,
-                state,
-                latency_ms=result.latency_ms,
-                cost_nano=cost,
-                status_code=error.status_code,
-                code=error.code,
-            )
+        attempt = _attempt(
+            started,
+            state,
+            latency_ms=result.latency_ms,
+            cost_nano=cost,
+            status_code=error.status_code,
+            code=error.code,
         )
+        self._note(flight, attempt, cost)
         flight.settled = Settled(
             attempt_id=started.want.attempt_id,
             model=started.model,
@@ -378,6 +381,30 @@ class Generation:
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
             jitter=self._rng.random(),
         )
+
+    def _note(
+        self,
+        flight: Flight,
+        attempt: Attempt,
+        cost_nano: int,
+        *,
+        usage: Usage | None = None,
+        finish_reason: FinishReason | None = None,
+    ) -> None:
+        """Add an attempt to the job's list and tell telemetry."""
+        flight.attempts.append(attempt)
+        now = self._clock.monotonic()
+        record = AttemptRecord(
+            attempt=attempt,
+            number=len(flight.attempts),
+            started_at=now - attempt.latency_ms / 1000,
+            finished_at=now,
+            cost_nano=cost_nano,
+            usage=usage,
+            finish_reason=finish_reason,
+        )
+        flight.records.append(record)
+        self._on_settled(record)
 
     async def _next(self, flight: Flight, step: TryOneOf) -> Started | None:
         """The next attempt on one of the step's models; None when none of them takes calls."""

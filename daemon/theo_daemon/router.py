@@ -11,8 +11,11 @@ from typing import Any, Self
 import msgspec
 from msgspec import Struct
 
-from theo_daemon.config import Config, load_config
-from theo_daemon.core import Core, LogObserver
+from theo_daemon.config import Config
+from theo_daemon.config_file import load_config
+from theo_daemon.cancellations import Cancel
+from theo_daemon.core import Core
+from theo_daemon.observer import LibraryObserver
 from theo_daemon.job import Answered, CacheMode, Delivery
 from theo_daemon.ledger import Ledger
 from theo_daemon.local_intake import LocalReplies
@@ -62,11 +65,11 @@ class Router:
     @classmethod
     def from_config(cls, path: str | Path | None = None, clock: Clock | None = None) -> Self:
         """From a TOML file; found like the daemon's when `path` is None. Raises ConfigError."""
-        return cls(load_config(None if path is None else Path(path)).config, clock=clock)
+        return cls(load_config(None if path is None else Path(path)), clock=clock)
 
     async def __aenter__(self) -> Self:
         """Open the ledger and start the workers. Raises LedgerError."""
-        core = Core(self._config, clock=self._clock, observer=LogObserver())
+        core = Core(self._config, clock=self._clock, observer=LibraryObserver())
         await self._stack.enter_async_context(core)
         self._core, self._replies = core, LocalReplies(core.ledger.name)
         core.dispatch(
@@ -145,7 +148,7 @@ class Router:
             ended = await outcome
         finally:
             if outcome.cancelled():
-                dispatcher.cancel(ref.entry_id, tenant=None, before_ms=ref.pushed_ms)
+                dispatcher.cancel(Cancel(ref.entry_id, None, ref.pushed_ms))
         if isinstance(ended, Answered):
             return _routed(ended)
         raise GenerationError.restored(
