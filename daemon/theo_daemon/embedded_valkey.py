@@ -128,7 +128,7 @@ class EmbeddedValkey:
         self._unlock()
 
     def _launch(self, program: str) -> bool:
-        assert self._lock is not None  # noqa: S101 - for the type checker; start() has just taken it
+        assert self._lock is not None
         command = [
             *(program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.data_dir)),
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),

@@ -109,6 +109,11 @@ class ModelWorker:
         self._mail.post(Submitted(submission))
         return submission.reply
 
+    @property
+    def running(self) -> int:
+        """Calls under way."""
+        return len(self._running)
+
     def free(self, now: float) -> int:
         """Slots that a submit would get at once; a half-open breaker has one, for the probe."""
         if self._stopped:
