@@ -7,7 +7,8 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from theo_daemon.catalogue import Catalogue, Route
-from theo_daemon.entry import decode, salvage
+from theo_daemon.entry import decode
+from theo_daemon.salvage import salvage
 from theo_daemon.generation import failed
 from theo_daemon.job import Delivery, Envelope, Failed, Job
 from theo_daemon.key import cache_key
@@ -31,6 +32,7 @@ class Refused(Struct, frozen=True):
     """A job that cannot, and what is told of it."""
 
     envelope: Envelope
+    lane: str
     outcome: Failed
     dead: DeadLetter | None
 
@@ -79,7 +81,7 @@ class Reception:
             isinstance(error, ReplyToNotAllowed) or not self._reply_allowed(reply_to)
         ):
             envelope = _without_reply_to(envelope)
-        return Refused(envelope, failed(error), _dead_letter(error, delivery))
+        return Refused(envelope, delivery.lane, failed(error), _dead_letter(error, delivery))
 
 
 def _unknown(job: Job) -> UnknownModel:

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from theo_workers.failures import FailureClass
+from theo_workers.messages import Usage
 
 
 class RouterError(RuntimeError):
@@ -169,7 +170,10 @@ class ReplyToNotAllowed(JobRefused):
 
 
 class UpstreamError(GenerationError):
-    """A provider's failure. `failure` is the row of `theo_workers.failures.CONSEQUENCES` that applies."""
+    """A provider's failure. `failure` is the row of `theo_workers.failures.CONSEQUENCES` that applies.
+
+    `usage` is what the provider says it will bill all the same (a filtered answer, a broken stream).
+    """
 
     default_failure: ClassVar[FailureClass] = FailureClass.SERVER
 
@@ -184,6 +188,7 @@ class UpstreamError(GenerationError):
         failure: FailureClass | None = None,
         provider_code: str | None = None,
         provider_request_id: str | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(
             message,
@@ -195,6 +200,7 @@ class UpstreamError(GenerationError):
         self.failure = self.default_failure if failure is None else failure
         self.provider_code = provider_code
         self.provider_request_id = provider_request_id
+        self.usage = usage
 
 
 class InvalidRequest(UpstreamError):
