@@ -172,7 +172,7 @@ class ModelWorker:
             case Submitted(submission):
                 self._queue(submission)
             case Finished(submission, task):
-                if submission in self._running:
+                if submission in self._running:  # else a crash has seen to it
                     self._finish(submission, task, now)
             case GivenUp(submission):
                 self._give_up(submission)
@@ -191,8 +191,6 @@ class ModelWorker:
                 self._arm_for_standing()
 
     def _queue(self, submission: Submission) -> None:
-        if submission not in self._unanswered:
-            return  # answered by a crash before this mail was read
         self._waiting[submission] = None
         if len(self._waiting) + len(self._running) > self.limit:
             self._alarm.arm(submission.call.deadline)
@@ -200,7 +198,7 @@ class ModelWorker:
     def _start_waiting(self, now: float) -> None:
         while self._waiting:
             submission = next(iter(self._waiting))
-            if submission.reply.done():
+            if submission.reply.done():  # given up, or answered by a crash
                 self._forget(submission)
             elif self._draining:
                 self._refuse(submission, WorkerStopped(self.name))
