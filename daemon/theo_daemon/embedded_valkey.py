@@ -103,6 +103,7 @@ class EmbeddedValkey:
             for _ in range(tries):
                 self.port = self._fixed_port or _free_port()
                 if self._launch(program):
+                    self._fixed_port = self.port  # a restart is found where clients expect it
                     return
             raise EmbeddedServerError(
                 f"The private Redis server did not start on port {self.port}. Its log:\n{self._log_tail()}"

@@ -42,9 +42,9 @@ class RedisLink:
         """A connection of its own. For blocking reads `timeout_s` must exceed the longest BLOCK."""
 
         def connect() -> AbstractConnection:
-            return self._connection_class(**{**self._options, "socket_timeout": timeout_s})
+            return self._connection_class(**{**self._options, "socket_timeout": None})
 
-        return Wire(connect)
+        return Wire(connect, timeout_s=timeout_s)
 
     def client(self, *, decode_responses: bool = False) -> Redis:
         """The ordinary client, for commands off the hot path. The caller closes it with `aclose()`."""
