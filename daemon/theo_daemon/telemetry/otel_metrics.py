@@ -36,14 +36,14 @@ from theo_daemon.telemetry.names import Kind, Metric
 from theo_workers.clock import Clock, sleep
 
 _EXPORT_TIMEOUT_S = 5.0
-_SCOPE = InstrumentationScope("theo_daemon")
+_SCOPE = "theo_daemon"
+_HISTOGRAM_SCOPE = InstrumentationScope("theo_daemon.histograms")
 
 
 class _Snapshot:
     """What the loop read last. `families` is replaced as a whole, never changed."""
 
-    def __init__(self, resource: Resource, started_ns: int) -> None:
-        self.resource = resource
+    def __init__(self, started_ns: int) -> None:
         self.started_ns = started_ns
         self.now_ns = started_ns
         self.families: dict[str, Family] = {}
@@ -59,7 +59,7 @@ class OtelMetrics:
         self._metrics = metrics
         self._clock = clock
         self._interval_s = interval_s
-        self._snapshot = _Snapshot(resource, _nano(clock.wall()))
+        self._snapshot = _Snapshot(_nano(clock.wall()))
         exporter = _Exporter(f"{endpoint.rstrip('/')}/v1/metrics", self._snapshot)
         self._reader = PeriodicExportingMetricReader(exporter, export_interval_millis=math.inf)
         self._provider = MeterProvider([self._reader], resource=resource, shutdown_on_exit=False)
@@ -100,12 +100,16 @@ class _Exporter(OTLPMetricExporter):
         self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: Any
     ) -> MetricExportResult:
         added = _histograms(self._theo_snapshot)
-        both = MetricsData([*metrics_data.resource_metrics, added])
-        return super().export(both, timeout_millis=timeout_millis, **kwargs)
+        # Into the resource that is there: the encoder keeps only one entry for each resource and each scope.
+        both = [
+            ResourceMetrics(by.resource, [*by.scope_metrics, added], by.schema_url)
+            for by in metrics_data.resource_metrics
+        ]
+        return super().export(MetricsData(both), timeout_millis=timeout_millis, **kwargs)
 
 
 def _create_instruments(provider: MeterProvider, snapshot: _Snapshot) -> None:
-    meter = provider.get_meter(_SCOPE.name)
+    meter = provider.get_meter(_SCOPE)
     for metric in names.METRICS.values():
         create = {
             Kind.COUNTER: meter.create_observable_counter,
@@ -128,10 +132,9 @@ def _reader_of(metric: Metric, snapshot: _Snapshot) -> Callable[[CallbackOptions
     return read
 
 
-def _histograms(snapshot: _Snapshot) -> ResourceMetrics:
+def _histograms(snapshot: _Snapshot) -> ScopeMetrics:
     families = [family for family in snapshot.families.values() if family.metric.kind is Kind.HISTOGRAM]
-    metrics = [_histogram(family, snapshot) for family in families]
-    return ResourceMetrics(snapshot.resource, [ScopeMetrics(_SCOPE, metrics, "")], "")
+    return ScopeMetrics(_HISTOGRAM_SCOPE, [_histogram(family, snapshot) for family in families], "")
 
 
 def _histogram(family: Family, snapshot: _Snapshot) -> OtelMetric:
