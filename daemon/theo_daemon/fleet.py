@@ -13,7 +13,7 @@ from theo_daemon.job import Job
 from theo_daemon.ledger.records import Scope
 from theo_daemon.money import to_nano
 from theo_daemon.routing import Candidate, choose
-from theo_daemon.spend_window import window_at
+from theo_daemon.spend_window import window_of
 from theo_workers.breaker import Breaker
 from theo_workers.clock import Clock
 from theo_workers.messages import Usage
@@ -132,7 +132,7 @@ class Fleet:
         routing = self._members[model].config.routing
         ceiling = None if routing.spend_ceiling is None else to_nano(routing.spend_ceiling)
         name = f"model:{model}"
-        start_ms, reset_ms = window_at(routing.spend_window, int(self._clock.wall() * 1000))
+        start_ms, reset_ms = window_of(routing.spend_window, int(self._clock.wall() * 1000))
         if start_ms == 0:
             return (Scope(name, 0, ceiling),)
         return (Scope(name, 0), Scope(name, start_ms, ceiling, reset_ms))
