@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-
 from tests.doubles import RecordedEvents, running, until
+
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.held import HeldEntries, Room
 from theo_daemon.intake import IntakeRules, StreamIntake
@@ -73,7 +73,9 @@ async def is_waiting(wire: Wire) -> bool:
     return b"blocked_clients:0" not in await wire.ask("INFO", "clients")
 
 
-async def test_sees_jobs_that_were_pushed_before_the_first_start(link: RedisLink, keys: Keys, wire: Wire) -> None:
+async def test_sees_jobs_that_were_pushed_before_the_first_start(
+    link: RedisLink, keys: Keys, wire: Wire
+) -> None:
     ids = await push(wire, keys.jobs(), 3)
     reader = Reader(link, keys)
     async with reader.run():
