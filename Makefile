@@ -49,7 +49,7 @@ fmt: $(VENV)/.installed ## format, and fix what ruff can fix by itself
 	@$(BIN)/ruff format --quiet .
 
 bench: $(VENV)/.installed ## CPU per job and jobs per second of `serve`, beside a hand-written loop
-	@$(BIN)/python tests/bench/run.py $(ARGS)
+	@$(BIN)/python -m tests.bench.run $(ARGS)
 
 # uv ignores pip's settings: UV_DEFAULT_INDEX in the environment points it at another index. UPGRADE=--upgrade moves the pins.
 lock: ## renew the locks after a change of dependencies (needs uv; UPGRADE=--upgrade moves all pins)

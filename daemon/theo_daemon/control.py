@@ -49,7 +49,9 @@ class ControlReader:
         failures = 0
         while True:
             try:
-                await self._read(("XREAD", "COUNT", PAGE, "BLOCK", BLOCK_MS, "STREAMS", self._key, self._last))
+                await self._read(
+                    ("XREAD", "COUNT", PAGE, "BLOCK", BLOCK_MS, "STREAMS", self._key, self._last)
+                )
                 failures = 0
             except RedisError:  # the intake reports it
                 failures += 1
@@ -71,7 +73,7 @@ class ControlReader:
         if name == "cancel" and command.get("id"):
             at_ms = int(entry_id.partition(b"-")[0])
             self._on_cancel(Cancel(command["id"], command.get("tenant"), at_ms))
-        elif name in self._levers and command.get("model"):
+        elif name is not None and name in self._levers and command.get("model"):
             self._levers[name](command["model"])
 
 

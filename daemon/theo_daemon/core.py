@@ -24,7 +24,8 @@ from theo_workers.errors import ConfigError
 from theo_workers.health import ModelHealth
 from theo_workers.model_spec import ModelSpec, Timeouts
 from theo_workers.model_worker import ModelWorker
-from theo_workers.prices import Price, price_for
+from theo_workers.price_table import price_for
+from theo_workers.prices import Price, bound_nano
 from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
 from theo_workers.tokens.count import TokenCounter
@@ -138,7 +139,7 @@ class Core:
         routing = model.routing
         upstream = build_upstream(_spec(model), self.clock, self._rng)
         breaker = Breaker(
-            trip_after=routing.circuit_breaker_threshold, timeout_s=routing.circuit_breaker_timeout_s
+            threshold=routing.circuit_breaker_threshold, timeout_s=routing.circuit_breaker_timeout_s
         )
         worker = ModelWorker(
             model.name,
@@ -150,7 +151,9 @@ class Core:
             observer=self._observer,
             limit=model.concurrency,
         )
-        return Member(model, worker, _price(model, self.clock))
+        price = _price(model, self.clock)
+        free = price is not None and bound_nano(price, 10**9, 10**9) == 0
+        return Member(model, worker, price, free, breaker)
 
 
 def _spec(model: ModelConfig) -> ModelSpec:

@@ -16,7 +16,7 @@ from theo_daemon.fair_queue import FairQueue
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight, Ticket
 from theo_daemon.generation import Generation, Result, Started, failed
-from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome
+from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome, OnUnknown
 from theo_daemon.ledger.ledger import Ledger
 from theo_daemon.ledger.records import Check, Conflict, JobEnd, Landing, Replay, Verdict
 from theo_daemon.ports import DeadLetter, Finish, Holds, Publisher
@@ -41,7 +41,6 @@ class DispatchObserver(Protocol):
         """An unforeseen exception ended the job as internal_error."""
 
 
-
 class Dispatcher:
     """Everything between the intake and the publisher, for one process.
 
@@ -50,7 +49,7 @@ class Dispatcher:
 
     def __init__(
         self, *, reception: Reception, fleet: Fleet, ledger: Ledger, publisher: Publisher, holds: Holds,
-        ingress: IngressConfig, routing: RoutingConfig, on_unknown: str, clock: Clock,
+        ingress: IngressConfig, routing: RoutingConfig, on_unknown: OnUnknown, clock: Clock,
         redis_now_ms: Callable[[], int], rng: random.Random, observer: DispatchObserver,
     ) -> None:  # fmt: skip
         self._reception, self._fleet, self._ledger = reception, fleet, ledger
@@ -64,6 +63,7 @@ class Dispatcher:
             routing=routing,
             on_unknown=on_unknown,
             clock=clock,
+            on_settled=observer.on_settled,
             redis_now_ms=redis_now_ms,
             rng=rng,
         )
@@ -286,8 +286,7 @@ class Dispatcher:
             except asyncio.CancelledError:
                 if flight.withdrawn is None:
                     raise
-                outcome = _with_attempts(flight.withdrawn, flight)
-                result = Result(outcome, shared=False)
+                result = Result(_with_attempts(flight.withdrawn, flight), shared=False)
             if await self._land(flight, result):
                 return
 
@@ -456,8 +455,8 @@ def flight_key(ticket: Ticket) -> str:
             return f"{ticket.key}:{ticket.ref.stream}:{ticket.ref.entry_id}"
 
 
-def _with_attempts(outcome: JobOutcome, flight: Flight) -> JobOutcome:
+def _with_attempts(outcome: Failed, flight: Flight) -> Failed:
     return msgspec.structs.replace(outcome, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))
 
 
-__all__ = ["Dispatcher", "DispatchObserver", "Started", "flight_key"]
+__all__ = ["DispatchObserver", "Dispatcher", "Started", "flight_key"]

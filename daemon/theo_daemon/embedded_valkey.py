@@ -103,6 +103,7 @@ class EmbeddedValkey:
             for _ in range(tries):
                 self.port = self._fixed_port or _free_port()
                 if self._launch(program):
+                    self._fixed_port = self.port  # a restart is found where clients expect it
                     return
             raise EmbeddedServerError(
                 f"The private Redis server did not start on port {self.port}. Its log:\n{self._log_tail()}"
@@ -128,7 +129,7 @@ class EmbeddedValkey:
         self._unlock()
 
     def _launch(self, program: str) -> bool:
-        assert self._lock is not None  # noqa: S101 - for the type checker; start() has just taken it
+        assert self._lock is not None
         command = [
             *(program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.data_dir)),
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),

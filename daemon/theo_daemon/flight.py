@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from theo_daemon.catalogue import Route
-from theo_daemon.job import EntryRef, Job, JobOutcome
+from theo_daemon.job import EntryRef, Failed, Job
 from theo_daemon.ledger.records import Settled, Verdict
 from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
@@ -46,7 +46,7 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempts", "cost_nano", "holding", "key", "landing", "lead", "looked", "records", "route", "sent_attempt",
+        "attempts", "cost_nano", "holding", "key", "landing", "lead", "looked", "prompt_bounds", "records", "route", "sent_attempt",
         "settled", "task", "text", "tried", "waited_since_ms", "waiters", "withdrawn",
     )  # fmt: skip
 
@@ -60,12 +60,13 @@ class Flight:
         self.sent_attempt: int | None = None  # the attempt on record as sent, in this or an earlier round
         self.looked = False  # the ledger was asked for answers already
         self.waited_since_ms: int | None = None  # since when we wait for another process's call
-        self.withdrawn: JobOutcome | None = None  # why the last job that waited left
+        self.withdrawn: Failed | None = None  # why the last job that waited left
         self.attempts: list[Attempt] = []
         self.records: list[AttemptRecord] = []  # the same attempts, for telemetry
         self.tried: list[Tried] = []
         self.cost_nano = 0
         self.settled: Settled | None = None  # the last attempt's end, to be recorded with the outcome
+        self.prompt_bounds: dict[str, int] = {}  # most prompt tokens by model, where counted beforehand
         self.text: list[str] = []  # streamed so far in this attempt
 
     @property

@@ -33,8 +33,8 @@ from theo_daemon.ledger.records import (
 from theo_daemon.ledger.watcher import OnId, OnKey
 from theo_daemon.money import format_usd, to_usd
 from theo_daemon.reply import decode_outcome
-from theo_daemon.telemetry.records import AttemptRecord
 from theo_daemon.retry import GiveUp, Tried, TryOneOf, after_failure
+from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import (
     BudgetExceeded,
@@ -50,6 +50,7 @@ from theo_workers.failures import CONSEQUENCES, Billed
 from theo_workers.messages import Attempt, Completion, FinishReason, Outcome, Request, Usage
 from theo_workers.model_worker import Call, CallFailed, Completed, MailboxFull, NotAdmitted
 
+LARGE_BYTES = 16_384  # above this, tokens are counted in a thread
 _encode_answer = msgspec.json.Encoder().encode
 decode_answer = msgspec.json.Decoder(Answer).decode
 
@@ -100,6 +101,8 @@ class Generation:
 
     async def run(self, flight: Flight) -> Result:
         """Bring the flight to its end. Raises GenerationError for what ends it without a call."""
+        if flight.lead.size > LARGE_BYTES:
+            flight.prompt_bounds = await self._fleet.prompt_bounds(flight.route, flight.lead.job)
         if self._fleet.has_slot(flight.route):
             flight.looked = True  # the claim itself looks
         while True:
@@ -233,7 +236,7 @@ class Generation:
             attempt_id=self._ledger.next_attempt_id(),
             model=model,
             provider=member.config.provider,
-            bound_nano=self._fleet.bound_nano(model, job),
+            bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model)),
             scopes=self._fleet.scopes(model),
         )
         flight.text = []

@@ -158,6 +158,9 @@ class StreamIntake:
         replies = await self._wire.ask_all(
             [(*self._head, share, "STREAMS", self._streams[lane], ">") for lane, share in shares.items()]
         )
+        for (lane, share), reply in zip(shares.items(), replies, strict=True):
+            got = 0 if reply is None or isinstance(reply, ResponseError) else len(reply[0][1])
+            self._shares.found(lane, asked=share, got=got)
         return self._take(replies)
 
     async def _wait_for_one(self) -> tuple[Sequence[Delivery], bool]:

@@ -28,13 +28,17 @@ class DaemonObserver:
     def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
         self._events.emit(event, model=model, **details)
 
-    def on_attempt(self, model: str, outcome: Outcome, latency_ms: float, error: BaseException | None) -> None:
+    def on_attempt(
+        self, model: str, outcome: Outcome, latency_ms: float, error: BaseException | None
+    ) -> None:
         """Attempts are told with their cost, once they are settled: see `on_settled`."""
 
     def on_settled(self, record: AttemptRecord) -> None:
         self._telemetry.attempt_finished(record)
         if record.attempt.outcome in (Outcome.MAYBE, Outcome.UNKNOWN):
-            self._events.emit("outcome_unknown", model=record.attempt.model, error_code=record.attempt.error_code)
+            self._events.emit(
+                "outcome_unknown", model=record.attempt.model, error_code=record.attempt.error_code
+            )
 
     def on_defect(self, model: str, error: BaseException) -> None:
         self._telemetry.event(names.WORKER_RESTARTED, model=model, exc_info=error)
@@ -77,7 +81,9 @@ class LibraryObserver:
     def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
         _log.warning("%s model=%s %s", event, model, dict(details))
 
-    def on_attempt(self, model: str, outcome: Outcome, latency_ms: float, error: BaseException | None) -> None:
+    def on_attempt(
+        self, model: str, outcome: Outcome, latency_ms: float, error: BaseException | None
+    ) -> None:
         _log.debug("attempt model=%s outcome=%s latency_ms=%.1f error=%s", model, outcome, latency_ms, error)
 
     def on_settled(self, record: AttemptRecord) -> None:

@@ -8,11 +8,11 @@ from msgspec import Struct
 
 from theo_daemon.catalogue import Catalogue, Route
 from theo_daemon.entry import decode
-from theo_daemon.salvage import salvage
 from theo_daemon.generation import failed
 from theo_daemon.job import Delivery, Envelope, Failed, Job
 from theo_daemon.key import cache_key
 from theo_daemon.ports import DeadLetter
+from theo_daemon.salvage import salvage
 from theo_workers.errors import InvalidJob, JobRefused, PayloadTooLarge, ReplyToNotAllowed, UnknownModel
 
 TRUNCATED_FIELD_BYTES = 1024
@@ -56,8 +56,8 @@ class Reception:
         """Never raises for what a client sent."""
         try:
             job = decode(delivery, max_job_bytes=self._max_job_bytes)
-        except JobRefused as error:
-            return self._refuse(salvage(delivery), error, delivery)
+        except JobRefused as refusal:
+            return self._refuse(salvage(delivery), refusal, delivery)
         reply_to = job.envelope.reply_to
         if reply_to is not None and not self._reply_allowed(reply_to):
             error = ReplyToNotAllowed(

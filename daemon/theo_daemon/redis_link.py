@@ -22,7 +22,7 @@ REPLY_TIMEOUT_S = 5.0
 POOL_SIZE = 8
 
 
-class RedisUnreachable(RouterError):  # noqa: N818 - says what is the matter
+class RedisUnreachable(RouterError):
     """Redis does not answer, or refuses the login; the message says what was tried and what to do."""
 
 
@@ -42,9 +42,9 @@ class RedisLink:
         """A connection of its own. For blocking reads `timeout_s` must exceed the longest BLOCK."""
 
         def connect() -> AbstractConnection:
-            return self._connection_class(**{**self._options, "socket_timeout": timeout_s})
+            return self._connection_class(**{**self._options, "socket_timeout": None})
 
-        return Wire(connect)
+        return Wire(connect, timeout_s=timeout_s)
 
     def client(self, *, decode_responses: bool = False) -> Redis:
         """The ordinary client, for commands off the hot path. The caller closes it with `aclose()`."""

@@ -11,15 +11,15 @@ from typing import Any, Self
 import msgspec
 from msgspec import Struct
 
+from theo_daemon.cancellations import Cancel
 from theo_daemon.config import Config
 from theo_daemon.config_file import load_config
-from theo_daemon.cancellations import Cancel
 from theo_daemon.core import Core
-from theo_daemon.observer import LibraryObserver
 from theo_daemon.job import Answered, CacheMode, Delivery
 from theo_daemon.ledger import Ledger
 from theo_daemon.local_intake import LocalReplies
 from theo_daemon.money import to_usd
+from theo_daemon.observer import LibraryObserver
 from theo_workers.clock import Clock, SystemClock
 from theo_workers.errors import GenerationError
 from theo_workers.health import ModelHealth
@@ -175,6 +175,6 @@ def _routed(ended: Answered) -> RoutedGeneration:
         prompt_tokens=answer.usage.prompt_tokens,
         completion_tokens=answer.usage.completion_tokens,
         usage=answer.usage,
-        tool_calls=None if answer.tool_calls is None else msgspec.json.decode(answer.tool_calls),
+        tool_calls=None if answer.tool_calls is None else msgspec.json.decode(_encode(answer.tool_calls)),
         attempts=ended.attempts,
     )

@@ -54,7 +54,7 @@ def parse_window(text: str) -> SpendWindow:
     return SpendWindow(WindowUnit(form[2]), int(form[1]))
 
 
-def window_at(window: SpendWindow, now_ms: int) -> Span:
+def window_of(window: SpendWindow, now_ms: int) -> Span:
     """The window that `now_ms` (Unix ms) falls into.
 
     Windows are laid end to end from 1970-01-01 UTC, so that all processes agree on them without a word: 1h

@@ -13,7 +13,9 @@ from typing import Any
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 Word = str | bytes | int | float
 
@@ -36,8 +38,13 @@ class Wire:
     caller can read an answer that was meant for this one. Cancelling drops it too.
     """
 
-    def __init__(self, connect: Callable[[], AbstractConnection]) -> None:
-        self._connect = connect
+    def __init__(self, connect: Callable[[], AbstractConnection], *, timeout_s: float) -> None:
+        """`connect` makes connections without a socket timeout: `timeout_s` is for each call as a whole.
+
+        The client library's own is an `asyncio.wait_for` around each write, which on CPython 3.11 loses a
+        cancellation that comes as the write ends.
+        """
+        self._connect, self._timeout_s = connect, timeout_s
         self._connection: AbstractConnection | None = None
         self._turn = asyncio.Lock()
 
@@ -62,11 +69,14 @@ class Wire:
                 connection = self._connection = self._connect()
             settled = False
             try:
-                await connection.send_packed_command(packed, check_health=False)
-                replies = [await _reply(connection) for _ in commands]
+                async with asyncio.timeout(self._timeout_s):
+                    await connection.send_packed_command(packed, check_health=False)
+                    replies = [await _reply(connection) for _ in commands]
                 settled = True
+            except TimeoutError:
+                raise RedisTimeoutError(f"no answer within {self._timeout_s} s") from None
             except OSError as error:  # what a socket raises before the client library has wrapped it
-                raise RedisError(f"connection lost: {error}") from error
+                raise RedisConnectionError(f"connection lost: {error}") from error
             finally:
                 if not settled:
                     await self._drop()

@@ -13,20 +13,33 @@ DEFAULTS = compile_patterns("theo", ["theo:replies", "theo:reply:*"])
 ANYTHING = compile_patterns("theo", ["*"])
 
 
-@pytest.mark.parametrize("name", ["theo:replies", "theo:reply:", "theo:reply:a", "theo:reply:a:b\n*", "theo:reply:ü"])
+@pytest.mark.parametrize(
+    "name", ["theo:replies", "theo:reply:", "theo:reply:a", "theo:reply:a:b\n*", "theo:reply:ü"]
+)
 def test_the_defaults_allow_client_chosen_reply_streams(name: str) -> None:
     assert allowed_reply(DEFAULTS, name)
 
 
-@pytest.mark.parametrize("name", ["", "theo:replie", "theo:replies2", "xtheo:reply:a", "Theo:reply:a", "reply:a"])
+@pytest.mark.parametrize(
+    "name", ["", "theo:replie", "theo:replies2", "xtheo:reply:a", "Theo:reply:a", "reply:a"]
+)
 def test_the_defaults_allow_nothing_else(name: str) -> None:
     assert not allowed_reply(DEFAULTS, name)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["theo:jobs", "theo:jobs:high", "theo:dead", "theo:events", "theo:control", "theo:done:theo:jobs:1-0"]
-    + ["theo:ledger:calls", "theo:", "theo:replying", "theo:reply"],
+    [
+        *(
+            "theo:jobs",
+            "theo:jobs:high",
+            "theo:dead",
+            "theo:events",
+            "theo:control",
+            "theo:done:theo:jobs:1-0",
+        ),
+        *("theo:ledger:calls", "theo:", "theo:replying", "theo:reply"),
+    ],
 )
 def test_the_routers_own_keys_are_refused_whatever_matches(name: str) -> None:
     assert not allowed_reply(ANYTHING, name)
@@ -70,11 +83,15 @@ def test_hostile_names_cannot_make_matching_slow() -> None:
     assert time.process_time() - began < 1.0  # a backtracking matcher would not end
 
 
-@pytest.mark.parametrize("text", ["theo:replies", "theo:reply:x", "theo:re*", "theo:*", "t*", "*", "answers:*", "theo"])
+@pytest.mark.parametrize(
+    "text", ["theo:replies", "theo:reply:x", "theo:re*", "theo:*", "t*", "*", "answers:*", "theo"]
+)
 def test_knows_a_pattern_that_can_match(text: str) -> None:
     assert can_match("theo", text)
 
 
-@pytest.mark.parametrize("text", ["", "theo:jobs", "theo:jobs:*", "theo:answers:*", "theo:replies2*", "theo:reply"])
+@pytest.mark.parametrize(
+    "text", ["", "theo:jobs", "theo:jobs:*", "theo:answers:*", "theo:replies2*", "theo:reply"]
+)
 def test_knows_a_pattern_that_never_can(text: str) -> None:
     assert not can_match("theo", text)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theo_daemon.spend_window import SpendWindow, WindowUnit, parse_window, window_at
+from theo_daemon.spend_window import SpendWindow, WindowUnit, parse_window, window_of
 
 TEXTS = st.one_of(
     st.integers(1, 8_784).map("{}h".format),
@@ -37,8 +37,10 @@ def test_reads_the_forms_of_the_contract(text: str, window: SpendWindow) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1", "h", "0h", "01d", "-1d", "1.5h", " 1h", "1h\n", "1m", "30s", "1w", "1M", "TOTAL", "1h1d", "9999d"]
-    + ["8785h", "121mo", "99999999999999999999h", "\N{ARABIC-INDIC DIGIT ONE}h"],
+    [
+        *("", "1", "h", "0h", "01d", "-1d", "1.5h", " 1h", "1h\n", "1m", "30s", "1w", "1M", "TOTAL", "1h1d"),
+        *("9999d", "8785h", "121mo", "99999999999999999999h", "\N{ARABIC-INDIC DIGIT ONE}h"),
+    ],
 )
 def test_refuses_everything_else(text: str) -> None:
     with pytest.raises(ValueError, match="allowed are"):
@@ -61,23 +63,23 @@ def test_refuses_everything_else(text: str) -> None:
     ],
 )
 def test_windows_follow_the_utc_calendar(text: str, now: str, start: str, reset: str) -> None:
-    assert window_at(parse_window(text), ms(now)) == (ms(start), ms(reset))
+    assert window_of(parse_window(text), ms(now)) == (ms(start), ms(reset))
 
 
 @given(now_ms=MOMENTS_MS)
 def test_a_total_never_resets(now_ms: int) -> None:
-    assert window_at(parse_window("total"), now_ms) == (0, None)
+    assert window_of(parse_window("total"), now_ms) == (0, None)
 
 
 @given(text=TEXTS, now_ms=MOMENTS_MS)
 def test_windows_tile_time_without_gap_or_overlap(text: str, now_ms: int) -> None:
     window = parse_window(text)
-    span = window_at(window, now_ms)
+    span = window_of(window, now_ms)
     assert span.reset_ms is not None
     assert span.start_ms <= now_ms < span.reset_ms
-    assert window_at(window, span.start_ms) == span
-    assert window_at(window, span.reset_ms - 1) == span
-    assert window_at(window, span.reset_ms).start_ms == span.reset_ms
+    assert window_of(window, span.start_ms) == span
+    assert window_of(window, span.reset_ms - 1) == span
+    assert window_of(window, span.reset_ms).start_ms == span.reset_ms
 
 
 @given(text=TEXTS)

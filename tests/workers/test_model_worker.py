@@ -9,7 +9,7 @@ import pytest
 from worker_fakes import HANG, HELLO, Fate, Stage, outcome
 
 from theo_workers.breaker import HalfOpen, Open
-from theo_workers.call import CallFailed, Completed
+from theo_workers.call import CallFailed, Completed, Result
 from theo_workers.errors import (
     AuthenticationFailed,
     InternalError,
@@ -106,6 +106,32 @@ async def test_a_429_pauses_for_its_retry_after_and_is_no_failure() -> None:
         assert stage.changes == before + 1
         assert await stage.outcomes(1) == ["Completed"]
         assert stage.listener.transitions == [("model_paused", {"retry_after_s": 5.0})]
+
+
+async def test_the_owner_hears_when_a_pause_made_longer_ends() -> None:
+    longer = RateLimited("slower", status_code=429, retry_after_s=9.0)
+    async with Stage(LIMITED, longer).running() as stage:
+        stage.submit()
+        stage.submit()
+        await stage.clock.advance(8.9)
+        before = stage.changes
+        await stage.clock.advance(0.1)
+        assert stage.changes == before + 1
+        assert stage.availability() == Available()
+
+
+async def test_the_owner_may_submit_when_it_hears_of_a_change() -> None:
+    stage = Stage(takes_s=1.0, limit=1)
+    replies: list[asyncio.Future[Result]] = []
+
+    def submit_one_more() -> None:
+        if len(replies) < 3 and stage.free:
+            replies.append(stage.submit())
+
+    stage.worker.on_change = submit_one_more
+    async with stage.running():
+        await stage.clock.advance(3)
+        assert [outcome(reply) for reply in replies] == ["Completed"] * 3
 
 
 async def test_a_useless_credential_disables_until_an_operator_resets_it() -> None:
@@ -275,6 +301,20 @@ async def test_cancelling_a_running_call_closes_it_and_says_nothing_of_the_model
         assert stage.worker.health.total_failures == 0
 
 
+async def test_a_call_given_up_before_it_was_read_is_never_claimed() -> None:
+    claims = 0
+
+    async def claim() -> None:
+        nonlocal claims
+        claims += 1
+
+    async with Stage().running() as stage:
+        stage.submit(before_send=claim).cancel()
+        await stage.clock.advance(0)
+        assert claims == 0
+        assert stage.free == 8
+
+
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 async def test_a_call_cancelled_at_any_step_frees_its_slot(turns: int) -> None:
     async with Stage(takes_s=HANG).running() as stage:
@@ -437,6 +477,24 @@ async def test_runs_again_after_a_crash_with_the_same_breaker_and_health() -> No
         await stage.clock.advance(60)
         assert stage.changes == before + 1, "the timer was set again"
         assert await stage.outcomes(1) == ["Completed"]
+
+
+async def test_what_a_crash_cut_off_counts_for_nothing_in_the_next_run() -> None:
+    stage = Stage(HELLO, threshold=1, limit=2)
+    first = asyncio.get_running_loop().create_task(stage.worker.run())
+    stage.upstream.takes_s = HANG
+    cut_off = stage.submit(within_s=HANG)
+    await stage.clock.advance(0)
+    stage.upstream.takes_s, stage.listener.crash_on_attempt = 0.0, True
+    stage.submit()
+    await stage.clock.advance(0)
+    assert first.exception() is not None
+    assert outcome(cut_off) == "WorkerStopped"
+    async with stage.running():
+        assert stage.free == 2
+        assert await stage.outcomes(1) == ["Completed"]
+        assert stage.worker.health.total_failures == 0
+        assert stage.listener.defects == []
 
 
 async def test_a_crash_hands_a_running_probe_back() -> None:

@@ -93,7 +93,7 @@ def test_a_pause_is_only_made_longer_and_announced_once() -> None:
     permits = [model.admit(0.0) for _ in range(3)]
     changes = [
         model.failed(permit, BreakerEffect.PAUSE, RateLimited("x", retry_after_s=retry_after_s), 0.0, 0.5)
-        for permit, retry_after_s in zip(permits, (5.0, 2.0, 9.0), strict=True)
+        for permit, retry_after_s in zip(permits, (5.0, 9.0, 2.0), strict=True)
     ]
     assert changes == [Paused(5.0), None, None]
     assert model.availability(8.9) == Unavailable("paused", 9.0)

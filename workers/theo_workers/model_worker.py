@@ -109,6 +109,11 @@ class ModelWorker:
         self._mail.post(Submitted(submission))
         return submission.reply
 
+    @property
+    def running(self) -> int:
+        """Calls under way."""
+        return len(self._running)
+
     def free(self, now: float) -> int:
         """Slots that a submit would get at once; a half-open breaker has one, for the probe."""
         if self._stopped:
@@ -167,7 +172,7 @@ class ModelWorker:
             case Submitted(submission):
                 self._queue(submission)
             case Finished(submission, task):
-                if submission in self._running:
+                if submission in self._running:  # else a crash has seen to it
                     self._finish(submission, task, now)
             case GivenUp(submission):
                 self._give_up(submission)
@@ -186,8 +191,6 @@ class ModelWorker:
                 self._arm_for_standing()
 
     def _queue(self, submission: Submission) -> None:
-        if submission not in self._unanswered:
-            return  # answered by a crash before this mail was read
         self._waiting[submission] = None
         if len(self._waiting) + len(self._running) > self.limit:
             self._alarm.arm(submission.call.deadline)
@@ -195,7 +198,7 @@ class ModelWorker:
     def _start_waiting(self, now: float) -> None:
         while self._waiting:
             submission = next(iter(self._waiting))
-            if submission.reply.done():
+            if submission.reply.done():  # given up, or answered by a crash
                 self._forget(submission)
             elif self._draining:
                 self._refuse(submission, WorkerStopped(self.name))

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from msgspec import Struct
 
-from theo_workers.breaker import Breaker, HalfOpen, Open, Permit, State, Verdict
+from theo_workers.breaker import Breaker, Closed, HalfOpen, Open, Permit, State, Verdict
 from theo_workers.errors import NotAdmitted, ProviderTimeout, UpstreamError
 from theo_workers.failures import CONSEQUENCES, BreakerEffect
 
@@ -80,7 +80,7 @@ class Standing:
         """How many more calls would be admitted now: none, one (the probe) or any number."""
         if isinstance(self.availability(now), Unavailable):
             return 0
-        return 1 if isinstance(self.breaker.peek(now), HalfOpen) else math.inf
+        return math.inf if isinstance(self.breaker.state, Closed) else 1
 
     def admit(self, now: float) -> Permit:
         """Raises NotAdmitted. Every permit must go to exactly one of the methods below."""

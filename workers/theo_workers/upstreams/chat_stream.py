@@ -25,7 +25,7 @@ class _Delta(Struct):
 
 
 class _Choice(Struct):
-    index: Any = 0
+    index: int | None = 0
     delta: _Delta | None = None
     finish_reason: str | None = None
     error: Any = None
@@ -107,7 +107,7 @@ class ChatStream:
         )
 
     def _take(self, choice: _Choice) -> str:
-        if choice.index not in {0, None}:
+        if choice.index:
             return ""  # only one was asked for
         if choice.error:
             raise self._failed(choice.error)
@@ -160,14 +160,14 @@ class _CallParts:
     def add(self, piece: dict[str, Any]) -> None:
         self.identity = self.identity or piece.get("id")
         for name, value in piece.items():
-            if name != "function" and value is not None:
+            if name != "function" and value not in (None, ""):
                 self._first.setdefault(name, value)
         function = piece.get("function")
         if isinstance(function, dict):
             for name, value in function.items():
                 if name == "arguments":
                     self._arguments.append(value)
-                elif value is not None:
+                elif value not in (None, ""):
                     self._function.setdefault(name, value)
 
     def joined(self) -> dict[str, Any]:

@@ -137,13 +137,13 @@ def _tool_calls(
 ) -> Raw:
     """The calls as JSON in OpenAI's form, providers' extra fields kept (some must be sent back)."""
     try:
-        return Raw(_encoder.encode([_shaped(call) for call in calls]))
+        return Raw(_encoder.encode([_shaped(call, number) for number, call in enumerate(calls)]))
     except (TypeError, ValueError, OverflowError, RecursionError):
         reason = "the answer's tool calls cannot be read"
     raise origin.garbage(reason, provider_request_id=identity, usage=usage)
 
 
-def _shaped(call: dict[str, Any]) -> dict[str, Any]:
+def _shaped(call: dict[str, Any], number: int) -> dict[str, Any]:
     function = call.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise TypeError
@@ -151,4 +151,9 @@ def _shaped(call: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(arguments, str):  # old Ollama sends the object itself
         arguments = _encoder.encode(arguments).decode()
     extra = {name: value for name, value in call.items() if name != "index"}
-    return {"type": "function", **extra, "function": {**function, "arguments": clean(arguments)}}
+    return {
+        **extra,
+        "id": call.get("id") or f"call_{number}",
+        "type": "function",
+        "function": {**function, "arguments": clean(arguments)},
+    }

@@ -44,7 +44,7 @@ def complaint_of(told: Any) -> Complaint:
         # {error: "text"} or xAI's {code: "text", error: "text"}
         told = {**told, "message": inner}
     elif isinstance(inner, dict):
-        told = {**inner, "outer_type": told.get("type")}
+        told = inner
     names = list(_names(told))
     telling = [name for name in names if name not in {"error", "object"}]
     return Complaint(

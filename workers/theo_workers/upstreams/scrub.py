@@ -18,7 +18,9 @@ _KEY_LIKE = re.compile(
     re.VERBOSE,
 )
 _AFTER_A_NAME = re.compile(
-    r"""(?i) ( \b bearer \s+ | (?:api[-_ ]?key|authorization|access[-_ ]?token) ["']? \s* [:=] \s* ["']? )
+    r"""(?i) ( \b bearer \s+
+             | (?: api[-_ ]?key | authorization | access[-_ ]?token )
+               ["']? \s* [:=] \s* ["']? (?: bearer \s+ )? )
         [^\s"',;]{4,}""",
     re.VERBOSE,
 )
