@@ -81,7 +81,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason
     usage: Usage
     latency_ms: float
-    tool_calls: Raw | None = None  # JSON array in OpenAI's form
+    # JSON array in OpenAI's form: Raw from the model, a list from the ledger, as msgspec decodes no `Raw | None`
+    tool_calls: list[dict[str, Any]] | Raw | None = None
 
 
 class Answered(Struct, frozen=True, kw_only=True, tag="ok"):

@@ -48,29 +48,29 @@ class Committer:
 
     def _land(self, landings: Sequence[Landing], now_ms: int) -> None:
         settled = [landing.settled for landing in landings if landing.settled is not None]
-        late = store.settle_attempts(self._db, settled, now_ms) if settled else []
-        self._book(settled, late)
-        store.add_latency(self._db, settled)
+        if settled:
+            closed, late = store.settle_attempts(self._db, settled, now_ms)
+            self._book(closed, late)
+            store.add_latency(self._db, [*closed, *late])
         self._cache([one for one in settled if one.cache is not None], now_ms)
         store.write_ends(self._db, [end for landing in landings for end in landing.ends], now_ms)
         store.release_keys(
             self._db, [one.release_key for one in landings if one.release_key is not None], self._owner
         )
 
-    def _book(self, settled: Sequence[Settled], late: Sequence[Settled]) -> None:
+    def _book(self, closed: Sequence[Settled], late: Sequence[Settled]) -> None:
         """Move money from held to spent, once for each attempt.
 
-        An attempt that a peer took for dead was charged at its bound then; only the difference is due.
+        A late one was taken for dead and charged at its bound then: only the difference is due.
         """
-        taken = {one.attempt_id for one in late}
         sums: _Sums = {}
-        for one in settled:
-            bound = one.bound_nano or 0
-            cost = bound if one.cost_nano is None else one.cost_nano
-            for scope in one.scopes:
-                row = sums.setdefault((scope.name, scope.window_start_ms), [0, 0])
-                row[0] += cost - bound if one.attempt_id in taken else cost
-                row[1] -= 0 if one.attempt_id in taken else bound
+        for one in closed:
+            for row in _budget_rows(sums, one):
+                row[0] += _cost(one)
+                row[1] -= one.bound_nano or 0
+        for one in late:
+            for row in _budget_rows(sums, one):
+                row[0] += _cost(one) - (one.bound_nano or 0)
         store.add_balances(self._db, _rows(sums))
 
     def _cache(self, settled: Sequence[Settled], now_ms: int) -> None:
@@ -113,3 +113,12 @@ class Committer:
 
 def _rows(sums: _Sums) -> list[tuple[str, int, int, int]]:
     return [(name, start, spent, held) for (name, start), (spent, held) in sums.items() if spent or held]
+
+
+def _budget_rows(sums: _Sums, settled: Settled) -> list[list[int]]:
+    return [sums.setdefault((scope.name, scope.window_start_ms), [0, 0]) for scope in settled.scopes]
+
+
+def _cost(settled: Settled) -> int:
+    """What is charged: the bound where the cost is not known."""
+    return (settled.bound_nano or 0) if settled.cost_nano is None else settled.cost_nano

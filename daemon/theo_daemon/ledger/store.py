@@ -7,7 +7,7 @@ interval. So many rows are written by one multi-row statement, and read as one J
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import apsw
 import msgspec
@@ -18,8 +18,10 @@ from theo_daemon.ledger.rules import Balance, Claims, KeptAnswer, Known, Remembe
 
 _CHUNK = 64  # rows of one statement; every size is a prepared statement of its own, so few sizes are used
 _Bind = str | int | float | None
+_BindT = TypeVar("_BindT", str, int)
 
 _decode_known = msgspec.json.Decoder(list[tuple[str, str, str, str | int | None, str | None]]).decode
+_decode_states = msgspec.json.Decoder(list[tuple[int, str]]).decode
 _encode_scopes = msgspec.json.encode
 _decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
 
@@ -44,7 +46,7 @@ def _marks(count: int) -> str:
     return ",".join("?" * count)
 
 
-def _padded(values: Iterable[str]) -> list[str]:
+def _padded(values: Iterable[_BindT]) -> list[_BindT]:
     """The values, repeated up to a power of two: an IN list of few distinct sizes."""
     found = list(dict.fromkeys(values))
     if found:
@@ -189,47 +191,53 @@ def decode_scopes(text: str) -> tuple[Scope, ...]:
     return _decode_scopes(text) if text else ()
 
 
-def settle_attempts(db: apsw.Connection, settled: Sequence[Settled], now_ms: int) -> list[Settled]:
-    """Close the attempts that are still open; those returned were taken over by a peer before."""
-    rows: list[tuple[Any, ...]] = [
-        (
-            one.attempt_id, one.state, one.bound_nano if one.cost_nano is None else one.cost_nano, one.latency_ms,
-            one.prompt_tokens, one.completion_tokens, one.status_code, one.error_code, one.provider_request_id,
-        )
-        for one in settled
-    ]  # fmt: skip
-    changed, start = 0, 0
-    while start < len(rows):
-        size = _chunk(len(rows) - start)
-        values = ",".join(["(?,?,?,?,?,?,?,?,?)"] * size)
-        db.execute(
-            f"WITH v AS (VALUES {values}) UPDATE attempts SET state = v.column2, cost_nano = v.column3,"
-            " latency_ms = v.column4, prompt_tokens = v.column5, completion_tokens = v.column6,"
-            " status_code = v.column7, error_code = v.column8, provider_request_id = v.column9,"
-            f" ended_at = {int(now_ms)} FROM v WHERE attempts.id = v.column1 AND attempts.state = 'sent'",
-            [value for row in rows[start : start + size] for value in row],
-        )
-        changed += db.changes()
-        start += size
-    if changed == len(settled):
-        return []
-    return _taken_over(db, settled, now_ms)
-
-
-def _taken_over(db: apsw.Connection, settled: Sequence[Settled], now_ms: int) -> list[Settled]:
-    """Some rows were not ours to close any more. Tell which: those whose row says `unknown`."""
-    ids = ",".join(str(int(one.attempt_id)) for one in settled)
-    unknown = {
-        attempt_id
-        for (attempt_id,) in db.execute(f"SELECT id FROM attempts WHERE state = 'unknown' AND id IN ({ids})")
-    }
-    late = [one for one in settled if one.attempt_id in unknown]
+def settle_attempts(
+    db: apsw.Connection, settled: Sequence[Settled], now_ms: int
+) -> tuple[list[Settled], list[Settled]]:
+    """Close the attempts that are still open. Returns (those closed now, those a peer had taken for dead)."""
+    states = _states(db, settled)
+    closed = [one for one in settled if states.get(one.attempt_id) == "sent"]
+    late = [one for one in settled if states.get(one.attempt_id) == "unknown"]
+    _close_attempts(db, closed, now_ms)
     for one in late:  # the truth replaces the charge at the bound; the state stays, for the count of unknowns
         db.execute(
             "UPDATE attempts SET cost_nano = ?, error_code = 'late_answer', ended_at = ? WHERE id = ?",
             (one.bound_nano if one.cost_nano is None else one.cost_nano, now_ms, one.attempt_id),
         )
-    return late
+    return closed, late
+
+
+def _states(db: apsw.Connection, settled: Sequence[Settled]) -> dict[int, str]:
+    ids = _padded(one.attempt_id for one in settled)
+    (found,) = db.execute(
+        f"SELECT json_group_array(json_array(id, state)) FROM attempts WHERE id IN ({_marks(len(ids))})"
+        " AND error_code IS NOT 'late_answer'",
+        ids,
+    ).fetchone() or ("[]",)
+    return dict(_decode_states(found))
+
+
+def _close_attempts(db: apsw.Connection, settled: Sequence[Settled], now_ms: int) -> None:
+    start = 0
+    while start < len(settled):
+        size = _chunk(len(settled) - start)
+        values = ",".join(["(?,?,?,?,?,?,?,?,?)"] * size)
+        db.execute(
+            f"WITH v AS (VALUES {values}) UPDATE attempts SET state = v.column2, cost_nano = v.column3,"
+            " latency_ms = v.column4, prompt_tokens = v.column5, completion_tokens = v.column6,"
+            " status_code = v.column7, error_code = v.column8, provider_request_id = v.column9,"
+            f" ended_at = {int(now_ms)} FROM v WHERE attempts.id = v.column1",
+            [
+                value
+                for one in settled[start : start + size]
+                for value in (
+                    one.attempt_id, one.state, one.bound_nano if one.cost_nano is None else one.cost_nano,
+                    one.latency_ms, one.prompt_tokens, one.completion_tokens, one.status_code, one.error_code,
+                    one.provider_request_id,
+                )
+            ],
+        )  # fmt: skip
+        start += size
 
 
 def write_cache(db: apsw.Connection, writes: Sequence[tuple[CacheWrite, str]], now_ms: int) -> None:
