@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.bench import contender, measure, procstat, report, services
 
 ROOT = Path(__file__).parents[2]
