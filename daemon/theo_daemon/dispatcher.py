@@ -6,26 +6,39 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
+from theo_daemon.cancellations import Cancel, Cancellations
 from theo_daemon.config import IngressConfig, RoutingConfig
 from theo_daemon.fair_queue import FairQueue
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight, Ticket
 from theo_daemon.generation import Generation, Result, Started, failed
-from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome
+from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome, OnUnknown
 from theo_daemon.ledger.ledger import Ledger
 from theo_daemon.ledger.records import Check, Conflict, JobEnd, Landing, Replay, Verdict
 from theo_daemon.ports import DeadLetter, Finish, Holds, Publisher
 from theo_daemon.reception import Accepted, Reception, Refused
 from theo_daemon.reply import decode_outcome, encode_outcome
+from theo_daemon.telemetry.records import AttemptRecord
 from theo_daemon.turns import TurnQueue
 from theo_workers.clock import Clock
 from theo_workers.errors import Cancelled, DeadlineExceeded, GenerationError, IdConflict, InternalError
 
-JobObserver = Callable[[Ticket, JobOutcome], None]
+
+class DispatchObserver(Protocol):
+    """Hears what becomes of jobs."""
+
+    def on_job(self, ticket: Ticket, outcome: JobOutcome, attempts: tuple[AttemptRecord, ...]) -> None:
+        """A job's reply is published."""
+
+    def on_settled(self, record: AttemptRecord) -> None:
+        """An attempt is over and booked."""
+
+    def on_bug(self, error: BaseException, ticket: Ticket) -> None:
+        """An unforeseen exception ended the job as internal_error."""
 
 
 class Dispatcher:
@@ -36,13 +49,12 @@ class Dispatcher:
 
     def __init__(
         self, *, reception: Reception, fleet: Fleet, ledger: Ledger, publisher: Publisher, holds: Holds,
-        ingress: IngressConfig, routing: RoutingConfig, on_unknown: str, clock: Clock,
-        redis_now_ms: Callable[[], int], rng: random.Random, observe: JobObserver,
-        report: Callable[[BaseException, Ticket], None],
+        ingress: IngressConfig, routing: RoutingConfig, on_unknown: OnUnknown, clock: Clock,
+        redis_now_ms: Callable[[], int], rng: random.Random, observer: DispatchObserver,
     ) -> None:  # fmt: skip
         self._reception, self._fleet, self._ledger = reception, fleet, ledger
         self._publisher, self._holds, self._ingress = publisher, holds, ingress
-        self._clock, self._redis_now_ms, self._observe, self._report = clock, redis_now_ms, observe, report
+        self._clock, self._redis_now_ms, self._observer = clock, redis_now_ms, observer
         self._turns = TurnQueue(FairQueue(ingress.lanes), fleet=fleet, routing=routing, clock=clock)
         self._generation = Generation(
             fleet=fleet,
@@ -51,6 +63,7 @@ class Dispatcher:
             routing=routing,
             on_unknown=on_unknown,
             clock=clock,
+            on_settled=observer.on_settled,
             redis_now_ms=redis_now_ms,
             rng=rng,
         )
@@ -61,6 +74,7 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._bytes = 0
         self._draining = False
+        self._cancellations = Cancellations()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -102,18 +116,11 @@ class Dispatcher:
         else:
             self._board_all(accepted)
 
-    def cancel(self, name: str, *, tenant: str | None, before_ms: int) -> int:
-        """End the jobs with this id or entry id that were pushed before; how many there were."""
-        found = [
-            ticket
-            for ticket in self._tickets.values()
-            if name in (ticket.job.client_id, ticket.ref.entry_id)
-            and (tenant is None or ticket.job.tenant == tenant)
-            and ticket.ref.pushed_ms <= before_ms
-        ]
-        for ticket in found:
+    def cancel(self, cancel: Cancel) -> None:
+        """End the jobs that it means: those held now, and those read later."""
+        self._cancellations.add(cancel)
+        for ticket in [ticket for ticket in self._tickets.values() if cancel.covers(ticket.job)]:
             self._withdraw(ticket, failed(Cancelled("the job was cancelled")))
-        return len(found)
 
     async def drain(self) -> list[EntryRef]:
         """Give up what was not sent; the entries to hand back. What was sent goes on: see `idle`."""
@@ -171,6 +178,9 @@ class Dispatcher:
             size=accepted.size,
         )
         self._hold(ticket)
+        if self._cancellations.cancelled(ticket.job):
+            self._finish(ticket, failed(Cancelled("the job was cancelled")))
+            return
         if self._expired(ticket):
             return
         same_id = self._same_id(ticket)
@@ -276,8 +286,7 @@ class Dispatcher:
             except asyncio.CancelledError:
                 if flight.withdrawn is None:
                     raise
-                outcome = _with_attempts(flight.withdrawn, flight)
-                result = Result(outcome, shared=False)
+                result = Result(_with_attempts(flight.withdrawn, flight), shared=False)
             if await self._land(flight, result):
                 return
 
@@ -290,6 +299,7 @@ class Dispatcher:
         landed = flight.tickets if serves_all else [flight.lead]
         ends = [(ticket, self._outcome_for(ticket, flight, result)) for ticket in landed]
         await self._record(flight, result, ends)
+        flight.lead.records = tuple(flight.records)
         for ticket, outcome in ends:
             self._finish(ticket, outcome)
         if serves_all:
@@ -301,7 +311,7 @@ class Dispatcher:
         self, flight: Flight, result: Result, ends: Sequence[tuple[Ticket, JobOutcome]]
     ) -> None:
         """Commit C, where there is anything to commit."""
-        called = flight.settled is not None or bool(flight.attempts)
+        called = bool(flight.attempts)
         rows = [
             JobEnd(
                 ref=ticket.ref,
@@ -374,7 +384,7 @@ class Dispatcher:
             self._ledger.tell(Landing(settled=flight.settled, release_key=flight.key))
         for ticket in flight.tickets:
             if not ticket.ended:
-                self._report(error, ticket)
+                self._observer.on_bug(error, ticket)
                 self._release_id(ticket)
                 self._finish(ticket, failed(InternalError("the router failed on this job; see its log")))
 
@@ -409,7 +419,7 @@ class Dispatcher:
         if ticket.stored:
             self._ledger.forget(ticket.ref)
         self._let_go(ticket)
-        self._observe(ticket, outcome)
+        self._observer.on_job(ticket, outcome, ticket.records)
 
     def _let_go(self, ticket: Ticket) -> None:
         if self._tickets.pop(ticket.ref, None) is None:
@@ -445,8 +455,8 @@ def flight_key(ticket: Ticket) -> str:
             return f"{ticket.key}:{ticket.ref.stream}:{ticket.ref.entry_id}"
 
 
-def _with_attempts(outcome: JobOutcome, flight: Flight) -> JobOutcome:
+def _with_attempts(outcome: Failed, flight: Flight) -> Failed:
     return msgspec.structs.replace(outcome, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))
 
 
-__all__ = ["Dispatcher", "JobObserver", "Started", "flight_key"]
+__all__ = ["DispatchObserver", "Dispatcher", "Started", "flight_key"]

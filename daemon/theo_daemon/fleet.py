@@ -14,6 +14,7 @@ from theo_daemon.ledger.records import Scope
 from theo_daemon.money import to_nano
 from theo_daemon.routing import Candidate, choose
 from theo_daemon.spend_window import window_of
+from theo_workers.breaker import Breaker
 from theo_workers.clock import Clock
 from theo_workers.messages import Usage
 from theo_workers.model_worker import ModelWorker
@@ -28,6 +29,8 @@ class Member(Struct, frozen=True):
     config: ModelConfig
     worker: ModelWorker
     price: Price | None
+    free: bool  # certainly nothing is charged
+    breaker: Breaker
 
 
 class Fleet:
@@ -42,8 +45,8 @@ class Fleet:
     def __getitem__(self, model: str) -> Member:
         return self._members[model]
 
-    def __iter__(self) -> Iterable[str]:
-        return iter(self._members)
+    def __contains__(self, model: str) -> bool:
+        return model in self._members
 
     def members(self) -> Iterable[Member]:
         return self._members.values()
@@ -88,18 +91,36 @@ class Fleet:
         standings = [self._members[name].worker.availability(now) for name in models]
         return any(isinstance(s, Available) or s.reason in ("circuit_open", "paused") for s in standings)
 
-    def bound_nano(self, model: str, job: Job) -> int | None:
-        """The most that a call may cost, in nano-dollars; None when price or output cap are unknown."""
+    def bound_nano(self, model: str, job: Job, prompt_bound: int | None) -> int | None:
+        """The most that a call may cost, in nano-dollars; None when price or output cap are unknown.
+
+        `prompt_bound` is the most prompt tokens, where they were counted before.
+        """
         member = self._members[model]
         if member.price is None:
             return None
         cap = output_cap(job, member.config)
-        if cap is None and not member.price.free:
+        if member.free:
+            return 0
+        if prompt_bound is None:
+            prompt_bound = self._counter.bound_request(
+                job.messages, job.params, provider=member.config.provider, model=member.config.model
+            )
+        if cap is None or prompt_bound is None:
             return None
-        prompt = self._counter.bound_request(
-            job.messages, job.params, provider=member.config.provider, model=member.config.model
-        )
-        return bound_nano(member.price, prompt, cap or 0)
+        return bound_nano(member.price, prompt_bound, cap)
+
+    async def prompt_bounds(self, route: Route, job: Job) -> dict[str, int]:
+        """The most prompt tokens of a large job, by model, counted off the loop."""
+        bounds: dict[str, int] = {}
+        for config in route.candidates:
+            if not self._members[config.name].free:
+                measure = await self._counter.measure_request_async(
+                    job.messages, job.params, provider=config.provider, model=config.model
+                )
+                if measure.bound is not None:
+                    bounds[config.name] = measure.bound
+        return bounds
 
     def cost_nano(self, model: str, usage: Usage) -> int | None:
         """What the call cost, in nano-dollars; None when the price is unknown."""

@@ -13,7 +13,7 @@ import msgspec
 from theo_daemon.config import RoutingConfig
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
-from theo_daemon.job import Answer, Answered, Failed, JobOutcome
+from theo_daemon.job import Answer, Answered, Failed, JobOutcome, OnUnknown
 from theo_daemon.ledger.ledger import Ledger
 from theo_daemon.ledger.records import (
     Ask,
@@ -34,6 +34,7 @@ from theo_daemon.ledger.watcher import OnId, OnKey
 from theo_daemon.money import format_usd, to_usd
 from theo_daemon.reply import decode_outcome
 from theo_daemon.retry import GiveUp, Tried, TryOneOf, after_failure
+from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import (
     BudgetExceeded,
@@ -46,9 +47,10 @@ from theo_workers.errors import (
     WorkerStopped,
 )
 from theo_workers.failures import CONSEQUENCES, Billed
-from theo_workers.messages import Attempt, Completion, Outcome, Request
+from theo_workers.messages import Attempt, Completion, FinishReason, Outcome, Request, Usage
 from theo_workers.model_worker import Call, CallFailed, Completed, MailboxFull, NotAdmitted
 
+LARGE_BYTES = 16_384  # above this, tokens are counted in a thread
 _encode_answer = msgspec.json.Encoder().encode
 decode_answer = msgspec.json.Decoder(Answer).decode
 
@@ -88,15 +90,19 @@ class Generation:
     """Runs flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Ledger, turns: Turns, routing: RoutingConfig, on_unknown: str,
+        self, *, fleet: Fleet, ledger: Ledger, turns: Turns, routing: RoutingConfig, on_unknown: OnUnknown,
         clock: Clock, redis_now_ms: Callable[[], int], rng: random.Random,
+        on_settled: Callable[[AttemptRecord], None],
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._turns = fleet, ledger, turns
         self._routing, self._on_unknown = routing, on_unknown
         self._clock, self._redis_now_ms, self._rng = clock, redis_now_ms, rng
+        self._on_settled = on_settled
 
     async def run(self, flight: Flight) -> Result:
         """Bring the flight to its end. Raises GenerationError for what ends it without a call."""
+        if flight.lead.size > LARGE_BYTES:
+            flight.prompt_bounds = await self._fleet.prompt_bounds(flight.route, flight.lead.job)
         if self._fleet.has_slot(flight.route):
             flight.looked = True  # the claim itself looks
         while True:
@@ -200,9 +206,14 @@ class Generation:
             except NotGranted as refused:
                 return await self._heed(flight, refused.verdict)
             except (WorkerStopped, NotAdmitted):
-                return None  # nothing was sent: another turn
+                if not self._doubtful(flight, started, Outcome.MAYBE, code="internal_error"):
+                    return None  # nothing was sent: another turn
+                raise InternalError("the model's worker failed after the call was sent") from None
             except asyncio.CancelledError:
-                self._withdrawn(flight, started)
+                self._doubtful(flight, started, Outcome.CANCELLED, code=None)
+                raise
+            except GenerationError as error:
+                self._doubtful(flight, started, Outcome.MAYBE, code=error.code)
                 raise
             if isinstance(result, Completed):
                 return await self._answered(flight, started, result)
@@ -225,13 +236,13 @@ class Generation:
             attempt_id=self._ledger.next_attempt_id(),
             model=model,
             provider=member.config.provider,
-            bound_nano=self._fleet.bound_nano(model, job),
+            bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model)),
             scopes=self._fleet.scopes(model),
         )
         flight.text = []
         call = Call(
             request=Request(messages=job.messages, params=job.params, stream=job.stream),
-            deadline=self._clock.monotonic() + self._routing.timeout_s,
+            deadline=self._clock.monotonic() + member.config.routing.timeout_s,
             on_delta=flight.text.append if job.stream else None,
             before_send=partial(self._claim, flight, want),
         )
@@ -285,7 +296,8 @@ class Generation:
         )
         cost = self._fleet.cost_nano(started.model, usage) or 0
         flight.cost_nano += cost
-        flight.attempts.append(_attempt(started, Outcome.OK, result.latency_ms, cost))
+        attempt = _attempt(started, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200)
+        self._note(flight, attempt, cost, usage=usage, finish_reason=completion.finish_reason)
         flight.settled = Settled(
             attempt_id=started.want.attempt_id,
             model=started.model,
@@ -317,24 +329,24 @@ class Generation:
             max_entries=max(1, routing.cache_max_entries),
         )
 
-    def _withdrawn(self, flight: Flight, started: Started) -> None:
-        """Nobody waits any more. What was sent may be billed: it is charged, at its bound if nothing is known."""
+    def _doubtful(self, flight: Flight, started: Started, outcome: Outcome, *, code: str | None) -> bool:
+        """A call that ended without a word may be billed if it was sent: it is charged at its bound."""
         if flight.sent_attempt != started.want.attempt_id:
-            return
-        latency_ms, cost = 0.0, started.want.bound_nano or 0
-        if started.result.done() and not started.result.cancelled() and started.result.exception() is None:
-            latency_ms = started.result.result().latency_ms
+            return False
+        cost = started.want.bound_nano or 0
         flight.cost_nano += cost
-        flight.attempts.append(_attempt(started, Outcome.CANCELLED, latency_ms, cost))
+        self._note(flight, _attempt(started, outcome, latency_ms=0.0, cost_nano=cost, code=code), cost)
         flight.settled = Settled(
             attempt_id=started.want.attempt_id,
             model=started.model,
-            state=Outcome.CANCELLED,
+            state=outcome,
             bound_nano=started.want.bound_nano,
             cost_nano=cost,
             scopes=started.want.scopes,
-            latency_ms=latency_ms,
+            latency_ms=0.0,
+            error_code=code,
         )
+        return True
 
     def _failed(self, flight: Flight, started: Started, result: CallFailed) -> TryOneOf | GiveUp:
         """Book the failure and decide what follows."""
@@ -343,7 +355,15 @@ class Generation:
         cost = (started.want.bound_nano or 0) if doubtful else 0
         state = Outcome.MAYBE if doubtful else Outcome.FAILED
         flight.cost_nano += cost
-        flight.attempts.append(_attempt(started, state, result.latency_ms, cost, error))
+        attempt = _attempt(
+            started,
+            state,
+            latency_ms=result.latency_ms,
+            cost_nano=cost,
+            status_code=error.status_code,
+            code=error.code,
+        )
+        self._note(flight, attempt, cost)
         flight.settled = Settled(
             attempt_id=started.want.attempt_id,
             model=started.model,
@@ -364,6 +384,30 @@ class Generation:
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
             jitter=self._rng.random(),
         )
+
+    def _note(
+        self,
+        flight: Flight,
+        attempt: Attempt,
+        cost_nano: int,
+        *,
+        usage: Usage | None = None,
+        finish_reason: FinishReason | None = None,
+    ) -> None:
+        """Add an attempt to the job's list and tell telemetry."""
+        flight.attempts.append(attempt)
+        now = self._clock.monotonic()
+        record = AttemptRecord(
+            attempt=attempt,
+            number=len(flight.attempts),
+            started_at=now - attempt.latency_ms / 1000,
+            finished_at=now,
+            cost_nano=cost_nano,
+            usage=usage,
+            finish_reason=finish_reason,
+        )
+        flight.records.append(record)
+        self._on_settled(record)
 
     async def _next(self, flight: Flight, step: TryOneOf) -> Started | None:
         """The next attempt on one of the step's models; None when none of them takes calls."""
@@ -410,16 +454,22 @@ def failed(error: GenerationError, *, cost_nano: int = 0, attempts: Sequence[Att
 
 
 def _attempt(
-    started: Started, outcome: Outcome, latency_ms: float, cost_nano: int, error: UpstreamError | None = None
+    started: Started,
+    outcome: Outcome,
+    *,
+    latency_ms: float,
+    cost_nano: int,
+    status_code: int | None = None,
+    code: str | None = None,
 ) -> Attempt:
     return Attempt(
         model=started.model,
         provider=started.want.provider,
         outcome=outcome,
-        status_code=200 if error is None else error.status_code,
+        status_code=status_code,
         latency_ms=round(latency_ms, 3),
         cost=to_usd(cost_nano),
-        error_code=None if error is None else error.code,
+        error_code=code,
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 
-from theo_daemon.job import Envelope, EntryRef, JobOutcome
+from theo_daemon.job import EntryRef, Envelope, JobOutcome
 from theo_daemon.ports import DeadLetter, Finish
 
 STREAM = "local"

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from theo_daemon.catalogue import Catalogue, Route
-from theo_daemon.entry import decode, salvage
+from theo_daemon.entry import decode
 from theo_daemon.generation import failed
 from theo_daemon.job import Delivery, Envelope, Failed, Job
 from theo_daemon.key import cache_key
 from theo_daemon.ports import DeadLetter
+from theo_daemon.salvage import salvage
 from theo_workers.errors import InvalidJob, JobRefused, PayloadTooLarge, ReplyToNotAllowed, UnknownModel
 
 TRUNCATED_FIELD_BYTES = 1024
@@ -31,6 +32,7 @@ class Refused(Struct, frozen=True):
     """A job that cannot, and what is told of it."""
 
     envelope: Envelope
+    lane: str
     outcome: Failed
     dead: DeadLetter | None
 
@@ -54,8 +56,8 @@ class Reception:
         """Never raises for what a client sent."""
         try:
             job = decode(delivery, max_job_bytes=self._max_job_bytes)
-        except JobRefused as error:
-            return self._refuse(salvage(delivery), error, delivery)
+        except JobRefused as refusal:
+            return self._refuse(salvage(delivery), refusal, delivery)
         reply_to = job.envelope.reply_to
         if reply_to is not None and not self._reply_allowed(reply_to):
             error = ReplyToNotAllowed(
@@ -79,7 +81,7 @@ class Reception:
             isinstance(error, ReplyToNotAllowed) or not self._reply_allowed(reply_to)
         ):
             envelope = _without_reply_to(envelope)
-        return Refused(envelope, failed(error), _dead_letter(error, delivery))
+        return Refused(envelope, delivery.lane, failed(error), _dead_letter(error, delivery))
 
 
 def _unknown(job: Job) -> UnknownModel:

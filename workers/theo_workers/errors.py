@@ -4,6 +4,9 @@ RouterError                        anything this project raises on purpose
 ├─ ConfigError                     the configuration cannot be used
 ├─ LedgerError                     the ledger cannot be used (daemon)
 ├─ WorkerStopped                   the model's actor ended; the dispatcher chooses another
+├─ MailboxFull                     the model's actor has as much waiting as it takes
+├─ CircuitOpen                     the breaker makes no call now
+├─ NotAdmitted                     the model may not be asked now; the dispatcher chooses another
 └─ GenerationError                 how a job ended, or one attempt at it: `code` is in the reply
    ├─ JobRefused                   nothing ran
    │  ├─ InvalidJob  IdConflict  UnsupportedVersion  PayloadTooLarge  UnknownModel  ReplyToNotAllowed
@@ -21,6 +24,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from theo_workers.failures import FailureClass
+from theo_workers.messages import Usage
 
 
 class RouterError(RuntimeError):
@@ -36,7 +40,43 @@ class LedgerError(RouterError):
 
 
 class WorkerStopped(RouterError):
-    """The model's actor stopped before it answered; nothing was sent."""
+    """The model's actor stopped before it answered. `sent`: the provider may have done work that it bills."""
+
+    def __init__(self, model: str, *, sent: bool = False) -> None:
+        super().__init__(f"the worker of {model} stopped")
+        self.model = model
+        self.sent = sent
+
+
+class MailboxFull(RouterError):
+    """As many calls wait for the model as its mailbox takes; nothing was sent."""
+
+    def __init__(self, model: str, *, limit: int) -> None:
+        super().__init__(f"the worker of {model} holds {limit} calls already")
+        self.model = model
+        self.limit = limit
+
+
+class CircuitOpen(RouterError):
+    """No call now. `retry_after_s` is the time left, or None while a probe runs: its end is not known."""
+
+    def __init__(self, *, retry_after_s: float | None) -> None:
+        left = "a probe is running" if retry_after_s is None else f"retry after {retry_after_s:.3f} s"
+        super().__init__(f"the circuit is open: {left}")
+        self.retry_after_s = retry_after_s
+
+
+class NotAdmitted(RouterError):
+    """The model may not be asked now; nothing was sent.
+
+    `reason` is `circuit_open`, `paused` or `disabled`; `until` is monotonic seconds, or None when only an
+    event can tell (a running probe, an operator).
+    """
+
+    def __init__(self, reason: str, until: float | None) -> None:
+        super().__init__(f"not admitted: {reason}")
+        self.reason = reason
+        self.until = until
 
 
 class GenerationError(RouterError):
@@ -130,7 +170,10 @@ class ReplyToNotAllowed(JobRefused):
 
 
 class UpstreamError(GenerationError):
-    """A provider's failure. `failure` is the row of `theo_workers.failures.CONSEQUENCES` that applies."""
+    """A provider's failure. `failure` is the row of `theo_workers.failures.CONSEQUENCES` that applies.
+
+    `usage` is what the provider says it will bill all the same (a filtered answer, a broken stream).
+    """
 
     default_failure: ClassVar[FailureClass] = FailureClass.SERVER
 
@@ -145,6 +188,7 @@ class UpstreamError(GenerationError):
         failure: FailureClass | None = None,
         provider_code: str | None = None,
         provider_request_id: str | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(
             message,
@@ -156,6 +200,7 @@ class UpstreamError(GenerationError):
         self.failure = self.default_failure if failure is None else failure
         self.provider_code = provider_code
         self.provider_request_id = provider_request_id
+        self.usage = usage
 
 
 class InvalidRequest(UpstreamError):

@@ -1,0 +1,44 @@
+"""Every event that can be in `P:events`: its name and what it tells. The list is part of the contract."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Final
+
+EVENTS: Final = MappingProxyType(
+    {
+        # models
+        "circuit_opened": "a model's circuit breaker opened; details: until, failures, reason",
+        "circuit_half_open": "the breaker lets one probe through",
+        "circuit_closed": "the breaker closed: the model serves again",
+        "model_disabled": "a credential or model is refused by the provider, or an operator took it out",
+        "model_enabled": "an operator put the model back",
+        "model_paused": "the provider asked to wait; details: retry_after_ms",
+        "bound_violated": "a provider billed more than its own limits allow; the model is stopped",
+        "worker_restarted": "a model's actor died and was started again",
+        # money
+        "budget_warning": "spend passed `warning_ratio` of a ceiling; details: scope, spent, ceiling",
+        "budget_exhausted": "a ceiling is reached; details: scope, retry_after_ms",
+        "outcome_unknown": "a call was sent and nobody knows whether it was billed; charged at its bound",
+        # processes
+        "process_joined": "a process began to read jobs",
+        "process_left": "a process stopped, after handing back what it had not started",
+        "consumer_removed": "the name of a process that is gone and held nothing was deleted from the group",
+        # entries
+        "lease_lost": "entries this process held are another's now, or gone; details: job_stream, count, why",
+        "entries_reclaimed": "entries of a process that does not renew them were taken over",
+        "entries_adopted": "entries that were delivered to this process but never arrived were fetched",
+        "entries_vanished": "pending entries were deleted from the job stream by somebody else: lost jobs",
+        "group_created": "the consumer group was created, or created again after its stream was lost",
+        "duplicate_suppressed": "a second answer to a job was not published; details: cost",
+        "dead_lettered": "a job went to the dead-letter stream; details: code, reason",
+        "dead_replayed": "an operator pushed dead letters again",
+        # connections and files
+        "redis_lost": "jobs cannot be read: Redis is away or refuses; details: reason",
+        "redis_back": "jobs are read again; details: after_s",
+        "publish_stalled": "replies are kept because Redis is away; details: waiting, reason",
+        "publish_refused": "Redis refuses a reply; it is kept and tried again; details: reason",
+        "events_dropped": "events were thrown away while Redis was away; details: count",
+        "ledger_trouble": "the ledger cannot be written; details: reason",
+    }
+)

@@ -1,0 +1,282 @@
+"""Keeps what this process holds, takes over what nobody keeps, and gives back what it will not start."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from msgspec import Struct
+from redis.exceptions import RedisError, ResponseError
+
+from theo_daemon.backoff import delay_s
+from theo_daemon.held import HeldEntries, Room
+from theo_daemon.job import Delivery, EntryRef
+from theo_daemon.keys import Keys
+from theo_daemon.lease_scripts import FORGET, RENEW, TAKE
+from theo_daemon.ports import Events
+from theo_daemon.redis_link import error_code
+from theo_daemon.wire import Wire, Word
+from theo_workers.clock import Clock, sleep
+
+T = TypeVar("T")
+Deliver = Callable[[Sequence[Delivery]], None]
+
+PAGE = 500  # ids in one call: a millisecond of the server's time
+
+
+class LeaseRules(Struct, frozen=True, kw_only=True):
+    """The `[ingress]` table, as far as owning entries goes."""
+
+    group: str
+    lanes: Sequence[str]
+    lease_s: float = 30.0
+    max_job_bytes: int = 1_000_000
+    reclaim_s: float = 1.0  # between looks for entries that nobody keeps
+    # Own entries that never arrived are fetched when they are this old. It must exceed the reader's time-out,
+    # or one of them may still be on its way, and run twice.
+    adopt_after_s: float = 10.0
+    forget_s: float = 3_600.0  # silence after which an empty consumer's name is deleted
+
+
+class Leases:
+    """Ownership of pending entries. `run` must be running, or peers take over what this process holds."""
+
+    def __init__(
+        self,
+        *,
+        wire: Wire,
+        keys: Keys,
+        rules: LeaseRules,
+        consumer: str,
+        held: HeldEntries,
+        room: Callable[[], Room],
+        on_lost: Callable[[Sequence[EntryRef]], None] | None = None,
+        events: Events,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        """`on_lost` hears of entries that were held and are another's now; each once."""
+        self._wire, self._rules, self._consumer, self._held = wire, rules, consumer, held
+        self._room, self._on_lost, self._events = room, on_lost, events
+        self._clock, self._rng = clock, rng
+        self._lane_of: Mapping[str, str] = {keys.jobs(lane): lane for lane in rules.lanes}
+        self._gone: set[EntryRef] = set()
+        self._lost: set[EntryRef] = set()
+        self._renew_at = clock.monotonic() + rules.lease_s / 4
+        self._forget_at = clock.monotonic()
+
+    async def run(self, deliver: Deliver) -> None:
+        """Renew, adopt, reclaim and clean up, until cancelled; what is found goes to `deliver`."""
+        failures = 0
+        while True:
+            try:
+                await self._tick(deliver)
+                failures = 0
+                pause = self._rules.reclaim_s * (0.75 + 0.5 * self._rng.random())
+            except RedisError:  # the intake reports it
+                failures += 1
+                await self._wire.close()
+                pause = delay_s(failures, self._rng.random())
+            await sleep(self._clock, pause)
+
+    async def _tick(self, deliver: Deliver) -> None:
+        now = self._clock.monotonic()
+        if now >= self._renew_at:
+            await self.renew()
+            await self.adopt(deliver)
+            self._renew_at = now + self._rules.lease_s / 4
+        await self.reclaim(deliver)
+        if now >= self._forget_at:
+            await self._forget(self._rules.forget_s)
+            self._forget_at = now + self._rules.forget_s / 4
+
+    async def renew(self) -> None:
+        """Restart the lease of every held entry. Raises redis.exceptions.RedisError, as all below."""
+        lost, gone = await self._set_idle(list(self._held), idle_ms=0)
+        # An entry that is gone has most likely just been finished by us, and the answer is under way; one
+        # that is still held and gone at the next look was finished by a peer, or deleted.
+        missed = [ref for ref in gone if ref in self._gone and ref in self._held]
+        self._gone = {ref for ref in gone if ref in self._held}
+        lost = [ref for ref in lost if ref in self._held]
+        news = [ref for ref in (*lost, *missed) if ref not in self._lost]
+        self._lost = {ref for ref in self._lost if ref in self._held}.union(news)
+        for why, refs in (("claimed", lost), ("gone", missed)):
+            for stream, ids in _by_stream(ref for ref in refs if ref in news):
+                self._events.emit("lease_lost", job_stream=stream, count=len(ids), why=why)
+        if news and self._on_lost is not None:
+            self._on_lost(news)
+
+    async def reclaim(self, deliver: Deliver) -> int:
+        """Take over entries that nobody has kept for a lease; the number taken."""
+        cursors = dict.fromkeys(self._lane_of, b"0-0")
+        taken = 0
+        while cursors:
+            count = self._fits()
+            if count <= 0:
+                break
+            share = max(1, count // len(cursors))
+            asked = list(cursors)
+            replies = await self._wire.ask_all(
+                [
+                    *[
+                        (
+                            "XAUTOCLAIM",
+                            stream,
+                            self._rules.group,
+                            self._consumer,
+                            self._lease_ms,
+                            at,
+                            "COUNT",
+                            share,
+                        )
+                        for stream, at in cursors.items()
+                    ]
+                ]
+            )
+            for stream, reply in zip(asked, replies, strict=True):
+                cursor, entries, vanished = _autoclaimed(reply)
+                taken += self._deliver(deliver, stream, entries, "entries_reclaimed")
+                self._report_vanished(stream, vanished)
+                if cursor == b"0-0":
+                    del cursors[stream]
+                else:
+                    cursors[stream] = cursor
+        return taken
+
+    async def adopt(self, deliver: Deliver) -> int:
+        """Fetch entries that Redis delivered to this process and that never arrived; the number fetched."""
+        idle_ms = int(self._rules.adopt_after_s * 1000)
+        return await self._take_from(self._consumer, deliver, idle_ms=idle_ms, event="entries_adopted")
+
+    async def take_over(self, consumer: str, deliver: Deliver) -> int:
+        """Take what a consumer known to be dead held, without waiting for its leases to end; their number.
+
+        As far as there is room; the rest is reclaimed later.
+        """
+        return await self._take_from(consumer, deliver, idle_ms=0, event="entries_reclaimed")
+
+    async def hand_back(self, refs: Iterable[EntryRef]) -> None:
+        """Stop holding these; a peer's next look takes them over at once.
+
+        When Redis is away they are taken over when their lease ends, and RedisError is raised.
+        """
+        given = list(refs)
+        for ref in given:  # first, or a renewal that is under way takes them back
+            self._held.release(ref)
+        await self._set_idle(given, idle_ms=2 * self._lease_ms, wanted=lambda ref: ref not in self._held)
+
+    async def leave(self) -> None:
+        """At a clean stop: hand back what is pending but not held, and delete the consumer if it is empty."""
+        for stream in self._lane_of:
+            unknown = [ref async for ref in self._pending(stream, self._consumer, idle_ms=0)]
+            await self.hand_back([ref for ref in unknown if ref not in self._held])
+        await self._forget(0.0)
+
+    @property
+    def _lease_ms(self) -> int:
+        return int(self._rules.lease_s * 1000)
+
+    def _fits(self) -> int:
+        return self._held.fits(self._room(), self._rules.max_job_bytes)
+
+    async def _set_idle(
+        self, refs: Sequence[EntryRef], *, idle_ms: int, wanted: Callable[[EntryRef], bool] | None = None
+    ) -> tuple[list[EntryRef], list[EntryRef]]:
+        """Set the idle time of own entries. Returns those that are not ours, and those that are gone."""
+        wanted = self._held.__contains__ if wanted is None else wanted
+        lost: list[EntryRef] = []
+        gone: list[EntryRef] = []
+        for stream, ids in _by_stream(refs):
+            for page in _pages(ids):
+                # Looked at again for each page: the table changes while the pages before it are under way.
+                now_wanted = [entry_id for entry_id in page if wanted(EntryRef(stream, entry_id))]
+                if now_wanted:
+                    args: list[Word] = [self._rules.group, self._consumer, idle_ms, *now_wanted]
+                    not_ours, not_there = await self._wire.run(RENEW, (stream,), args)
+                    lost += [EntryRef(stream, entry_id.decode()) for entry_id in not_ours]
+                    gone += [EntryRef(stream, entry_id.decode()) for entry_id in not_there]
+        return lost, gone
+
+    async def _take_from(self, owner: str, deliver: Deliver, *, idle_ms: int, event: str) -> int:
+        taken = 0
+        for stream in self._lane_of:
+            pending = [ref async for ref in self._pending(stream, owner, idle_ms=idle_ms)]
+            ids = [ref.entry_id for ref in pending if ref not in self._held]
+            for page in _pages(ids[: max(0, self._fits())]):
+                args = (self._rules.group, self._consumer, owner, idle_ms, *page)
+                entries, vanished = await self._wire.run(TAKE, (stream,), args)
+                taken += self._deliver(deliver, stream, entries, event)
+                self._report_vanished(stream, vanished)
+        return taken
+
+    async def _pending(self, stream: str, owner: str, *, idle_ms: int) -> Any:
+        start = "-"
+        while True:
+            try:
+                rows = await self._wire.ask(
+                    "XPENDING", stream, self._rules.group, "IDLE", idle_ms, start, "+", PAGE, owner
+                )
+            except ResponseError as error:
+                if error_code(error) == "NOGROUP":
+                    return  # nothing is pending in a group that does not exist
+                raise
+            for row in rows:
+                yield EntryRef(stream, row[0].decode())
+            if len(rows) < PAGE:
+                return
+            start = f"({rows[-1][0].decode()}"
+
+    async def _forget(self, idle_s: float) -> None:
+        calls = [
+            ((stream,), (self._rules.group, int(idle_s * 1000), self._consumer)) for stream in self._lane_of
+        ]
+        names = {name for reply in await self._wire.run_all(FORGET, calls) for name in _raised(reply)}
+        names.discard(self._consumer.encode())
+        for name in sorted(names):
+            self._events.emit("consumer_removed", consumer=name.decode("utf-8", "replace"))
+
+    def _deliver(self, deliver: Deliver, stream: str, entries: Sequence[Any], event: str) -> int:
+        lane = self._lane_of[stream]
+        # Redis before 7 gives a nil in the place of an entry that was deleted.
+        found = [
+            Delivery(EntryRef(stream, entry[0].decode()), lane, entry[1], redelivered=True)
+            for entry in entries
+            if entry and entry[1]
+        ]
+        fresh = self._held.take(found)
+        if fresh:
+            self._events.emit(event, job_stream=stream, count=len(fresh))
+            deliver(fresh)
+        return len(fresh)
+
+    def _report_vanished(self, stream: str, count: int) -> None:
+        if count:
+            self._events.emit("entries_vanished", job_stream=stream, count=count)
+
+
+def _autoclaimed(reply: Any) -> tuple[bytes, Sequence[Any], int]:
+    """Cursor, entries and the number of deleted ones; servers before 7.0 do not tell the third part."""
+    if isinstance(reply, ResponseError):
+        if error_code(reply) == "NOGROUP":
+            return b"0-0", (), 0  # the intake creates it
+        raise reply
+    cursor, entries, *deleted = reply
+    return cursor, entries, len(deleted[0]) if deleted else 0
+
+
+def _raised(reply: Any) -> Any:
+    if isinstance(reply, ResponseError):
+        raise reply
+    return reply
+
+
+def _by_stream(refs: Iterable[EntryRef]) -> Iterable[tuple[str, list[str]]]:
+    ids: dict[str, list[str]] = {}
+    for stream, entry_id in refs:
+        ids.setdefault(stream, []).append(entry_id)
+    return ids.items()
+
+
+def _pages(items: list[T]) -> Iterator[list[T]]:
+    return (items[start : start + PAGE] for start in range(0, len(items), PAGE))

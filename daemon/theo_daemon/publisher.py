@@ -1,0 +1,280 @@
+"""Publishes replies: collects what ends in one turn of the event loop and ends it in one call to Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+from msgspec import Struct
+from redis.exceptions import RedisError
+
+from theo_daemon.backoff import delay_s
+from theo_daemon.finish_script import DELTA_MARK, FINISH, FOUND, MAX_WORDS
+from theo_daemon.job import EntryRef, Envelope, JobOutcome
+from theo_daemon.keys import Keys
+from theo_daemon.ports import DeadLetter, Events, Finish
+from theo_daemon.redis_link import error_code
+from theo_daemon.wire import Script, Wire, Word
+from theo_workers.clock import Clock, sleep
+
+CHUNK_STEPS = 128
+CHUNK_CHARS = 4_000_000
+GOOD_FOR_S = 5.0  # how long a reply key found usable is not asked about again
+GOOD_KEYS = 4_096
+
+UNUSABLE = Script("""
+local bad = {}
+for i, key in ipairs(KEYS) do
+    local kind = redis.call('TYPE', key).ok
+    if kind ~= 'stream' and kind ~= 'none' then bad[#bad + 1] = i end
+end
+return bad
+""")
+
+
+class FinalFields(Protocol):
+    """`reply.final_fields`: a final reply as name, value, name, value..."""
+
+    def __call__(
+        self, envelope: Envelope, outcome: JobOutcome, *, queued_ms: int
+    ) -> Sequence[str | bytes]: ...
+
+
+class DeltaFields(Protocol):
+    """`reply.delta_fields`."""
+
+    def __call__(self, envelope: Envelope, *, attempt: int, seq: int, text: str) -> Sequence[str | bytes]: ...
+
+
+class ReplyBounds(Struct, frozen=True, kw_only=True):
+    """What keeps replies and dead letters from filling Redis."""
+
+    default_reply: str
+    max_len: int = 100_000
+    ttl_s: float = 86_400.0
+    dead_max_len: int = 10_000
+    done_s: float = 3_600.0  # has to outlive any redelivery and any repeated call of ours
+
+
+class _Step(NamedTuple):
+    ref: EntryRef
+    keys: tuple[str, str, str]
+    args: list[Word]
+    size: int  # characters of its words, which bounds a chunk well enough
+    answer: asyncio.Future[Finish] | None  # None: a delta
+
+
+class StreamPublisher:
+    """Implements `ports.Publisher`. `run` must be running for anything to be published.
+
+    Whatever becomes of Redis, a final reply is kept and tried again until it is published. Deltas are best
+    effort: when one may have been lost or doubled, that job gets no more of them, so that what a client saw
+    has no gap, and its final reply carries the whole text.
+    """
+
+    def __init__(
+        self,
+        *,
+        wire: Wire,
+        queries: Wire,
+        keys: Keys,
+        group: str,
+        bounds: ReplyBounds,
+        final_fields: FinalFields,
+        delta_fields: DeltaFields,
+        now_ms: Callable[[], int],
+        events: Events,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        """`wire` carries nothing but finishes, so that nothing waits in front of them; `queries` the rest."""
+        self._wire, self._queries = wire, queries
+        self._done_key, self._dead_key = keys.done, keys.dead
+        self._default = bounds.default_reply
+        self._head: tuple[Word, ...] = (
+            group,
+            bounds.max_len,
+            int(bounds.ttl_s * 1000),
+            int(bounds.done_s * 1000),
+            bounds.dead_max_len,
+        )
+        self._final_fields, self._delta_fields = final_fields, delta_fields
+        self._now_ms, self._events, self._clock, self._rng = now_ms, events, clock, rng
+        self._boot = f"{rng.getrandbits(48):012x}:"
+        self._count = 0
+        self._queue: deque[_Step] = deque()
+        self._refused: list[_Step] = []
+        self._refusals = 0
+        self._retry: asyncio.Task[None] | None = None
+        self._muted: set[EntryRef] = set()
+        self._good: dict[str, float] = {}
+        self._work = asyncio.Event()
+        self._stopping = False
+        self._connected = True
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def pending(self) -> int:
+        """Final replies and deltas not yet published."""
+        return len(self._queue) + len(self._refused)
+
+    @property
+    def healthy(self) -> bool:
+        """Does Redis take what we publish?"""
+        return self._connected and not self._refused
+
+    def finish(
+        self, envelope: Envelope, outcome: JobOutcome, *, queued_ms: int, dead: DeadLetter | None = None
+    ) -> asyncio.Future[Finish]:
+        """Publish the final reply and end the entry; see `ports.Publisher`."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()  # once: it costs a system call on CPython 3.11
+        ref = envelope.ref
+        words = self._final_fields(envelope, outcome, queued_ms=queued_ms)
+        self._count += 1
+        args: list[Word] = [ref.entry_id, f"{self._boot}{self._count}", len(words), 0, *words]
+        size = sum(map(len, words))
+        if dead is not None:
+            letter = self._letter(ref, dead)
+            args[3] = len(letter)
+            args += letter
+            size += sum(map(len, dead.fields))
+        self._muted.discard(ref)
+        answer: asyncio.Future[Finish] = self._loop.create_future()
+        self._push(envelope, args, size, answer)
+        return answer
+
+    def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: str) -> None:
+        """Publish one delta, best effort, before anything that is finished later."""
+        ref = envelope.ref
+        if ref in self._muted:
+            return
+        if not self._connected:
+            self._muted.add(ref)
+            return
+        words = self._delta_fields(envelope, attempt=attempt, seq=seq, text=text)
+        self._push(envelope, [ref.entry_id, "", len(words), DELTA_MARK, *words], len(text), None)
+
+    async def unusable(self, reply_tos: Sequence[str]) -> frozenset[str]:
+        """Of these keys, those that exist with a type other than stream. None of them when Redis is away:
+        the finish looks again."""
+        now = self._clock.monotonic()
+        good = self._good
+        asked = [key for key in dict.fromkeys(reply_tos) if good.get(key, 0.0) <= now]
+        if not asked:
+            return frozenset()
+        try:
+            positions: list[int] = await self._queries.run(UNUSABLE, asked, ())
+        except RedisError:
+            return frozenset()
+        bad = frozenset(asked[position - 1] for position in positions)
+        if len(good) + len(asked) > GOOD_KEYS:
+            good.clear()
+        good.update((key, now + GOOD_FOR_S) for key in asked if key not in bad)
+        return bad
+
+    async def run(self) -> None:
+        """Publish until `stop` was called and nothing is left. Cancelled, it keeps what is not published."""
+        failures = 0
+        while not (self._stopping and not self.pending):
+            if not self._queue:
+                self._work.clear()
+                await self._work.wait()
+                continue
+            chunk = self._next_chunk()
+            try:
+                found = await self._send(chunk)
+            except RedisError as error:
+                failures += 1
+                self._give_up_deltas()
+                if failures == 1:
+                    self._events.emit("publish_stalled", reason=error_code(error), waiting=self.pending)
+                self._connected = False
+                await self._wire.close()  # after a failover the next connection finds the new primary
+                await sleep(self._clock, delay_s(failures, self._rng.random()))
+                continue
+            failures = 0
+            self._connected = True
+            self._settle(chunk, found)
+
+    def stop(self) -> None:
+        """Let `run` return as soon as everything is published."""
+        self._stopping = True
+        self._work.set()
+
+    def _push(
+        self, envelope: Envelope, args: list[Word], size: int, answer: asyncio.Future[Finish] | None
+    ) -> None:
+        ref = envelope.ref
+        keys = (ref.stream, self._done_key(ref), envelope.reply_to or self._default)
+        self._queue.append(_Step(ref, keys, args, size, answer))
+        self._work.set()
+
+    def _letter(self, ref: EntryRef, dead: DeadLetter) -> list[Word]:
+        about: list[Word] = [
+            *("dead_reason", dead.reason, "dead_code", dead.code, "dead_deliveries", dead.deliveries),
+            *("dead_entry_id", ref.entry_id, "dead_stream", ref.stream, "dead_at_ms", self._now_ms()),
+        ]
+        room = MAX_WORDS - len(about) - 2
+        if len(dead.fields) > room:
+            return [*dead.fields[:room], "dead_fields_cut", len(dead.fields) // 2 - room // 2, *about]
+        return [*dead.fields, *about]
+
+    def _next_chunk(self) -> list[_Step]:
+        """The steps to send next; they stay in the queue until they are settled."""
+        size = steps = 0
+        for step in islice(self._queue, CHUNK_STEPS):
+            size += step.size
+            if steps and size > CHUNK_CHARS:
+                break
+            steps += 1
+        return list(islice(self._queue, steps))
+
+    async def _send(self, chunk: list[_Step]) -> list[Any]:
+        keys: list[str] = [self._default, self._dead_key]
+        args: list[Word] = [*self._head]
+        for step in chunk:
+            keys += step.keys
+            args += step.args
+        try:
+            found: list[Any] = await self._wire.run(FINISH, keys, args)
+        except UnicodeEncodeError:  # a lone surrogate got this far: an ugly reply is better than none
+            clean = [word.encode("utf-8", "replace") if isinstance(word, str) else word for word in args]
+            found = await self._wire.run(FINISH, [key.encode("utf-8", "replace") for key in keys], clean)
+        return found
+
+    def _settle(self, chunk: list[_Step], found: list[Any]) -> None:
+        for step, what in zip(chunk, found, strict=True):
+            self._queue.popleft()
+            if step.answer is None:
+                continue
+            if isinstance(what, bytes):
+                if not self._refused:  # one event for all that is refused until the next try
+                    self._events.emit("publish_refused", entry_id=step.ref.entry_id, reason=what.decode())
+                self._refused.append(step)
+            elif not step.answer.done():
+                step.answer.set_result(FOUND[what])
+        if not self._refused:
+            self._refusals = 0
+        elif self._retry is None:
+            # Beside the queue, not in it: what Redis refuses one job must not hold up the others.
+            self._refusals += 1
+            self._retry = asyncio.create_task(self._requeue(delay_s(self._refusals, self._rng.random())))
+
+    async def _requeue(self, delay: float) -> None:
+        await sleep(self._clock, delay)
+        self._retry = None
+        self._queue.extend(self._refused)
+        self._refused.clear()
+        self._work.set()
+
+    def _give_up_deltas(self) -> None:
+        finals = deque(step for step in self._queue if step.answer is not None)
+        if len(finals) < len(self._queue):
+            self._muted.update(step.ref for step in self._queue if step.answer is None)
+            self._muted.difference_update(step.ref for step in finals)
+            self._queue = finals

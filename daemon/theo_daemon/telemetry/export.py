@@ -1,0 +1,51 @@
+"""Traces and metrics on their way to one collector. Importing this imports the OpenTelemetry SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+
+from theo_daemon.telemetry import names
+from theo_daemon.telemetry.metrics import Metrics, ModelName
+from theo_daemon.telemetry.otel_metrics import OtelMetrics
+from theo_daemon.telemetry.redaction import Redactor
+from theo_daemon.telemetry.resource import make_resource
+from theo_daemon.telemetry.tracing import Tracing
+from theo_workers.clock import Clock
+
+
+class Export:
+    """Starts with its construction, on the loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        metrics: Metrics,
+        models: Iterable[ModelName],
+        group: str,
+        version: str,
+        instance: str,
+        clock: Clock,
+        redactor: Redactor,
+    ) -> None:
+        resource = make_resource(version=version, instance=instance)
+        self.tracing = tracing = Tracing(
+            endpoint=endpoint,
+            resource=resource,
+            clock=clock,
+            redactor=redactor,
+            group=group,
+            model_names={model.name: model.model for model in models},
+        )
+        metrics.observe(names.TRACES_DROPPED, (), lambda: tracing.dropped)
+        self._metrics = OtelMetrics(endpoint=endpoint, metrics=metrics, resource=resource, clock=clock)
+        self._sending = asyncio.get_running_loop().create_task(self._metrics.run(), name="otlp-metrics")
+
+    async def close(self) -> None:
+        """Send what is left; a collector that does not answer costs about ten seconds at most."""
+        self._sending.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._sending
+        await asyncio.gather(self.tracing.close(), self._metrics.close())
