@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from tests.doubles import RecordedEvents, running, until
 
+from tests.doubles import RecordedEvents, running, until
 from theo_daemon.held import HeldEntries, Room
 from theo_daemon.job import Delivery, EntryRef
 from theo_daemon.keys import Keys

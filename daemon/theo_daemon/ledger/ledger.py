@@ -19,7 +19,7 @@ from theo_daemon.ledger import owners, pruning
 from theo_daemon.ledger.reading import LedgerTransaction, reading
 from theo_daemon.ledger.records import Ask, Bury, Check, Forget, Landing, Verdict
 from theo_daemon.ledger.watcher import OnKey, Token, Watcher
-from theo_daemon.ledger.writer import Writer
+from theo_daemon.ledger.writer import Orphaned, Writer
 from theo_workers.clock import Clock, SystemClock, sleep, timeout_at
 from theo_workers.errors import RouterError
 
@@ -87,9 +87,12 @@ class Ledger:
 
     # -- for the dispatcher --------------------------------------------------------------------------
 
-    def ask(self, ask: Ask | Check) -> asyncio.Future[Verdict | None]:
-        """The verdict, once whatever it grants is durable."""
-        future = self._writer.post(ask, answer=True)
+    def ask(self, ask: Ask | Check, orphaned: Orphaned | None = None) -> asyncio.Future[Verdict | None]:
+        """The verdict, once whatever it grants is durable.
+
+        Cancelling the future does not take the ask back: its verdict goes to `orphaned` then.
+        """
+        future = self._writer.post(ask, answer=True, orphaned=orphaned)
         assert future is not None
         return future
 
