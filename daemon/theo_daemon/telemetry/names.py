@@ -91,6 +91,7 @@ PROCESS_STOPPED = _event("process_stopped", "info", "The daemon has finished wha
 PROCESS_CRASHED = _event(
     "process_crashed", "error", "An exception nobody caught ended a thread or the process."
 )
+WARNING = _event("warning", "warning", "The configuration or the Redis server deserves a look; says what.")
 DRAIN_STARTED = _event("drain_started", "info", "SIGTERM came: no more reads, unsent jobs are handed back.")
 DRAIN_FINISHED = _event("drain_finished", "info", "The drain ended; says how many calls were cut off.")
 LEDGER_OPENED = _event("ledger_opened", "info", "The ledger is open and of the right schema.")
