@@ -1,4 +1,4 @@
-"""What lies in deploy/ fits the program: its configurations are accepted, and nobody is killed in the middle of a drain."""
+"""What lies in deploy/ fits the program: its configurations are accepted, and no drain is cut short."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from theo_daemon.config import Config
-from theo_daemon.config_file import load_config
 
 from tests.bench.contender import CONFIG as BENCH_CONFIG
+from theo_daemon.config import Config
+from theo_daemon.config_file import load_config
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 ENV = {"OPENAI_API_KEY": "sk-test", "THEO_BENCH_KEY": "bench"}
