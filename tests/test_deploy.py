@@ -1,4 +1,4 @@
-"""What lies in deploy/ fits the program: its configurations are accepted, and nobody is killed in the middle of a drain."""
+"""What lies in deploy/ fits the program: its configurations are accepted, and no drain is cut short."""
 
 from __future__ import annotations
 
