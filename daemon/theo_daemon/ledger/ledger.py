@@ -8,6 +8,7 @@ import itertools
 import os
 import socket
 import uuid
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -122,14 +123,14 @@ class Ledger:
         """Unique in this ledger: the owner, which no other boot shares, and a counter below it."""
         return self._owner << 40 | next(self._attempts)
 
+    def on_commit(self, told: Callable[[float], None]) -> None:
+        """Tell `told` the seconds of every commit; it is called on the writer's thread."""
+        self._writer.on_commit = told
+
     @property
     def trouble(self) -> str | None:
         """Why commits have to wait (disk full, locked), or None."""
         return self._writer.trouble
-
-    @property
-    def last_commit_s(self) -> float:
-        return self._writer.last_commit_s
 
     # -- for people ----------------------------------------------------------------------------------
 
