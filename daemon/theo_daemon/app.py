@@ -96,7 +96,7 @@ class Daemon:
     async def _core(self, stack: AsyncExitStack, side: RedisSide, telemetry: Telemetry) -> Core:
         observer = DaemonObserver(telemetry, side.events, self._clock)
         core = Core(self.config, clock=self._clock, rng=self._rng, observer=observer)
-        core.ledger.on_commit = telemetry.commit_finished
+        core.ledger.on_commit(telemetry.commit_finished)
         await stack.enter_async_context(core)
         telemetry.event(names.LEDGER_OPENED, path=str(core.ledger.path))
         patterns = compile_patterns(self.config.redis.prefix, self.config.reply.allowed)

@@ -37,8 +37,15 @@ class RedisSide:
     control: ControlReader
 
     def __init__(
-        self, config: Config, link: RedisLink, *, consumer: str, clock: Clock, rng: random.Random, log: Callable[..., None]
-    ) -> None:  # fmt: skip
+        self,
+        config: Config,
+        link: RedisLink,
+        *,
+        consumer: str,
+        clock: Clock,
+        rng: random.Random,
+        log: Callable[..., None],
+    ) -> None:
         self._config, self._link, self._consumer = config, link, consumer
         self._clock, self._rng = clock, rng
         self.keys = Keys(config.redis.prefix)

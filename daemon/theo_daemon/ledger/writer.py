@@ -36,9 +36,7 @@ class Writer:
     A full disk or a lock that does not come is waited out: an operation is answered only when it is on disk.
     """
 
-    def __init__(
-        self, path: Path, name: str, *, wall: Callable[[], float], on_commit: Callable[[float], None]
-    ) -> None:
+    def __init__(self, path: Path, name: str, *, wall: Callable[[], float]) -> None:
         self._path, self._name, self._wall = path, name, wall
         self._mail: queue.SimpleQueue[list[_Waiting] | _Call | None] = queue.SimpleQueue()
         self._gathered: list[_Waiting] = []
@@ -48,7 +46,7 @@ class Writer:
         self._wal_pages = 0
         self._stopping = threading.Event()
         self.trouble: str | None = None  # why the last commit had to wait; None: it did not
-        self._on_commit = on_commit  # called on the thread, with seconds
+        self.on_commit: Callable[[float], None] = _nobody_listens  # called on the thread, with seconds
 
     async def start(self) -> int:
         """Open the file and register this process; the owner id. Raises LedgerError."""
@@ -160,7 +158,7 @@ class Writer:
                 db.execute("BEGIN IMMEDIATE")
                 answers = committer.apply(operations, int(started * 1000))
                 db.execute("COMMIT")
-                self._on_commit(self._wall() - started)
+                self.on_commit(self._wall() - started)
                 self.trouble = None
                 break
             except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as error:
@@ -209,3 +207,7 @@ def _resolve(batch: list[_Waiting], answers: list[Verdict | None]) -> None:
             future.set_result(answer)
         elif orphaned is not None:
             orphaned(answer)
+
+
+def _nobody_listens(_seconds: float) -> None:
+    """Stands in until the owner sets `on_commit`."""
