@@ -331,7 +331,7 @@ class Dispatcher:
         flight.holding = False
         for ticket, _ in ends:
             ticket.stored = called
-        await asyncio.shield(self._ledger.land(landing))
+        await self._ledger.land(landing)
 
     def _outcome_for(self, ticket: Ticket, flight: Flight, result: Result) -> JobOutcome:
         """The lead's own outcome, or a waiter's share of it: free of charge."""

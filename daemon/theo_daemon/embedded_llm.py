@@ -64,7 +64,7 @@ class EmbeddedModel:
         weights()
         clock = clock or SystemClock()
         port = _free_port()
-        with open(os.devnull if log is None else log, "wb") as sink:
+        with Path(os.devnull if log is None else log).open("wb") as sink:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "theo_daemon.embedded_llm", "--port", str(port),
                 stdin=asyncio.subprocess.DEVNULL, stdout=sink, stderr=sink,

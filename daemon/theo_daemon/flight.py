@@ -46,8 +46,8 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempts", "cost_nano", "holding", "key", "landing", "lead", "looked", "prompt_bounds", "records", "route", "sent_attempt",
-        "settled", "task", "text", "tried", "waited_since_ms", "waiters", "withdrawn",
+        "attempts", "cost_nano", "holding", "key", "landing", "lead", "looked", "prompt_bounds", "records",
+        "route", "sent_attempt", "settled", "task", "text", "tried", "waited_since_ms", "waiters", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, key: str, lead: Ticket) -> None:

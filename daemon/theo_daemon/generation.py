@@ -147,7 +147,7 @@ class Generation:
             case Conflict():
                 raise IdConflict("this id was used before with another payload; choose a new id")
             case OverBudget():
-                return await self._over_budget(flight, verdict)
+                return await self._over_budget(verdict)
             case Busy(on_id):
                 await self._wait_elsewhere(flight, on_id=on_id)
             case Clear(prior) | Granted(prior):
@@ -174,7 +174,7 @@ class Generation:
                 f"a process died after sending this job {doubtful} time(s); the provider may have done the work"
             )
 
-    async def _over_budget(self, flight: Flight, verdict: OverBudget) -> Result | None:
+    async def _over_budget(self, verdict: OverBudget) -> Result | None:
         """Blocked by holds: wait for them. Blocked by what is spent, or by an unknown price: refused."""
         if verdict.by_holds:
             await sleep(self._clock, 0.05 + 0.1 * self._rng.random())
@@ -253,12 +253,7 @@ class Generation:
 
     async def _claim(self, flight: Flight, want: Want) -> None:
         """The last step before the provider is called: the attempt goes on record, its bound is held."""
-        asked = self._ledger.ask(self._ask(flight, want))
-        try:
-            verdict = await asyncio.shield(asked)
-        except asyncio.CancelledError:
-            asked.add_done_callback(partial(self._void, flight, want))
-            raise
+        verdict = await self._ledger.ask(self._ask(flight, want), orphaned=partial(self._void, flight, want))
         if not isinstance(verdict, Granted):
             assert verdict is not None
             raise NotGranted(verdict)
@@ -266,15 +261,15 @@ class Generation:
         try:
             self._heed_prior(flight, verdict.prior)
         except OutcomeUnknown:
-            self._void(flight, want, asked)
+            self._void(flight, want, verdict)
             raise
         if flight.sent_attempt is None:
             flight.lead.queued_ms = max(0, self._redis_now_ms() - flight.lead.ref.pushed_ms)
         flight.sent_attempt = want.attempt_id
 
-    def _void(self, flight: Flight, want: Want, asked: asyncio.Future[Verdict | None]) -> None:
+    def _void(self, flight: Flight, want: Want, verdict: Verdict | None) -> None:
         """Granted, but never sent: certainly not billed."""
-        if not asked.cancelled() and isinstance(asked.result(), Granted):
+        if isinstance(verdict, Granted):
             settled = Settled(
                 attempt_id=want.attempt_id, model=want.model, state="void", bound_nano=want.bound_nano,
                 cost_nano=0, scopes=want.scopes, latency_ms=0.0,

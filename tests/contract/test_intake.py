@@ -73,7 +73,9 @@ async def is_waiting(wire: Wire) -> bool:
     return b"blocked_clients:0" not in await wire.ask("INFO", "clients")
 
 
-async def test_sees_jobs_that_were_pushed_before_the_first_start(link: RedisLink, keys: Keys, wire: Wire) -> None:
+async def test_sees_jobs_that_were_pushed_before_the_first_start(
+    link: RedisLink, keys: Keys, wire: Wire
+) -> None:
     ids = await push(wire, keys.jobs(), 3)
     reader = Reader(link, keys)
     async with reader.run():

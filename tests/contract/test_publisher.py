@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.doubles import RecordedEvents, running, until
@@ -26,7 +25,16 @@ FAILED = Failed(code="invalid_job", message="no", retryable=False)
 
 def final_fields(envelope: Envelope, outcome: JobOutcome, *, queued_ms: int) -> Sequence[str | bytes]:
     assert isinstance(outcome, Failed)
-    return ["id", envelope.id, "entry_id", envelope.ref.entry_id, "final", "1", "error_message", outcome.message]
+    return [
+        "id",
+        envelope.id,
+        "entry_id",
+        envelope.ref.entry_id,
+        "final",
+        "1",
+        "error_message",
+        outcome.message,
+    ]
 
 
 def delta_fields(envelope: Envelope, *, attempt: int, seq: int, text: str) -> Sequence[str | bytes]:
@@ -55,10 +63,12 @@ class Desk:
 
     async def jobs(self, count: int) -> list[Envelope]:
         """Jobs that are pushed, read and pending."""
-        await self.outside.ask_all([
-            ("XGROUP", "CREATE", self.stream, GROUP, "0", "MKSTREAM"),
-            *[("XADD", self.stream, "*", "prompt", "hi")] * count,
-        ])
+        await self.outside.ask_all(
+            [
+                ("XGROUP", "CREATE", self.stream, GROUP, "0", "MKSTREAM"),
+                *[("XADD", self.stream, "*", "prompt", "hi")] * count,
+            ]
+        )
         read = await self.outside.ask("XREADGROUP", "GROUP", GROUP, "me", "STREAMS", self.stream, ">")
         refs = [EntryRef(self.stream, entry_id.decode()) for entry_id, _ in read[0][1]]
         return [Envelope(ref=ref, id=f"job-{number}") for number, ref in enumerate(refs)]
@@ -91,7 +101,9 @@ async def test_what_ends_in_one_tick_is_one_call(desk: Desk) -> None:
     after = await desk.outside.ask("INFO", "commandstats")
     assert found == [Finish.PUBLISHED] * 100
     assert [reply["id"] for reply in await desk.replies()] == [job.id for job in jobs]
-    assert 1 <= _calls(after, "eval") - _calls(before, "eval") <= 2  # EVALSHA, and EVAL to a server that is new
+    assert (
+        1 <= _calls(after, "eval") - _calls(before, "eval") <= 2
+    )  # EVALSHA, and EVAL to a server that is new
     assert (desk.publisher.pending, desk.publisher.healthy) == (0, True)
 
 
@@ -127,9 +139,11 @@ async def test_reply_streams_are_bounded_in_length_and_time(link: RedisLink, key
     await desk.close()
 
 
-async def test_a_dead_letter_carries_the_bytes_that_came_and_why(desk: Desk, redis: Redis) -> None:
+async def test_a_dead_letter_carries_the_bytes_that_came_and_why(desk: Desk) -> None:
     (job,) = await desk.jobs(1)
-    dead = DeadLetter(fields=[b"job", b"\xff\x00", b"job", b"{"], reason="twice", code="invalid_job", deliveries=2)
+    dead = DeadLetter(
+        fields=[b"job", b"\xff\x00", b"job", b"{"], reason="twice", code="invalid_job", deliveries=2
+    )
     assert await desk.finish(job, dead=dead) is Finish.PUBLISHED
     ((_, words),) = await desk.outside.ask("XRANGE", desk.keys.dead, "-", "+")
     assert words[:4] == [b"job", b"\xff\x00", b"job", b"{"]
@@ -194,7 +208,9 @@ async def test_stop_returns_when_everything_is_published(link: RedisLink, keys: 
     await desk.close()
 
 
-async def test_a_killed_and_restarted_server_gets_every_reply_once(own_valkey: EmbeddedValkey, keys: Keys) -> None:
+async def test_a_killed_and_restarted_server_gets_every_reply_once(
+    own_valkey: EmbeddedValkey, keys: Keys
+) -> None:
     desk = Desk(RedisLink(own_valkey.url), keys)
     await desk.outside.ask("CONFIG", "SET", "appendfsync", "always")
     jobs = await desk.jobs(400)
@@ -215,7 +231,9 @@ async def test_a_killed_and_restarted_server_gets_every_reply_once(own_valkey: E
     await desk.close()
 
 
-async def test_a_lost_answer_does_not_make_a_second_reply(link: RedisLink, keys: Keys) -> None:
+async def test_a_lost_answer_does_not_make_a_second_reply(
+    link: RedisLink, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     desk = Desk(link, keys)
     jobs = await desk.jobs(50)
     lost = desk.finishing.run
@@ -229,7 +247,7 @@ async def test_a_lost_answer_does_not_make_a_second_reply(link: RedisLink, keys:
             raise RedisConnectionError("the answer was lost")
         return found
 
-    desk.finishing.run = run_and_lose_the_first_answer  # type: ignore[method-assign]
+    monkeypatch.setattr(desk.finishing, "run", run_and_lose_the_first_answer)
     desk.publisher.delta(jobs[0], attempt=1, seq=0, text="a")
     async with running(desk.publisher.run()):
         found = await asyncio.gather(*[desk.finish(job) for job in jobs])

@@ -8,6 +8,7 @@ import itertools
 import os
 import socket
 import uuid
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from theo_daemon.ledger import owners, pruning
 from theo_daemon.ledger.reading import LedgerTransaction, reading
 from theo_daemon.ledger.records import Ask, Bury, Check, Forget, Landing, Verdict
 from theo_daemon.ledger.watcher import OnKey, Token, Watcher
-from theo_daemon.ledger.writer import Writer
+from theo_daemon.ledger.writer import Orphaned, Writer
 from theo_workers.clock import Clock, SystemClock, sleep, timeout_at
 from theo_workers.errors import RouterError
 
@@ -87,9 +88,12 @@ class Ledger:
 
     # -- for the dispatcher --------------------------------------------------------------------------
 
-    def ask(self, ask: Ask | Check) -> asyncio.Future[Verdict | None]:
-        """The verdict, once whatever it grants is durable."""
-        future = self._writer.post(ask, answer=True)
+    def ask(self, ask: Ask | Check, orphaned: Orphaned | None = None) -> asyncio.Future[Verdict | None]:
+        """The verdict, once whatever it grants is durable.
+
+        Cancelling the future does not take the ask back: its verdict goes to `orphaned` then.
+        """
+        future = self._writer.post(ask, answer=True, orphaned=orphaned)
         assert future is not None
         return future
 
@@ -119,14 +123,14 @@ class Ledger:
         """Unique in this ledger: the owner, which no other boot shares, and a counter below it."""
         return self._owner << 40 | next(self._attempts)
 
+    def on_commit(self, told: Callable[[float], None]) -> None:
+        """Tell `told` the seconds of every commit; it is called on the writer's thread."""
+        self._writer.on_commit = told
+
     @property
     def trouble(self) -> str | None:
         """Why commits have to wait (disk full, locked), or None."""
         return self._writer.trouble
-
-    @property
-    def last_commit_s(self) -> float:
-        return self._writer.last_commit_s
 
     # -- for people ----------------------------------------------------------------------------------
 
