@@ -78,7 +78,7 @@ def parse_config(
         dead=_section(DeadConfig, raw, "dead", report),
         events=_section(EventsConfig, raw, "events", report),
         control=_section(ControlConfig, raw, "control", report),
-        ledger=_section(LedgerConfig, raw, "ledger", report, url=lambda value: _ledger_url(value, folder)),
+        ledger=_ledger(raw, folder, report),
         routing=RoutingConfig(**set_routing),
         models=models,
         groups=read_groups(raw.get("groups", {}), report),
@@ -166,6 +166,13 @@ def _reply(raw: Mapping[str, Any], prefix: str, report: Report) -> ReplyConfig:
         if not can_match(prefix, text):
             report.error("[reply] allowed", f'"{text[:64]}" can match nothing: {own}')
     return ReplyConfig(**given)
+
+
+def _ledger(raw: Mapping[str, Any], folder: Path, report: Report) -> LedgerConfig:
+    ledger = _section(LedgerConfig, raw, "ledger", report, url=lambda value: _ledger_url(value, folder))
+    if ledger.url == "redis":
+        return ledger
+    return structs.replace(ledger, url=folder / ledger.url)  # the default is relative to the folder, too
 
 
 def _ledger_url(value: object, folder: Path) -> Path | Literal["redis"]:
