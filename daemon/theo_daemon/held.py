@@ -47,7 +47,7 @@ class HeldEntries:
         fresh = []
         sizes = self._sizes
         for delivery in deliveries:
-            ref, _, fields = delivery
+            ref, fields = delivery.ref, delivery.fields
             if ref not in sizes:
                 sizes[ref] = size = sum(map(len, fields))
                 self.bytes += size

@@ -30,6 +30,7 @@ class Delivery(NamedTuple):
     ref: EntryRef
     lane: str
     fields: list[bytes]
+    redelivered: bool = False  # another owner, or an earlier boot, held it before
 
 
 class Envelope(Struct, frozen=True, kw_only=True):
@@ -80,7 +81,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason
     usage: Usage
     latency_ms: float
-    tool_calls: Raw | None = None  # JSON array in OpenAI's form
+    # JSON array in OpenAI's form: Raw from the model, a list from the ledger, as msgspec decodes no `Raw | None`
+    tool_calls: list[dict[str, Any]] | Raw | None = None
 
 
 class Answered(Struct, frozen=True, kw_only=True, tag="ok"):

@@ -240,7 +240,7 @@ class Leases:
         lane = self._lane_of[stream]
         # Redis before 7 gives a nil in the place of an entry that was deleted.
         found = [
-            Delivery(EntryRef(stream, entry[0].decode()), lane, entry[1])
+            Delivery(EntryRef(stream, entry[0].decode()), lane, entry[1], redelivered=True)
             for entry in entries
             if entry and entry[1]
         ]

@@ -22,7 +22,7 @@ REPLY_TIMEOUT_S = 5.0
 POOL_SIZE = 8
 
 
-class RedisUnreachable(RouterError):  # noqa: N818 - says what is the matter
+class RedisUnreachable(RouterError):
     """Redis does not answer, or refuses the login; the message says what was tried and what to do."""
 
 

@@ -14,7 +14,7 @@ from theo_workers.errors import ConfigError
 FLOOR_COMMANDS = ("EVAL_RO", "EXPIRETIME", "XAUTOCLAIM")
 
 
-class ServerUnsuitable(ConfigError):  # noqa: N818 - says what is the matter
+class ServerUnsuitable(ConfigError):
     """This server would lose work; the message says why and what to change."""
 
 

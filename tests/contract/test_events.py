@@ -5,8 +5,8 @@ import random
 from typing import Any
 
 import pytest
-from tests.doubles import running, until
 
+from tests.doubles import running, until
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.event_names import EVENTS
 from theo_daemon.events import QUEUE_LENGTH, StreamEvents

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from tests.doubles import RecordedEvents, running, until
 
+from tests.doubles import RecordedEvents, running, until
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.held import HeldEntries, Room
 from theo_daemon.intake import IntakeRules, StreamIntake

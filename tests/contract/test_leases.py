@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from tests.doubles import RecordedEvents, running, until
 
+from tests.doubles import RecordedEvents, running, until
 from theo_daemon.held import HeldEntries, Room
 from theo_daemon.job import Delivery, EntryRef
 from theo_daemon.keys import Keys
@@ -156,7 +156,8 @@ async def test_takes_over_only_what_nobody_has_kept_for_a_lease(me: Process, pee
     await me.age(fresh, by_s=20)
     assert await me.leases.reclaim(me.deliver) == 1
     (delivery,) = me.seen
-    assert delivery == Delivery(old, "default", [b"prompt", b"hi", b"prompt", b"\x00"])
+    fields = [b"prompt", b"hi", b"prompt", b"\x00"]
+    assert delivery == Delivery(old, "default", fields, redelivered=True)
     assert old in me.held
     assert await me.owners() == {old.entry_id: "me", fresh.entry_id: "peer"}
     assert me.events.seen == [("entries_reclaimed", {"job_stream": me.stream, "count": 1})]

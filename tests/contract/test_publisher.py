@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from tests.doubles import RecordedEvents, running, until
 
+from tests.doubles import RecordedEvents, running, until
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.job import EntryRef, Envelope, Failed, JobOutcome
 from theo_daemon.keys import Keys

@@ -4,8 +4,8 @@ import random
 from typing import Any, cast
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from tests.doubles import RecordedEvents, running
 
+from tests.doubles import RecordedEvents, running
 from theo_daemon.held import HeldEntries, Room
 from theo_daemon.intake import IntakeRules, StreamIntake
 from theo_daemon.keys import Keys

@@ -4,6 +4,9 @@ RouterError                        anything this project raises on purpose
 ├─ ConfigError                     the configuration cannot be used
 ├─ LedgerError                     the ledger cannot be used (daemon)
 ├─ WorkerStopped                   the model's actor ended; the dispatcher chooses another
+├─ MailboxFull                     the model's actor has as much waiting as it takes
+├─ CircuitOpen                     the breaker makes no call now
+├─ NotAdmitted                     the model may not be asked now; the dispatcher chooses another
 └─ GenerationError                 how a job ended, or one attempt at it: `code` is in the reply
    ├─ JobRefused                   nothing ran
    │  ├─ InvalidJob  IdConflict  UnsupportedVersion  PayloadTooLarge  UnknownModel  ReplyToNotAllowed
@@ -17,9 +20,11 @@ RouterError                        anything this project raises on purpose
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from theo_workers.failures import FailureClass
+from theo_workers.messages import Usage
 
 
 class RouterError(RuntimeError):
@@ -35,7 +40,43 @@ class LedgerError(RouterError):
 
 
 class WorkerStopped(RouterError):
-    """The model's actor stopped before it answered; nothing was sent."""
+    """The model's actor stopped before it answered. `sent`: the provider may have done work that it bills."""
+
+    def __init__(self, model: str, *, sent: bool = False) -> None:
+        super().__init__(f"the worker of {model} stopped")
+        self.model = model
+        self.sent = sent
+
+
+class MailboxFull(RouterError):
+    """As many calls wait for the model as its mailbox takes; nothing was sent."""
+
+    def __init__(self, model: str, *, limit: int) -> None:
+        super().__init__(f"the worker of {model} holds {limit} calls already")
+        self.model = model
+        self.limit = limit
+
+
+class CircuitOpen(RouterError):
+    """No call now. `retry_after_s` is the time left, or None while a probe runs: its end is not known."""
+
+    def __init__(self, *, retry_after_s: float | None) -> None:
+        left = "a probe is running" if retry_after_s is None else f"retry after {retry_after_s:.3f} s"
+        super().__init__(f"the circuit is open: {left}")
+        self.retry_after_s = retry_after_s
+
+
+class NotAdmitted(RouterError):
+    """The model may not be asked now; nothing was sent.
+
+    `reason` is `circuit_open`, `paused` or `disabled`; `until` is monotonic seconds, or None when only an
+    event can tell (a running probe, an operator).
+    """
+
+    def __init__(self, reason: str, until: float | None) -> None:
+        super().__init__(f"not admitted: {reason}")
+        self.reason = reason
+        self.until = until
 
 
 class GenerationError(RouterError):
@@ -60,14 +101,40 @@ class GenerationError(RouterError):
         retry_after_s: float | None = None,
     ) -> None:
         self.detail = message
+        self.text: str | None = None
         self.provider = provider
         self.status_code = status_code
         self.retryable = self.default_retryable if retryable is None else retryable
         self.retry_after_s = retry_after_s
         super().__init__(message)
 
+    @classmethod
+    def restored(
+        cls,
+        code: str,
+        text: str,
+        *,
+        provider: str | None,
+        status_code: int | None,
+        retryable: bool,
+        retry_after_s: float | None,
+    ) -> GenerationError:
+        """The error that a reply describes: of the leaf with this code, with the reply's text as it is."""
+        leaf = next((one for one in _leaves(GenerationError) if one.code == code), InternalError)
+        error = leaf(
+            text,
+            provider=provider,
+            status_code=status_code,
+            retryable=retryable,
+            retry_after_s=retry_after_s,
+        )
+        error.text = text
+        return error
+
     def __str__(self) -> str:
         """`HTTP 429: Rate limit exceeded (retryable: True, provider: openai)`, less what is not known."""
+        if self.text is not None:
+            return self.text
         head = f"HTTP {self.status_code}: {self.detail}" if self.status_code is not None else self.detail
         if self.provider is None:
             return head
@@ -103,7 +170,10 @@ class ReplyToNotAllowed(JobRefused):
 
 
 class UpstreamError(GenerationError):
-    """A provider's failure. `failure` is the row of `theo_workers.failures.CONSEQUENCES` that applies."""
+    """A provider's failure. `failure` is the row of `theo_workers.failures.CONSEQUENCES` that applies.
+
+    `usage` is what the provider says it will bill all the same (a filtered answer, a broken stream).
+    """
 
     default_failure: ClassVar[FailureClass] = FailureClass.SERVER
 
@@ -118,6 +188,7 @@ class UpstreamError(GenerationError):
         failure: FailureClass | None = None,
         provider_code: str | None = None,
         provider_request_id: str | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(
             message,
@@ -129,6 +200,7 @@ class UpstreamError(GenerationError):
         self.failure = self.default_failure if failure is None else failure
         self.provider_code = provider_code
         self.provider_request_id = provider_request_id
+        self.usage = usage
 
 
 class InvalidRequest(UpstreamError):
@@ -203,3 +275,10 @@ class DeliveryLimitExceeded(GenerationError):
 
 class InternalError(GenerationError):
     code, default_retryable = "internal_error", True
+
+
+def _leaves(root: type[GenerationError]) -> Iterator[type[GenerationError]]:
+    for child in root.__subclasses__():
+        yield from _leaves(child)
+        if not child.__subclasses__():
+            yield child

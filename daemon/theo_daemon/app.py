@@ -1,0 +1,211 @@
+"""The composition root of one process: builds every part, orders start, drain and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+from theo_daemon import __version__
+from theo_daemon.config import Config
+from theo_daemon.core import Core
+from theo_daemon.observer import DaemonObserver
+from theo_daemon.redis_link import RedisLink
+from theo_daemon.redis_side import RedisSide, running
+from theo_daemon.reply_patterns import allowed_reply, compile_patterns
+from theo_daemon.server_check import ServerFacts, check_server
+from theo_daemon.snapshot import Snapshot
+from theo_daemon.telemetry import names
+from theo_daemon.telemetry.facade import Telemetry
+from theo_daemon.telemetry.metrics import ModelName
+from theo_daemon.telemetry.start import RunningTelemetry
+from theo_daemon.telemetry.status_http import StatusServer
+from theo_workers.clock import Clock, SystemClock, timeout_at
+
+
+class Daemon:
+    """One `serve` process. `run` returns when `drain` has let everything finish, or after `stop`."""
+
+    def __init__(self, config: Config, redis_url: str, *, clock: Clock | None = None) -> None:
+        self.config, self._url = config, redis_url
+        self._clock = clock or SystemClock()
+        self._rng = random.Random()
+        self.consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._drain_asked = asyncio.Event()
+        self._stop_asked = asyncio.Event()
+        self.status_url: str | None = None
+
+    def drain(self) -> None:
+        """Read no more, hand back what was not sent, let sent calls finish."""
+        self._drain_asked.set()
+
+    def stop(self) -> None:
+        """End now; what has no reply stays pending in Redis."""
+        self._drain_asked.set()
+        self._stop_asked.set()
+
+    async def run(self) -> None:
+        """Serve. Raises ConfigError, LedgerError, RedisUnreachable or CrashedTooOften."""
+        link = RedisLink(self._url, client_name=self.consumer)
+        facts = await check_server(link)
+        async with AsyncExitStack() as stack:
+            telemetry = self._telemetry(stack, facts)
+            side = RedisSide(
+                self.config,
+                link,
+                consumer=self.consumer,
+                clock=self._clock,
+                rng=self._rng,
+                log=telemetry.event,
+            )
+            await side.time.sync()
+            core = await self._core(stack, side, telemetry)
+            await self._status_port(stack, core, side, telemetry, link)
+            await side.start(stack)
+            telemetry.event(
+                names.PROCESS_STARTED, version=__version__, consumer=self.consumer, redis=link.shown
+            )
+            await self._serve(core, side, telemetry)
+            telemetry.event(names.PROCESS_STOPPED)
+
+    # -- building ------------------------------------------------------------------------------------
+
+    def _telemetry(self, stack: AsyncExitStack, facts: ServerFacts) -> Telemetry:
+        config = self.config
+        started = RunningTelemetry(
+            log_level=config.telemetry.log_level,
+            otlp_endpoint=config.telemetry.otlp_endpoint,
+            models=[ModelName(one.name, one.provider, one.model) for one in config.models],
+            secrets=_secrets(config, self._url),
+            group=config.ingress.group,
+            version=__version__,
+            instance=self.consumer,
+            clock=self._clock,
+        )
+        stack.push_async_callback(started.close)
+        for warning in (*config.warnings, *facts.warnings):
+            started.telemetry.event(names.WARNING, reason=warning)
+        return started.telemetry
+
+    async def _core(self, stack: AsyncExitStack, side: RedisSide, telemetry: Telemetry) -> Core:
+        observer = DaemonObserver(telemetry, side.events, self._clock)
+        core = Core(self.config, clock=self._clock, rng=self._rng, observer=observer)
+        core.ledger.on_commit(telemetry.commit_finished)
+        await stack.enter_async_context(core)
+        telemetry.event(names.LEDGER_OPENED, path=str(core.ledger.path))
+        patterns = compile_patterns(self.config.redis.prefix, self.config.reply.allowed)
+        dispatcher = core.dispatch(
+            publisher=side.publisher,
+            holds=side.held,
+            redis_now_ms=side.time.now_ms,
+            reply_allowed=lambda name: allowed_reply(patterns, name),
+        )
+        side.attach(dispatcher, _levers(core))
+        return core
+
+    async def _status_port(
+        self, stack: AsyncExitStack, core: Core, side: RedisSide, telemetry: Telemetry, link: RedisLink
+    ) -> None:
+        snapshot = Snapshot(
+            core=core,
+            intake=side.intake,
+            publisher=side.publisher,
+            wire=link.wire(),
+            keys=side.keys,
+            clock=self._clock,
+            metrics=telemetry.metrics,
+            consumer=self.consumer,
+        )
+        snapshot.observe(telemetry)
+        status = StatusServer(
+            metrics=telemetry.metrics,
+            not_ready=snapshot.not_ready,
+            status=snapshot.take,
+            report=telemetry.event,
+        )
+        stack.push_async_callback(status.close)
+        self.status_url = await status.start(self.config.telemetry.http)
+        await stack.enter_async_context(running(snapshot.run()))
+
+    # -- serving and its end -------------------------------------------------------------------------
+
+    async def _serve(self, core: Core, side: RedisSide, telemetry: Telemetry) -> None:
+        dispatcher = core.dispatcher
+        leasing = asyncio.create_task(side.leases.run(dispatcher.deliver))
+        reading = asyncio.create_task(side.intake.run(dispatcher.deliver))
+        side.events.emit("process_joined", consumer=self.consumer)
+        try:
+            await self._until_drained(reading, leasing, core.supervising)
+            telemetry.event(names.DRAIN_STARTED, held=dispatcher.held)
+        finally:
+            side.intake.stop()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+        handed_back = await dispatcher.drain()
+        await side.leases.hand_back(handed_back)
+        cut_off = 0 if await self._finish(dispatcher.idle()) else dispatcher.held
+        telemetry.event(names.DRAIN_FINISHED, handed_back=len(handed_back), cut_off=cut_off)
+        await dispatcher.stop()
+        leasing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await leasing
+        await side.leases.leave()
+        side.events.emit(
+            "process_left", consumer=self.consumer, handed_back=len(handed_back), cut_off=cut_off
+        )
+
+    async def _until_drained(self, *essential: asyncio.Task[None]) -> None:
+        """Wait for the order to drain; an essential task that ends before is an error, and raised."""
+        asked = asyncio.create_task(self._drain_asked.wait())
+        try:
+            await asyncio.wait((asked, *essential), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asked.cancel()
+        for task in essential:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def _finish(self, idle: Coroutine[Any, Any, None]) -> bool:
+        """Let sent calls finish, at most `drain_s`, or until told to stop at once. True: all did."""
+        stop = asyncio.create_task(self._stop_asked.wait())
+        waiting = asyncio.create_task(idle)
+        deadline = self._clock.monotonic() + self.config.ingress.drain_s
+        with contextlib.suppress(TimeoutError):
+            async with timeout_at(self._clock, deadline):
+                await asyncio.wait((stop, waiting), return_when=asyncio.FIRST_COMPLETED)
+        finished = waiting.done()
+        for task in (stop, waiting):
+            task.cancel()
+        return finished
+
+
+def _levers(core: Core) -> dict[str, Callable[[str], None]]:
+    """What the commands on `P:control` do to a model."""
+
+    def disable(model: str) -> None:
+        if model in core.fleet:
+            core.fleet[model].worker.disable("operator")
+
+    def reset(model: str) -> None:
+        if model in core.fleet:
+            core.fleet[model].worker.reset()
+
+    return {"disable": disable, "enable": reset, "reset": reset}
+
+
+def _secrets(config: Config, redis_url: str) -> Iterator[str]:
+    """Every value that must never leave by a log line, trace or reply."""
+    yield redis_url
+    for model in config.models:
+        if model.api_key is not None:
+            yield model.api_key.reveal()
+        yield from model.headers.values()
+        yield from model.query.values()
+        if model.proxy is not None:
+            yield model.proxy

@@ -1,0 +1,176 @@
+"""The configuration as the rest of the router reads it: every key of the contract, with its range and default.
+
+Types carry the ranges, so that `config_table` can say what is allowed. Values are resolved: secrets read, paths
+absolute, `P:` filled in, each model's `routing` merged over the global one. Money is USD here; `money.to_nano`
+makes it exact.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from theo_daemon.job import OnUnknown
+from theo_daemon.spend_window import SpendWindow
+from theo_workers.secret import Secret
+from theo_workers.upstreams.script import Fate, ScriptEnd
+
+NAME_ALLOWED = "1-64 of A-Z a-z 0-9 . _ : -"
+
+Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._:-]{1,64}\Z", extra={"allowed": NAME_ALLOWED})]
+Prefix = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z0-9._:{}-]{1,64}\Z", extra={"allowed": f"{NAME_ALLOWED} and {{ }}"})
+]
+Text = Annotated[str, Meta(min_length=1, max_length=1024)]
+Count = Annotated[int, Meta(ge=1, le=2**53)]
+ShortCount = Annotated[int, Meta(ge=1, le=1_000_000)]
+Seconds = Annotated[float, Meta(gt=0, le=1e9)]
+WholeSeconds = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+PauseSeconds = Annotated[float, Meta(ge=0, le=1e9)]  # 0: not at all
+Milliseconds = Annotated[float, Meta(gt=0, le=1e12)]
+Usd = Annotated[float, Meta(ge=0, le=1e9)]
+Ratio = Annotated[float, Meta(ge=0, le=1)]
+
+Provider = Literal["openai", "openai_responses", "anthropic", "gemini", "local", "scripted"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class RedisConfig(Struct, frozen=True, kw_only=True):
+    """`url` None: none is configured; `addresses.redacted_redis_url` shows it without its password."""
+
+    url: Secret | None = None
+    prefix: Prefix = "theo"
+
+
+class IngressConfig(Struct, frozen=True, kw_only=True):
+    """How jobs are read. Limits are per process."""
+
+    group: Name = "theo"
+    lanes: dict[str, int] = field(default_factory=lambda: {"high": 6, "default": 3, "low": 1})
+    max_in_flight: ShortCount = 1024
+    max_in_flight_bytes: Count = 256_000_000
+    max_job_bytes: Count = 1_000_000
+    lease_s: Seconds = 30.0
+    drain_s: PauseSeconds = 130.0
+    max_deliveries: ShortCount = 5
+    id_ttl_s: WholeSeconds = 86_400
+
+
+class ReplyConfig(Struct, frozen=True, kw_only=True):
+    """Where replies go. `allowed` goes through `reply_patterns.compile_patterns`."""
+
+    default: Text = "theo:replies"
+    allowed: tuple[Text, ...] = ("theo:replies", "theo:reply:*")
+    max_len: Count = 100_000
+    ttl_s: WholeSeconds = 86_400
+
+
+class DeadConfig(Struct, frozen=True, kw_only=True):
+    """The stream of dead letters."""
+
+    max_len: Count = 10_000
+
+
+class EventsConfig(Struct, frozen=True, kw_only=True):
+    """The stream of events."""
+
+    max_len: Count = 10_000
+
+
+class ControlConfig(Struct, frozen=True, kw_only=True):
+    """The stream of commands to all processes."""
+
+    max_len: Count = 10_000
+
+
+class LedgerConfig(Struct, frozen=True, kw_only=True):
+    """`url` is the SQLite file's absolute path, or "redis": in the same Redis, for many hosts."""
+
+    url: Path | Literal["redis"] = Path("theo-ledger.db")
+    on_unknown: OnUnknown = "retry"
+    keep_days: ShortCount = 30
+
+
+class RoutingConfig(Struct, frozen=True, kw_only=True):
+    """How calls are spread, limited and cached. As `ModelConfig.routing`, what holds for that one model."""
+
+    default: str | None = None  # model or group; None: a job must name one, or its workflow must
+    when_unavailable: Literal["park", "fail"] = "park"
+    max_wait_s: PauseSeconds = 30.0
+    max_attempts: ShortCount = 4
+    timeout_s: Seconds = 120.0
+    max_response_bytes: Count = 20_000_000
+    weight: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
+    spend_ceiling: Usd | None = None  # None: none; 0 forbids
+    spend_window: SpendWindow = SpendWindow()
+    latency_threshold_ms: Milliseconds = 5000.0
+    warning_ratio: Ratio = 0.8  # of the ceiling; `soft_budget` ends up here
+    circuit_breaker_threshold: ShortCount = 3
+    circuit_breaker_timeout_s: Seconds = 60.0
+    cache_enabled: bool = True
+    cache_ttl_seconds: PauseSeconds = 300.0
+    cache_max_entries: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 128
+
+
+class ModelConfig(Struct, frozen=True, kw_only=True):
+    """One model at one endpoint with one credential."""
+
+    name: Name
+    provider: Provider
+    model: Text  # the provider's own name
+    base_url: str | None = None  # with the version path, without a slash at the end
+    api_key: Secret | None = None
+    headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+    proxy: str | None = None
+    ca_file: str | None = None  # absolute path
+    region: Text | None = None
+    concurrency: Annotated[int, Meta(ge=1, le=100_000)] = 64
+    rpm: Count | None = None
+    tpm: Count | None = None
+    context_window: Count | None = None
+    max_output_tokens: Count | None = None
+    input_cost_per_mtok: Usd | None = None  # None: as in the price table
+    output_cost_per_mtok: Usd | None = None
+    routing: RoutingConfig = RoutingConfig()
+    script: tuple[Fate, ...] = ()  # provider `scripted` only, as is script_end
+    script_end: ScriptEnd = "repeat_last"
+
+    def __repr__(self) -> str:
+        """Names only: headers, query and proxy may carry credentials."""
+        return f"ModelConfig(name={self.name!r}, provider={self.provider!r}, model={self.model!r})"
+
+
+class WorkflowConfig(Struct, frozen=True, kw_only=True):
+    """What a workflow's jobs use when they name no model."""
+
+    model: str  # model or group
+
+
+class TelemetryConfig(Struct, frozen=True, kw_only=True):
+    """What operators see. Empty strings turn an exit off."""
+
+    log_level: LogLevel = "info"
+    otlp_endpoint: str = ""
+    http: str = "127.0.0.1:9464"
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """All of it. `warnings` are for the log: nothing in them keeps the router from running."""
+
+    redis: RedisConfig = RedisConfig()
+    ingress: IngressConfig = IngressConfig()
+    reply: ReplyConfig = ReplyConfig()
+    dead: DeadConfig = DeadConfig()
+    events: EventsConfig = EventsConfig()
+    control: ControlConfig = ControlConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    routing: RoutingConfig = RoutingConfig()
+    models: tuple[ModelConfig, ...] = ()
+    groups: dict[str, tuple[str, ...]] = {}
+    workflows: dict[str, WorkflowConfig] = {}
+    telemetry: TelemetryConfig = TelemetryConfig()
+    source: Path | None = None  # the file it was read from
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,66 @@
+"""Reads `[routing]` and each model's own `routing`, and lays the second over the first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from theo_daemon.config import RoutingConfig, Usd
+from theo_daemon.config_table import Report, Shape, read_table
+from theo_daemon.spend_window import SpendWindow, parse_window
+
+_PER_JOB = ("default", "when_unavailable", "max_wait_s", "max_attempts")
+"""What is decided for a job before, or across, the models that it may run on."""
+
+
+def _window(value: object) -> SpendWindow:
+    return parse_window(value if isinstance(value, str) else "")
+
+
+_ROUTING = Shape(
+    cls=RoutingConfig,
+    readers={"spend_window": _window},
+    extras={"soft_budget": Usd},
+    aliases={"max_budget": "spend_ceiling", "budget_duration": "spend_window"},
+)
+
+
+def read_global(raw: object, report: Report) -> dict[str, Any]:
+    """The keys that `[routing]` sets."""
+    given = read_table(_ROUTING, raw, "[routing]", report)
+    return _with_warning_ratio(given, {}, "[routing]", report)
+
+
+def read_own(raw: object, inherited: Mapping[str, Any], at: str, report: Report) -> dict[str, Any]:
+    """What holds for one model: the keys that its own table sets, over the global ones."""
+    given = read_table(_ROUTING, raw, at, report)
+    for key in _PER_JOB:
+        if given.pop(key, None) is not None:
+            report.warn(
+                f"{at} {key}", "has no effect here: it concerns jobs, not models; set it in [routing]"
+            )
+    return {**inherited, **_with_warning_ratio(given, inherited, at, report)}
+
+
+def _with_warning_ratio(
+    given: dict[str, Any], inherited: Mapping[str, Any], at: str, report: Report
+) -> dict[str, Any]:
+    """`soft_budget`, an amount, becomes the ratio to the ceiling that holds for this table."""
+    if "soft_budget" not in given:
+        return given
+    soft = given.pop("soft_budget")
+    ceiling = given.get("spend_ceiling", inherited.get("spend_ceiling"))
+    if ceiling is None:
+        report.error(f"{at} soft_budget", "needs a spend_ceiling to be a part of")
+    elif soft > ceiling:
+        report.error(f"{at} soft_budget", f"{soft:.15g} is above spend_ceiling, {ceiling:.15g}")
+    else:
+        ratio = soft / ceiling if ceiling else 1.0
+        if not math.isclose(given.get("warning_ratio", ratio), ratio, abs_tol=1e-9):
+            report.error(
+                f"{at} soft_budget",
+                f"says the same as warning_ratio, with another value ({ratio:.3g} of the ceiling): keep one",
+            )
+        given["warning_ratio"] = ratio
+    return given

@@ -1,0 +1,187 @@
+"""What daemon and library have in common: ledger, models and their workers, and the dispatcher over them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from theo_daemon.catalogue import Catalogue
+from theo_daemon.config import Config, ModelConfig
+from theo_daemon.dispatcher import Dispatcher, DispatchObserver
+from theo_daemon.fleet import Fleet, Member
+from theo_daemon.ledger import Ledger
+from theo_daemon.ports import Holds, Publisher
+from theo_daemon.reception import Reception, Refused
+from theo_workers.breaker import Breaker
+from theo_workers.call import Observer
+from theo_workers.clock import Clock
+from theo_workers.errors import ConfigError
+from theo_workers.health import ModelHealth
+from theo_workers.model_spec import ModelSpec, Timeouts
+from theo_workers.model_worker import ModelWorker
+from theo_workers.price_table import price_for
+from theo_workers.prices import Price, bound_nano
+from theo_workers.standing import Standing
+from theo_workers.supervisor import Supervisor
+from theo_workers.tokens.count import TokenCounter
+from theo_workers.upstreams.build import build_upstream
+
+
+class CoreObserver(Observer, DispatchObserver, Protocol):
+    """Hears of workers, jobs and defects."""
+
+    def on_refusal(self, refused: Refused) -> None:
+        """A job was refused before it ran."""
+
+
+class Core:
+    """Opens the ledger, starts the workers; `dispatch` then builds the dispatcher over them."""
+
+    dispatcher: Dispatcher
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock,
+        observer: CoreObserver,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.config, self.clock = config, clock
+        self._observer = observer
+        self._rng = rng or random.Random()
+        self.catalogue = Catalogue(config)
+        self.counter = TokenCounter()
+        if not isinstance(config.ledger.url, Path):
+            raise ConfigError('[ledger] url: "redis" is not available yet; use sqlite:///PATH')
+        self.ledger = Ledger(
+            config.ledger.url,
+            clock=clock,
+            keep_days=config.ledger.keep_days,
+            id_ttl_s=config.ingress.id_ttl_s,
+        )
+        self.fleet = Fleet(
+            {model.name: self._member(model) for model in config.models},
+            counter=self.counter,
+            clock=clock,
+            rng=self._rng,
+        )
+        workers = [member.worker for member in self.fleet.members()]
+        self.supervisor = Supervisor(workers, clock=clock, observer=observer)
+        self._supervising: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Raises LedgerError."""
+        await self.counter.warm([model.model for model in self.config.models])
+        await self.ledger.__aenter__()
+        self._supervising = asyncio.get_running_loop().create_task(self.supervisor.run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Cancel what still runs, settle it, close connections and books."""
+        if hasattr(self, "dispatcher"):
+            await self.dispatcher.stop()
+        if self._supervising is not None:
+            self._supervising.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervising
+        for member in self.fleet.members():
+            await member.worker.upstream.close()
+        await self.ledger.__aexit__(kind, error, traceback)
+
+    @property
+    def supervising(self) -> asyncio.Task[None]:
+        """Ends only when a worker crashed too often, or all are drained."""
+        assert self._supervising is not None
+        return self._supervising
+
+    def dispatch(
+        self,
+        *,
+        publisher: Publisher,
+        holds: Holds,
+        redis_now_ms: Callable[[], int],
+        reply_allowed: Callable[[str], bool],
+    ) -> Dispatcher:
+        """Build the dispatcher between an intake and `publisher`."""
+        config = self.config
+        self.dispatcher = Dispatcher(
+            reception=Reception(
+                catalogue=self.catalogue,
+                max_job_bytes=config.ingress.max_job_bytes,
+                reply_allowed=reply_allowed,
+                on_refusal=self._observer.on_refusal,
+            ),
+            fleet=self.fleet,
+            ledger=self.ledger,
+            publisher=publisher,
+            holds=holds,
+            ingress=config.ingress,
+            routing=config.routing,
+            on_unknown=config.ledger.on_unknown,
+            clock=self.clock,
+            redis_now_ms=redis_now_ms,
+            rng=self._rng,
+            observer=self._observer,
+        )
+        for member in self.fleet.members():
+            member.worker.on_change = self.dispatcher.pump
+        return self.dispatcher
+
+    def _member(self, model: ModelConfig) -> Member:
+        routing = model.routing
+        upstream = build_upstream(_spec(model), self.clock, self._rng)
+        breaker = Breaker(
+            threshold=routing.circuit_breaker_threshold, timeout_s=routing.circuit_breaker_timeout_s
+        )
+        worker = ModelWorker(
+            model.name,
+            upstream,
+            Standing(breaker, timeout_s=routing.timeout_s),
+            ModelHealth(),
+            clock=self.clock,
+            rng=self._rng,
+            observer=self._observer,
+            limit=model.concurrency,
+        )
+        price = _price(model, self.clock)
+        free = price is not None and bound_nano(price, 10**9, 10**9) == 0
+        return Member(model, worker, price, free, breaker)
+
+
+def _spec(model: ModelConfig) -> ModelSpec:
+    return ModelSpec(
+        name=model.name,
+        provider=model.provider,
+        model=model.model,
+        base_url=model.base_url,
+        api_key=model.api_key,
+        headers=model.headers,
+        query=model.query,
+        proxy=model.proxy,
+        ca_file=model.ca_file,
+        concurrency=model.concurrency,
+        max_output_tokens=model.max_output_tokens,
+        timeouts=Timeouts(first_byte_s=model.routing.timeout_s, inter_chunk_s=model.routing.timeout_s),
+        max_response_bytes=model.routing.max_response_bytes,
+        script=model.script,
+        script_end=model.script_end,
+    )
+
+
+def _price(model: ModelConfig, clock: Clock) -> Price | None:
+    return price_for(
+        model.provider,
+        model.model,
+        input_cost_per_mtok=model.input_cost_per_mtok,
+        output_cost_per_mtok=model.output_cost_per_mtok,
+        base_url=model.base_url,
+        at=clock.wall(),
+    )

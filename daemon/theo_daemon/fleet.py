@@ -1,0 +1,163 @@
+"""The models as the dispatcher sees them: who has a free slot, who may be tried, what a call may cost."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec import Struct
+
+from theo_daemon.catalogue import Route
+from theo_daemon.config import ModelConfig
+from theo_daemon.job import Job
+from theo_daemon.ledger.records import Scope
+from theo_daemon.money import to_nano
+from theo_daemon.routing import Candidate, choose
+from theo_daemon.spend_window import window_of
+from theo_workers.breaker import Breaker
+from theo_workers.clock import Clock
+from theo_workers.messages import Usage
+from theo_workers.model_worker import ModelWorker
+from theo_workers.prices import Price, bound_nano, cost_nano
+from theo_workers.standing import Available
+from theo_workers.tokens.count import TokenCounter
+
+
+class Member(Struct, frozen=True):
+    """One model: its configuration, its worker, its price (None: unknown)."""
+
+    config: ModelConfig
+    worker: ModelWorker
+    price: Price | None
+    free: bool  # certainly nothing is charged
+    breaker: Breaker
+
+
+class Fleet:
+    """All models of the configuration."""
+
+    def __init__(
+        self, members: Mapping[str, Member], *, counter: TokenCounter, clock: Clock, rng: random.Random
+    ) -> None:
+        self._members = members
+        self._counter, self._clock, self._rng = counter, clock, rng
+
+    def __getitem__(self, model: str) -> Member:
+        return self._members[model]
+
+    def __contains__(self, model: str) -> bool:
+        return model in self._members
+
+    def members(self) -> Iterable[Member]:
+        return self._members.values()
+
+    def has_slot(self, route: Route) -> bool:
+        """Would some candidate start a call at once?"""
+        now = self._clock.monotonic()
+        return any(self._members[one.name].worker.free(now) > 0 for one in route.candidates)
+
+    def choose(self, models: Iterable[str]) -> str | None:
+        """Of these, the one to start a call on now; None when none has a free slot."""
+        now = self._clock.monotonic()
+        candidates = [
+            Candidate(
+                model=name,
+                weight=self._members[name].config.routing.weight,
+                free=self._members[name].worker.free(now),
+                slow=self._slow(self._members[name]),
+            )
+            for name in models
+        ]
+        return choose(candidates, self._rng.random())
+
+    def available(self, models: Sequence[str]) -> list[str]:
+        """Of these, those that take calls at all, now or when a slot frees."""
+        now = self._clock.monotonic()
+        return [
+            name for name in models if isinstance(self._members[name].worker.availability(now), Available)
+        ]
+
+    def reopens_at(self, models: Sequence[str]) -> float | None:
+        """The earliest monotonic second at which one of these unavailable models is tried again, if known."""
+        now = self._clock.monotonic()
+        standings = [self._members[name].worker.availability(now) for name in models]
+        return min(
+            (s.until for s in standings if not isinstance(s, Available) and s.until is not None), default=None
+        )
+
+    def may_recover(self, models: Sequence[str]) -> bool:
+        """Is one of these unavailable models only resting? A useless credential needs an operator."""
+        now = self._clock.monotonic()
+        standings = [self._members[name].worker.availability(now) for name in models]
+        return any(isinstance(s, Available) or s.reason in ("circuit_open", "paused") for s in standings)
+
+    def bound_nano(self, model: str, job: Job, prompt_bound: int | None) -> int | None:
+        """The most that a call may cost, in nano-dollars; None when price or output cap are unknown.
+
+        `prompt_bound` is the most prompt tokens, where they were counted before.
+        """
+        member = self._members[model]
+        if member.price is None:
+            return None
+        cap = output_cap(job, member.config)
+        if member.free:
+            return 0
+        if prompt_bound is None:
+            prompt_bound = self._counter.bound_request(
+                job.messages, job.params, provider=member.config.provider, model=member.config.model
+            )
+        if cap is None or prompt_bound is None:
+            return None
+        return bound_nano(member.price, prompt_bound, cap)
+
+    async def prompt_bounds(self, route: Route, job: Job) -> dict[str, int]:
+        """The most prompt tokens of a large job, by model, counted off the loop."""
+        bounds: dict[str, int] = {}
+        for config in route.candidates:
+            if not self._members[config.name].free:
+                measure = await self._counter.measure_request_async(
+                    job.messages, job.params, provider=config.provider, model=config.model
+                )
+                if measure.bound is not None:
+                    bounds[config.name] = measure.bound
+        return bounds
+
+    def cost_nano(self, model: str, usage: Usage) -> int | None:
+        """What the call cost, in nano-dollars; None when the price is unknown."""
+        price = self._members[model].price
+        return None if price is None else cost_nano(price, usage)
+
+    def scopes(self, model: str) -> tuple[Scope, ...]:
+        """The budgets a call draws on: always the model's total, and its window when it has one."""
+        routing = self._members[model].config.routing
+        ceiling = None if routing.spend_ceiling is None else to_nano(routing.spend_ceiling)
+        name = f"model:{model}"
+        start_ms, reset_ms = window_of(routing.spend_window, int(self._clock.wall() * 1000))
+        if start_ms == 0:
+            return (Scope(name, 0, ceiling),)
+        return (Scope(name, 0), Scope(name, start_ms, ceiling, reset_ms))
+
+    def estimate(self, model: str, job: Job, output: str) -> Usage:
+        """Usage counted by ourselves, for a provider that reported none."""
+        config = self._members[model].config
+        prompt = self._counter.count_request(
+            job.messages, job.params, provider=config.provider, model=config.model
+        )
+        return Usage(
+            prompt_tokens=prompt.tokens,
+            completion_tokens=self._counter.count_text(output, config.model).tokens,
+            estimated=True,
+        )
+
+    def _slow(self, member: Member) -> bool:
+        threshold = member.config.routing.latency_threshold_ms
+        mean = member.worker.health.latency_ewma_ms
+        return mean is not None and mean > threshold
+
+
+def output_cap(job: Job, config: ModelConfig) -> int | None:
+    """The most tokens that the answer may have: the job's own limit, else the model's."""
+    asked = job.params.get("max_completion_tokens", job.params.get("max_tokens"))
+    if isinstance(asked, int):
+        return asked if config.max_output_tokens is None else min(asked, config.max_output_tokens)
+    return config.max_output_tokens

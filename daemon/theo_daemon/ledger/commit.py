@@ -1,0 +1,124 @@
+"""One group commit: everything that a batch of operations means for the file, inside one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+
+from theo_daemon.ledger import store
+from theo_daemon.ledger.records import Ask, Bury, Check, Forget, Landing, Settled, Verdict
+from theo_daemon.ledger.rules import decide
+
+Operation = Ask | Check | Landing | Forget | Bury
+_Sums = dict[tuple[str, int], list[int]]  # budget row -> [spent, held]
+
+
+class Committer:
+    """Applies batches for one owner. `now_ms` is Unix milliseconds; the caller holds the transaction."""
+
+    def __init__(self, db: apsw.Connection, owner: int) -> None:
+        self._db = db
+        self._owner = owner
+        self._cached: dict[str, int] = {}  # answers of a model kept since its last eviction
+
+    def apply(self, operations: Sequence[Operation], now_ms: int) -> list[Verdict | None]:
+        """The answer to each operation, in order; None for those that only tell."""
+        for operation in operations:
+            if isinstance(operation, Bury):
+                self._bury(operation.owner, now_ms)
+        landings = [operation for operation in operations if isinstance(operation, Landing)]
+        if landings:
+            self._land(landings, now_ms)
+        forgotten = [ref for one in operations if isinstance(one, Forget) for ref in one.refs]
+        store.forget_outcomes(self._db, forgotten)
+        # Landings first: an answer that is being recorded now serves the asks beside it.
+        asks = [operation for operation in operations if isinstance(operation, Ask | Check)]
+        verdicts = iter(self._answer(asks, now_ms))
+        return [next(verdicts) if isinstance(one, Ask | Check) else None for one in operations]
+
+    def _answer(self, asks: Sequence[Ask | Check], now_ms: int) -> list[Verdict]:
+        if not asks:
+            return []
+        known = store.read_known(self._db, asks, now_ms)
+        verdicts, claims = decide(asks, known, owner=self._owner)
+        store.write_claims(self._db, claims, owner=self._owner, now_ms=now_ms)
+        return verdicts
+
+    def _land(self, landings: Sequence[Landing], now_ms: int) -> None:
+        settled = [landing.settled for landing in landings if landing.settled is not None]
+        if settled:
+            closed, late = store.settle_attempts(self._db, settled, now_ms)
+            self._book(closed, late)
+            store.add_latency(self._db, [*closed, *late])
+        self._cache([one for one in settled if one.cache is not None], now_ms)
+        store.write_ends(self._db, [end for landing in landings for end in landing.ends], now_ms)
+        store.release_keys(
+            self._db, [one.release_key for one in landings if one.release_key is not None], self._owner
+        )
+
+    def _book(self, closed: Sequence[Settled], late: Sequence[Settled]) -> None:
+        """Move money from held to spent, once for each attempt.
+
+        A late one was taken for dead and charged at its bound then: only the difference is due.
+        """
+        sums: _Sums = {}
+        for one in closed:
+            for row in _budget_rows(sums, one):
+                row[0] += _cost(one)
+                row[1] -= one.bound_nano or 0
+        for one in late:
+            for row in _budget_rows(sums, one):
+                row[0] += _cost(one) - (one.bound_nano or 0)
+        store.add_balances(self._db, _rows(sums))
+
+    def _cache(self, settled: Sequence[Settled], now_ms: int) -> None:
+        store.write_cache(
+            self._db, [(one.cache, one.model) for one in settled if one.cache is not None], now_ms
+        )
+        for one in settled:
+            assert one.cache is not None
+            kept = self._cached.get(one.model, 0) + 1
+            # Evicting sorts the model's answers: done for every eighth of the limit, not for every answer.
+            if kept > one.cache.max_entries // 8:
+                store.evict_cache(self._db, one.model, one.cache.max_entries)
+                kept = 0
+            self._cached[one.model] = kept
+
+    def _bury(self, owner: int, now_ms: int) -> None:
+        """A dead owner's sent attempts: nobody knows whether they were billed, so they are, at their bound."""
+        if owner == self._owner:
+            return
+        open_attempts: list[Any] = self._db.execute(
+            "SELECT id, model, bound_nano, scopes FROM attempts WHERE owner = ? AND state = 'sent'", (owner,)
+        ).fetchall()
+        sums: _Sums = {}
+        for _, _, bound, scopes in open_attempts:
+            for scope in store.decode_scopes(scopes):
+                row = sums.setdefault((scope.name, scope.window_start_ms), [0, 0])
+                row[0] += bound or 0
+                row[1] -= bound or 0
+        self._db.execute(
+            "UPDATE attempts SET state = 'unknown', cost_nano = bound_nano, ended_at = ?"
+            " WHERE owner = ? AND state = 'sent'",
+            (now_ms, owner),
+        )
+        store.add_balances(self._db, _rows(sums))
+        self._db.execute("DELETE FROM inflight WHERE owner = ?", (owner,))
+        self._db.execute(
+            "UPDATE owners SET buried_at = ? WHERE id = ? AND buried_at IS NULL", (now_ms, owner)
+        )
+
+
+def _rows(sums: _Sums) -> list[tuple[str, int, int, int]]:
+    return [(name, start, spent, held) for (name, start), (spent, held) in sums.items() if spent or held]
+
+
+def _budget_rows(sums: _Sums, settled: Settled) -> list[list[int]]:
+    return [sums.setdefault((scope.name, scope.window_start_ms), [0, 0]) for scope in settled.scopes]
+
+
+def _cost(settled: Settled) -> int:
+    """What is charged: the bound where the cost is not known."""
+    return (settled.bound_nano or 0) if settled.cost_nano is None else settled.cost_nano

@@ -1,0 +1,109 @@
+"""Reading the books: spend and latency by model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+from msgspec import Struct
+
+from theo_daemon.ledger.schema import open_ledger
+from theo_daemon.money import to_usd
+
+MODEL_SCOPE = "model:"
+
+
+class ModelSpend(Struct, frozen=True, kw_only=True):
+    """USD of one model. `held` is reserved by calls in flight."""
+
+    spent: float
+    held: float
+
+
+class ModelLatency(Struct, frozen=True, kw_only=True):
+    """Milliseconds of one model's answered calls, and its tokens."""
+
+    calls: int
+    mean_ms: float
+    last_ms: float | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class LedgerTransaction:
+    """A consistent view of the ledger; made by `Ledger.transaction()`."""
+
+    def __init__(self, db: apsw.Connection) -> None:
+        self._db = db
+
+    def get_all_spend(self) -> dict[str, float]:
+        """USD spent so far, by model."""
+        return {model: row.spent for model, row in self.spend().items()}
+
+    def get_all_latency(self) -> dict[str, float]:
+        """Mean milliseconds of answered calls, by model."""
+        return {model: row.mean_ms for model, row in self.latency().items()}
+
+    def spend(self) -> dict[str, ModelSpend]:
+        """Spent and held, by model."""
+        rows = self._db.execute(
+            "SELECT scope, spent_nano, held_nano FROM spend WHERE window_start = 0 AND scope GLOB 'model:*'"
+            " ORDER BY scope"
+        )
+        return {
+            str(scope).removeprefix(MODEL_SCOPE): ModelSpend(spent=to_usd(spent), held=to_usd(held))
+            for scope, spent, held in rows
+        }
+
+    def latency(self) -> dict[str, ModelLatency]:
+        """Count, mean and last latency and tokens, by model."""
+        rows = self._db.execute(
+            "SELECT model, calls, total_ms, last_ms, prompt_tokens, completion_tokens FROM latency ORDER BY model"
+        )
+        return {
+            str(model): ModelLatency(
+                calls=calls,
+                mean_ms=round(total / calls, 3) if calls else 0.0,
+                last_ms=last,
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+            )
+            for model, calls, total, last, prompt, completion in rows
+        }
+
+    def inflight_status(self, key: str) -> str | None:
+        """`sent` while a call for this key is under way, else None."""
+        row = self._db.execute("SELECT status FROM inflight WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def answer(self, cache_key: str, now_ms: int) -> bytes | None:
+        """The fresh answer on record, as JSON."""
+        row = self._db.execute(
+            "SELECT answer FROM cache WHERE key = ? AND fresh_until > ?", (cache_key, now_ms)
+        ).fetchone()
+        return None if row is None else str(row[0]).encode()
+
+    def last_error(self, key: str) -> str | None:
+        """The latest failure recorded for this key."""
+        row = self._db.execute(
+            "SELECT error_code, status_code, model FROM attempts"
+            " WHERE state <> 'ok' AND key = ? AND error_code IS NOT NULL ORDER BY id DESC LIMIT 1",
+            (key,),
+        ).fetchone()
+        if row is None:
+            return None
+        code, status, model = row
+        return f"{code} (status {status}, model {model})" if status is not None else f"{code} (model {model})"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[LedgerTransaction]:
+    """One read transaction on a connection of its own. Raises LedgerError when there is no readable ledger."""
+    db = open_ledger(path, read_only=True)
+    try:
+        db.execute("BEGIN")
+        yield LedgerTransaction(db)
+    finally:
+        db.close()

@@ -1,0 +1,156 @@
+"""What is asked of the ledger, what it answers, and what it is told."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from theo_daemon.job import EntryRef
+
+
+class Scope(Struct, frozen=True, gc=False):
+    """One budget that a call draws on. `ceiling_nano` None: recorded, never refused."""
+
+    name: str  # e.g. `model:fast`
+    window_start_ms: int  # 0 for the total
+    ceiling_nano: int | None = None
+    reset_ms: int | None = None  # when the window ends, Unix ms; None: never
+
+
+class Want(Struct, frozen=True, gc=False):
+    """The call that a claim would allow: inserted as an attempt in state `sent`, its bound held."""
+
+    attempt_id: int
+    model: str
+    provider: str
+    bound_nano: int | None  # None: no price known
+    scopes: tuple[Scope, ...]
+
+
+class Ask(Struct, frozen=True, kw_only=True, gc=False):
+    """May this job run now? With `want`, a clear way is claimed in the same commit."""
+
+    ref: EntryRef
+    key: str  # of the flight: identical jobs that may share have the same
+    cache_key: str | None  # where a fresh answer may lie; None: do not look
+    digest: str  # the inputs of the cache key, which a repeated id must repeat
+    tenant: str = ""
+    client_id: str | None = None
+    redelivered: bool = False  # look for what an earlier owner of this very entry left
+    waited_since_ms: int | None = None  # an answer recorded since then is shared, fresh or not
+    holding: bool = False  # this flight holds the key already: only the next attempt is claimed
+    want: Want | None = None
+
+
+class Check(Struct, frozen=True, kw_only=True, gc=False):
+    """For a job that joins a flight of this process: does its own past, or its client id's, answer it already?"""
+
+    ref: EntryRef
+    digest: str
+    tenant: str = ""
+    client_id: str | None = None
+    redelivered: bool = False
+
+
+class Clear(Struct, frozen=True):
+    """Nothing is known of it; nothing was claimed."""
+
+    prior: tuple[str, ...] = ()  # states of attempts that an earlier owner of this entry made
+
+
+class Granted(Struct, frozen=True):
+    """Claimed: the attempt is on record as sent; call the provider now."""
+
+    prior: tuple[str, ...] = ()
+
+
+class Hit(Struct, frozen=True):
+    """A fresh answer is on record."""
+
+    answer: bytes
+
+
+class Replay(Struct, frozen=True):
+    """This entry's outcome, or the outcome remembered for its id, is on record."""
+
+    outcome: bytes
+    own: bool  # True: this very entry's own outcome, cost and all; False: a repeated id
+
+
+class Conflict(Struct, frozen=True):
+    """The id belongs to another payload."""
+
+
+class Busy(Struct, frozen=True):
+    """Another process holds the key, or runs the job of this id."""
+
+    on_id: bool = False
+
+
+class OverBudget(Struct, frozen=True):
+    """The call does not fit under a ceiling."""
+
+    scope: Scope
+    spent_nano: int
+    held_nano: int
+    bound_nano: int | None  # None: unknown price under a ceiling
+    by_holds: bool  # True: only what is held, not what is spent, stands in the way
+
+
+Verdict = Clear | Granted | Hit | Replay | Conflict | Busy | OverBudget
+
+
+class CacheWrite(Struct, frozen=True, gc=False):
+    """An answer to keep for other jobs."""
+
+    key: str
+    answer: bytes
+    ttl_ms: int
+    max_entries: int  # of this model
+
+
+class Settled(Struct, frozen=True, kw_only=True, gc=False):
+    """One attempt ended. Conditional: an attempt that was taken over meanwhile is only corrected."""
+
+    attempt_id: int
+    model: str
+    state: str  # theo_workers.messages.Outcome
+    bound_nano: int | None
+    cost_nano: int | None  # None: charge the bound
+    scopes: tuple[Scope, ...]
+    latency_ms: float
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    status_code: int | None = None
+    error_code: str | None = None
+    provider_request_id: str | None = None
+    cache: CacheWrite | None = None
+
+
+class JobEnd(Struct, frozen=True, kw_only=True, gc=False):
+    """One job ended with an outcome that must survive a crash before it is published."""
+
+    ref: EntryRef
+    outcome: bytes | None  # None: nothing to publish again, e.g. a hit
+    tenant: str = ""
+    client_id: str | None = None
+    remember: bool = False  # the outcome also answers repeated pushes of the id; else the id is free again
+
+
+class Landing(Struct, frozen=True, kw_only=True, gc=False):
+    """All that one commit C records: at most one attempt's end, the flight's, and those of its jobs."""
+
+    settled: Settled | None = None
+    release_key: str | None = None
+    ends: tuple[JobEnd, ...] = ()
+
+
+class Forget(Struct, frozen=True, gc=False):
+    """These entries are published: their outcomes need not be kept for publishing."""
+
+    refs: tuple[EntryRef, ...]
+
+
+class Bury(Struct, frozen=True, gc=False):
+    """This owner is dead: its open attempts become unknown, charged at their bound; its keys are free."""
+
+    owner: int

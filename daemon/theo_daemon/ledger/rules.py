@@ -1,0 +1,163 @@
+"""The ledger's decisions, pure: what each ask of a batch is answered, and what must be written for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct, field
+
+from theo_daemon.job import EntryRef
+from theo_daemon.ledger.records import (
+    Ask,
+    Busy,
+    Check,
+    Clear,
+    Conflict,
+    Granted,
+    Hit,
+    OverBudget,
+    Replay,
+    Scope,
+    Verdict,
+    Want,
+)
+
+
+class Remembered(Struct, frozen=True):
+    """A client id on record; `outcome` is None while its job runs."""
+
+    digest: str
+    ref: EntryRef
+    outcome: bytes | None
+
+
+class KeptAnswer(Struct, frozen=True):
+    """An answer on record, and for how long it serves others (Unix ms)."""
+
+    answer: bytes
+    created_at: int
+    fresh_until: int
+
+
+class Balance(Struct):
+    """One budget row."""
+
+    spent_nano: int = 0
+    held_nano: int = 0
+
+
+class Known(Struct, kw_only=True):
+    """What the ledger holds about a batch of asks; updated as the batch is decided, ask by ask."""
+
+    now_ms: int = 0
+    holders: dict[str, int] = field(default_factory=dict)  # flight key -> owner
+    answers: dict[str, KeptAnswer] = field(default_factory=dict)  # by cache key
+    outcomes: dict[EntryRef, bytes] = field(default_factory=dict)
+    ids: dict[tuple[str, str], Remembered] = field(default_factory=dict)
+    prior: dict[EntryRef, tuple[str, ...]] = field(default_factory=dict)  # states of earlier attempts
+    balances: dict[tuple[str, int], Balance] = field(default_factory=dict)
+
+
+class Claims(Struct, kw_only=True):
+    """What must be written: new holders, the attempts they send, new ids, and holds by budget row."""
+
+    holders: list[Ask] = field(default_factory=list)
+    attempts: list[Ask] = field(default_factory=list)
+    ids: list[Ask | Check] = field(default_factory=list)
+    held: dict[tuple[str, int], int] = field(default_factory=dict)
+
+
+def decide(asks: Sequence[Ask | Check], known: Known, *, owner: int) -> tuple[list[Verdict], Claims]:
+    """Answer a batch in order, each ask seeing what the ones before it changed."""
+    claims = Claims()
+    verdicts: list[Verdict] = []
+    for ask in asks:
+        verdict = _identify(ask, known)
+        if verdict is None:
+            verdict = Clear() if isinstance(ask, Check) else _admit(ask, known, claims, owner)
+        if ask.client_id is not None and isinstance(verdict, Clear | Granted | Busy | Hit):
+            _take_id(ask, known, claims)
+        verdicts.append(verdict)
+    return verdicts, claims
+
+
+def _identify(ask: Ask | Check, known: Known) -> Verdict | None:
+    """What this entry's own past, or its client id's, answers. None: nothing does."""
+    own = known.outcomes.get(ask.ref)
+    if own is not None:
+        return Replay(own, own=True)
+    if ask.client_id is None:
+        return None
+    remembered = known.ids.get((ask.tenant, ask.client_id))
+    if remembered is None or remembered.ref == ask.ref:
+        return None
+    if remembered.digest != ask.digest:
+        return Conflict()
+    if remembered.outcome is not None:
+        return Replay(remembered.outcome, own=False)
+    return Busy(on_id=True)
+
+
+def _admit(ask: Ask, known: Known, claims: Claims, owner: int) -> Verdict:
+    """A fresh answer, somebody else's call in flight, or the way is clear: then claim what is wanted."""
+    prior = known.prior.get(ask.ref, ())
+    if ask.holding and known.holders.get(ask.key) == owner:
+        return _reserve(ask, known, claims, prior)
+    if ask.cache_key is not None and (kept := known.answers.get(ask.cache_key)) is not None:
+        shared = ask.waited_since_ms is not None and kept.created_at >= ask.waited_since_ms
+        if shared or kept.fresh_until > known.now_ms:
+            return Hit(kept.answer)
+    if ask.key in known.holders:
+        return Busy()
+    if ask.want is None:
+        return Clear(prior)
+    verdict = _reserve(ask, known, claims, prior)
+    if isinstance(verdict, Granted):
+        known.holders[ask.key] = owner
+        claims.holders.append(ask)
+    return verdict
+
+
+def _reserve(ask: Ask, known: Known, claims: Claims, prior: tuple[str, ...]) -> Verdict:
+    """Hold the bound in every budget of the call, all or nothing."""
+    if ask.want is None:
+        return Clear(prior)
+    for scope in ask.want.scopes:
+        refusal = _refusal(ask.want, scope, known)
+        if refusal is not None:
+            return refusal
+    for scope in ask.want.scopes:
+        if ask.want.bound_nano:
+            row = (scope.name, scope.window_start_ms)
+            known.balances.setdefault(row, Balance()).held_nano += ask.want.bound_nano
+            claims.held[row] = claims.held.get(row, 0) + ask.want.bound_nano
+    claims.attempts.append(ask)
+    return Granted(prior)
+
+
+def _refusal(want: Want, scope: Scope, known: Known) -> OverBudget | None:
+    if scope.ceiling_nano is None:
+        return None
+    balance = known.balances.get((scope.name, scope.window_start_ms), Balance())
+    by_holds = False
+    if want.bound_nano is not None and scope.ceiling_nano > 0:  # a ceiling of 0 forbids even what is free
+        left = scope.ceiling_nano - balance.spent_nano - want.bound_nano
+        if left >= balance.held_nano:
+            return None
+        by_holds = left >= 0
+    return OverBudget(
+        scope=scope,
+        spent_nano=balance.spent_nano,
+        held_nano=balance.held_nano,
+        bound_nano=want.bound_nano,
+        by_holds=by_holds,
+    )
+
+
+def _take_id(ask: Ask | Check, known: Known, claims: Claims) -> None:
+    """The id is this entry's from now on, until its job ends."""
+    assert ask.client_id is not None
+    row = (ask.tenant, ask.client_id)
+    if row not in known.ids:
+        known.ids[row] = Remembered(digest=ask.digest, ref=ask.ref, outcome=None)
+        claims.ids.append(ask)

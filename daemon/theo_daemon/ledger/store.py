@@ -1,0 +1,344 @@
+"""The ledger's SQL, set-wise: a batch is one statement per table, whatever its size.
+
+A statement gives the interpreter lock away at each step, and on a busy loop each return costs a switch
+interval. So many rows are written by one multi-row statement, and read as one JSON value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import apsw
+import msgspec
+
+from theo_daemon.job import EntryRef
+from theo_daemon.ledger.records import Ask, CacheWrite, Check, JobEnd, Scope, Settled
+from theo_daemon.ledger.rules import Balance, Claims, KeptAnswer, Known, Remembered
+
+_CHUNK = 64  # rows of one statement; every size is a prepared statement of its own, so few sizes are used
+_Bind = str | int | float | None
+_BindT = TypeVar("_BindT", str, int)
+
+_decode_known = msgspec.json.Decoder(list[tuple[str, str, str, str | int | None, str | None]]).decode
+_decode_states = msgspec.json.Decoder(list[tuple[int, str]]).decode
+_encode_scopes = msgspec.json.encode
+_decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
+
+
+def insert_rows(db: apsw.Connection, head: str, rows: Sequence[tuple[_Bind, ...]], tail: str = "") -> None:
+    """`head VALUES (?, ...), (?, ...) tail`, in chunks of few distinct sizes."""
+    start = 0
+    while start < len(rows):
+        size = _chunk(len(rows) - start)
+        one = "(" + ",".join("?" * len(rows[0])) + ")"
+        sql = f"{head} VALUES {','.join([one] * size)} {tail}"
+        db.execute(sql, [value for row in rows[start : start + size] for value in row])
+        start += size
+
+
+def _chunk(left: int) -> int:
+    """The largest power of two that fits, so that seven statements serve every batch size."""
+    return min(_CHUNK, 1 << (left.bit_length() - 1))
+
+
+def _marks(count: int) -> str:
+    return ",".join("?" * count)
+
+
+def _padded(values: Iterable[_BindT]) -> list[_BindT]:
+    """The values, repeated up to a power of two: an IN list of few distinct sizes."""
+    found = list(dict.fromkeys(values))
+    if found:
+        found += [found[0]] * ((1 << (len(found) - 1).bit_length()) - len(found))
+    return found
+
+
+def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) -> Known:
+    """All that the ledger holds about these asks, in one statement, plus their budget rows."""
+    parts: list[str] = []
+    binds: list[_Bind] = []
+    keys = _padded(ask.key for ask in asks if isinstance(ask, Ask))
+    if keys:
+        parts.append(
+            f"SELECT 'f' AS k, key AS a, '' AS b, owner AS c, NULL AS d FROM inflight "
+            f"WHERE key IN ({_marks(len(keys))})"
+        )
+        binds += keys
+    cached = _padded(ask.cache_key for ask in asks if isinstance(ask, Ask) and ask.cache_key is not None)
+    if cached:
+        parts.append(
+            "SELECT 'c', key, created_at || ' ' || fresh_until, answer, NULL FROM cache"
+            f" WHERE key IN ({_marks(len(cached))})"
+        )
+        binds += cached
+    ids = _padded(ask.client_id for ask in asks if ask.client_id is not None)
+    if ids:
+        # By client_id alone: the few rows of other tenants with the same id are dropped in Python.
+        parts.append(
+            "SELECT 'i', tenant, client_id, digest || ' ' || stream || ' ' || entry_id, outcome FROM ids "
+            f"WHERE client_id IN ({_marks(len(ids))})"
+        )
+        binds += ids
+    entries = _padded(ask.ref.entry_id for ask in asks if ask.redelivered)
+    if entries:
+        parts.append(
+            f"SELECT 'o', stream, entry_id, outcome, NULL FROM outcomes WHERE entry_id IN ({_marks(len(entries))})"
+        )
+        parts.append(
+            "SELECT 'p', stream, entry_id, state, NULL FROM attempts "
+            f"WHERE state <> 'ok' AND entry_id IN ({_marks(len(entries))})"
+        )
+        binds += [*entries, *entries]
+    known = Known(now_ms=now_ms)
+    if parts:
+        sql = f"SELECT json_group_array(json_array(k, a, b, c, d)) FROM ({' UNION ALL '.join(parts)})"
+        (found,) = db.execute(sql, binds).fetchone() or ("[]",)
+        _sort_known(known, found)
+    known.balances = _read_balances(db, asks)
+    return known
+
+
+def _sort_known(known: Known, found: str) -> None:
+    for kind, a, b, c, d in _decode_known(found):
+        match kind:
+            case "f":
+                known.holders[a] = int(c or 0)
+            case "c":
+                created_at, fresh_until = b.split(" ")
+                known.answers[a] = KeptAnswer(str(c).encode(), int(created_at), int(fresh_until))
+            case "o":
+                known.outcomes[EntryRef(a, b)] = str(c).encode()
+            case "p":
+                ref = EntryRef(a, b)
+                known.prior[ref] = (*known.prior.get(ref, ()), str(c))
+            case _:
+                digest, stream, entry_id = str(c).split(" ")
+                outcome = None if d is None else d.encode()
+                known.ids[a, b] = Remembered(digest=digest, ref=EntryRef(stream, entry_id), outcome=outcome)
+
+
+def _read_balances(db: apsw.Connection, asks: Sequence[Ask | Check]) -> dict[tuple[str, int], Balance]:
+    """Only of scopes with a ceiling: the others refuse nothing."""
+    wanted = {
+        (scope.name, scope.window_start_ms)
+        for ask in asks
+        if isinstance(ask, Ask) and ask.want is not None
+        for scope in ask.want.scopes
+        if scope.ceiling_nano is not None
+    }
+    balances: dict[tuple[str, int], Balance] = {}
+    for name, start in wanted:
+        row = db.execute(
+            "SELECT spent_nano, held_nano FROM spend WHERE scope = ? AND window_start = ?", (name, start)
+        ).fetchone()
+        balances[name, start] = Balance(*row) if row else Balance()
+    return balances
+
+
+def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int) -> None:
+    """Record what `rules.decide` granted."""
+    if claims.attempts:
+        rows = [
+            (
+                ask.want.attempt_id, ask.ref.stream, ask.ref.entry_id, ask.key, owner, ask.want.model,
+                ask.want.provider, "sent", ask.want.bound_nano, encode_scopes(ask.want.scopes), now_ms,
+            )
+            for ask in claims.attempts
+            if ask.want is not None
+        ]  # fmt: skip
+        insert_rows(
+            db,
+            "INSERT INTO attempts(id, stream, entry_id, key, owner, model, provider, state, bound_nano, scopes,"
+            " started_at)",
+            rows,
+        )
+    if claims.holders:
+        insert_rows(
+            db,
+            "INSERT INTO inflight(key, status, owner, attempt, stream, entry_id, created_at, updated_at)",
+            [
+                (ask.key, "sent", owner, ask.want.attempt_id if ask.want else 0, *ask.ref, now_ms, now_ms)
+                for ask in claims.holders
+            ],
+        )
+    if claims.ids:
+        insert_rows(
+            db,
+            "INSERT INTO ids(tenant, client_id, digest, stream, entry_id, created_at)",
+            [(ask.tenant, ask.client_id, ask.digest, *ask.ref, now_ms) for ask in claims.ids],
+        )
+    add_balances(db, [(scope, start, 0, held) for (scope, start), held in claims.held.items()])
+
+
+def add_balances(db: apsw.Connection, rows: Sequence[tuple[str, int, int, int]]) -> None:
+    """Add (scope, window start, spent, held) to the budget rows; they may be negative."""
+    insert_rows(
+        db,
+        "INSERT INTO spend(scope, window_start, spent_nano, held_nano)",
+        rows,
+        "ON CONFLICT(scope, window_start) DO UPDATE SET spent_nano = spent_nano + excluded.spent_nano,"
+        " held_nano = held_nano + excluded.held_nano",
+    )
+
+
+def encode_scopes(scopes: tuple[Scope, ...]) -> str:
+    """How an attempt's row keeps the budgets it holds, for settling after a crash. "" when there are none."""
+    return _encode_scopes(scopes).decode() if scopes else ""
+
+
+def decode_scopes(text: str) -> tuple[Scope, ...]:
+    return _decode_scopes(text) if text else ()
+
+
+def settle_attempts(
+    db: apsw.Connection, settled: Sequence[Settled], now_ms: int
+) -> tuple[list[Settled], list[Settled]]:
+    """Close the attempts that are still open. Returns (those closed now, those a peer had taken for dead)."""
+    states = _states(db, settled)
+    closed = [one for one in settled if states.get(one.attempt_id) == "sent"]
+    late = [one for one in settled if states.get(one.attempt_id) == "unknown"]
+    _close_attempts(db, closed, now_ms)
+    for one in late:  # the truth replaces the charge at the bound; the state stays, for the count of unknowns
+        db.execute(
+            "UPDATE attempts SET cost_nano = ?, error_code = 'late_answer', ended_at = ? WHERE id = ?",
+            (one.bound_nano if one.cost_nano is None else one.cost_nano, now_ms, one.attempt_id),
+        )
+    return closed, late
+
+
+def _states(db: apsw.Connection, settled: Sequence[Settled]) -> dict[int, str]:
+    ids = _padded(one.attempt_id for one in settled)
+    (found,) = db.execute(
+        f"SELECT json_group_array(json_array(id, state)) FROM attempts WHERE id IN ({_marks(len(ids))})"
+        " AND error_code IS NOT 'late_answer'",
+        ids,
+    ).fetchone() or ("[]",)
+    return dict(_decode_states(found))
+
+
+def _close_attempts(db: apsw.Connection, settled: Sequence[Settled], now_ms: int) -> None:
+    start = 0
+    while start < len(settled):
+        size = _chunk(len(settled) - start)
+        values = ",".join(["(?,?,?,?,?,?,?,?,?)"] * size)
+        db.execute(
+            f"WITH v AS (VALUES {values}) UPDATE attempts SET state = v.column2, cost_nano = v.column3,"
+            " latency_ms = v.column4, prompt_tokens = v.column5, completion_tokens = v.column6,"
+            " status_code = v.column7, error_code = v.column8, provider_request_id = v.column9,"
+            f" ended_at = {int(now_ms)} FROM v WHERE attempts.id = v.column1",
+            [
+                value
+                for one in settled[start : start + size]
+                for value in (
+                    one.attempt_id, one.state, one.bound_nano if one.cost_nano is None else one.cost_nano,
+                    one.latency_ms, one.prompt_tokens, one.completion_tokens, one.status_code, one.error_code,
+                    one.provider_request_id,
+                )
+            ],
+        )  # fmt: skip
+        start += size
+
+
+def write_cache(db: apsw.Connection, writes: Sequence[tuple[CacheWrite, str]], now_ms: int) -> None:
+    """Keep answers (each with its model), the newest of a key winning."""
+    newest = {write.key: (write, model) for write, model in writes}
+    insert_rows(
+        db,
+        "INSERT INTO cache(key, model, answer, created_at, fresh_until)",
+        [
+            (write.key, model, write.answer.decode(), now_ms, now_ms + write.ttl_ms)
+            for write, model in newest.values()
+        ],
+        "ON CONFLICT(key) DO UPDATE SET model = excluded.model, answer = excluded.answer,"
+        " created_at = excluded.created_at, fresh_until = excluded.fresh_until",
+    )
+
+
+def evict_cache(db: apsw.Connection, model: str, limit: int) -> None:
+    """Drop the oldest answers of `model` beyond `limit`."""
+    db.execute(
+        "DELETE FROM cache WHERE rowid IN (SELECT rowid FROM cache WHERE model = ?"
+        " ORDER BY created_at DESC, rowid DESC LIMIT -1 OFFSET ?)",
+        (model, limit),
+    )
+
+
+def write_ends(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None:
+    """Outcomes that must survive a crash, and what repeated ids are answered."""
+    insert_rows(
+        db,
+        "INSERT INTO outcomes(stream, entry_id, outcome, created_at)",
+        [(*end.ref, end.outcome.decode(), now_ms) for end in ends if end.outcome is not None],
+        "ON CONFLICT(entry_id, stream) DO NOTHING",
+    )
+    named = [end for end in ends if end.client_id is not None]
+    kept = [end for end in named if end.remember and end.outcome is not None]
+    _remember(db, kept)
+    for end in named:
+        if not end.remember:
+            db.execute(
+                "DELETE FROM ids WHERE client_id = ? AND tenant = ? AND stream = ? AND entry_id = ?"
+                " AND outcome IS NULL",
+                (end.client_id, end.tenant, *end.ref),
+            )
+
+
+def _remember(db: apsw.Connection, ends: Sequence[JobEnd]) -> None:
+    """Only the push that holds the id decides what it is answered."""
+    start = 0
+    while start < len(ends):
+        size = _chunk(len(ends) - start)
+        db.execute(
+            f"WITH v AS (VALUES {','.join(['(?,?,?,?,?)'] * size)}) UPDATE ids SET outcome = v.column5 FROM v"
+            " WHERE ids.client_id = v.column1 AND ids.tenant = v.column2 AND ids.stream = v.column3"
+            " AND ids.entry_id = v.column4",
+            [
+                value
+                for end in ends[start : start + size]
+                for value in (end.client_id, end.tenant, *end.ref, (end.outcome or b"").decode())
+            ],
+        )
+        start += size
+
+
+def release_keys(db: apsw.Connection, keys: Sequence[str], owner: int) -> None:
+    """The flights have landed."""
+    padded = _padded(keys)
+    if padded:
+        db.execute(
+            f"DELETE FROM inflight WHERE owner = ? AND key IN ({_marks(len(padded))})", [owner, *padded]
+        )
+
+
+def forget_outcomes(db: apsw.Connection, refs: Sequence[EntryRef]) -> None:
+    """Published: the outcomes served their purpose."""
+    start = 0
+    while start < len(refs):
+        size = _chunk(len(refs) - start)
+        db.execute(
+            f"DELETE FROM outcomes WHERE (entry_id, stream) IN (VALUES {','.join(['(?,?)'] * size)})",
+            [value for ref in refs[start : start + size] for value in (ref.entry_id, ref.stream)],
+        )
+        start += size
+
+
+def add_latency(db: apsw.Connection, settled: Sequence[Settled]) -> None:
+    """Answered calls: count, total and last latency and tokens, per model."""
+    sums: dict[str, list[float]] = {}
+    for one in settled:
+        if one.state == "ok":
+            total = sums.setdefault(one.model, [0, 0.0, 0.0, 0, 0])
+            total[0] += 1
+            total[1] += one.latency_ms
+            total[2] = one.latency_ms
+            total[3] += one.prompt_tokens
+            total[4] += one.completion_tokens
+    insert_rows(
+        db,
+        "INSERT INTO latency(model, calls, total_ms, last_ms, prompt_tokens, completion_tokens)",
+        [(model, *total) for model, total in sums.items()],
+        "ON CONFLICT(model) DO UPDATE SET calls = calls + excluded.calls, total_ms = total_ms + excluded.total_ms,"
+        " last_ms = excluded.last_ms, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+        " completion_tokens = completion_tokens + excluded.completion_tokens",
+    )

@@ -1,0 +1,108 @@
+"""Waiting for what other processes do with the ledger, and noticing those that died."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+
+from theo_daemon.ledger import owners
+from theo_daemon.ledger.records import Bury
+from theo_daemon.ledger.writer import Writer
+from theo_workers.clock import Clock, sleep
+
+POLL_S = 0.05
+PROBE_S = 0.25  # a dead process commits nothing, so its lock is looked at too
+
+
+class OnKey(NamedTuple):
+    """Wait until nobody holds this flight key."""
+
+    key: str
+
+
+class OnId(NamedTuple):
+    """Wait until this client id's first job has ended."""
+
+    tenant: str
+    client_id: str
+
+
+Token = OnKey | OnId
+
+
+class Watcher:
+    """One poller per process, idle while nobody waits.
+
+    `PRAGMA data_version` on the writer's connection changes only with commits of other connections, so a
+    poll costs one page-cache look while nothing happened elsewhere.
+    """
+
+    def __init__(self, writer: Writer, folder: Path, clock: Clock, bury: Callable[[Bury], None]) -> None:
+        self._writer, self._folder, self._clock, self._bury = writer, folder, clock, bury
+        self._waiting: dict[Token, list[asyncio.Future[None]]] = {}
+        self._awake = asyncio.Event()
+        self._seen_version = -1
+
+    def wait(self, token: Token) -> asyncio.Future[None]:
+        """Resolves when it is worth asking the ledger again. Cancel it freely."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(token, []).append(future)
+        self._seen_version = -1  # what happened before this moment counts as news
+        self._awake.set()
+        return future
+
+    async def run(self) -> None:
+        """Poll for ever; cancel to stop."""
+        probe_at = 0.0
+        while True:
+            if not self._waiting:
+                self._awake.clear()
+            await self._awake.wait()
+            await self._poll()
+            if self._clock.monotonic() >= probe_at:
+                await self._bury_the_dead()
+                probe_at = self._clock.monotonic() + PROBE_S
+            await sleep(self._clock, POLL_S)
+
+    async def _poll(self) -> None:
+        for token, futures in list(self._waiting.items()):
+            if all(future.done() for future in futures):
+                del self._waiting[token]
+        tokens = list(self._waiting)
+        seen = self._seen_version
+        version, free = await self._writer.call(lambda db: _free(db, tokens, seen))
+        if self._seen_version == seen:  # else somebody began to wait meanwhile, and must be looked at
+            self._seen_version = version
+        for token in free:
+            for future in self._waiting.pop(token, []):
+                if not future.done():
+                    future.set_result(None)
+
+    async def _bury_the_dead(self) -> None:
+        for owner in await self._writer.call(lambda db: owners.dead_owners(db, self._folder)):
+            self._bury(Bury(owner))
+            self._seen_version = -1  # our own commits do not change data_version
+
+
+def _free(db: apsw.Connection, tokens: Sequence[Token], seen: int) -> tuple[int, list[Token]]:
+    """The tokens that nobody holds any more, unless nothing changed since `seen`."""
+    (version,) = db.execute("PRAGMA data_version").fetchone() or (0,)
+    if version == seen:
+        return version, []
+    return version, [token for token in tokens if not _held(db, token)]
+
+
+def _held(db: apsw.Connection, token: Token) -> bool:
+    match token:
+        case OnKey(key):
+            row = db.execute("SELECT 1 FROM inflight WHERE key = ?", (key,)).fetchone()
+        case OnId(tenant, client_id):
+            row = db.execute(
+                "SELECT 1 FROM ids WHERE tenant = ? AND client_id = ? AND outcome IS NULL",
+                (tenant, client_id),
+            ).fetchone()
+    return row is not None

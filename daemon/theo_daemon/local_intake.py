@@ -1,0 +1,57 @@
+"""Intake and publisher without Redis: jobs come from this very program, and replies go back to it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+
+from theo_daemon.job import EntryRef, Envelope, JobOutcome
+from theo_daemon.ports import DeadLetter, Finish
+
+STREAM = "local"
+
+
+class LocalReplies:
+    """Keeps a future per job; implements the ports Publisher and Holds."""
+
+    def __init__(self, boot: str) -> None:
+        self._stream = f"{STREAM}:{boot}"  # entries of two programs that share a ledger must not meet
+        self._numbers = itertools.count()
+        self._waiting: dict[EntryRef, asyncio.Future[JobOutcome]] = {}
+
+    def expect(self, now_ms: int) -> tuple[EntryRef, asyncio.Future[JobOutcome]]:
+        """A new entry, and where its outcome will appear."""
+        ref = EntryRef(self._stream, f"{now_ms}-{next(self._numbers)}")
+        future: asyncio.Future[JobOutcome] = asyncio.get_running_loop().create_future()
+        self._waiting[ref] = future
+        return ref, future
+
+    def finish(
+        self,
+        envelope: Envelope,
+        outcome: JobOutcome,
+        *,
+        queued_ms: int,  # noqa: ARG002 - the port's face; a caller in the same program can see how long it waited
+        dead: DeadLetter | None = None,  # noqa: ARG002 - the caller gets the error itself
+    ) -> asyncio.Future[Finish]:
+        """Hand the outcome to whoever awaits it."""
+        done: asyncio.Future[Finish] = asyncio.get_running_loop().create_future()
+        done.set_result(Finish.PUBLISHED)
+        waiting = self._waiting.pop(envelope.ref, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(outcome)
+        return done
+
+    def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: str) -> None:
+        """The library face returns whole answers."""
+
+    async def unusable(self, reply_tos: Sequence[str]) -> frozenset[str]:  # noqa: ARG002 - there are none
+        """Nothing is published by name."""
+        return frozenset()
+
+    def release(self, ref: EntryRef) -> None:
+        """The entry is finished, or nobody will finish it any more."""
+        waiting = self._waiting.pop(ref, None)
+        if waiting is not None and not waiting.done():
+            waiting.cancel()

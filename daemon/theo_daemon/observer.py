@@ -1,0 +1,107 @@
+"""Tells telemetry and the event stream what workers and dispatcher report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from theo_daemon.flight import Ticket
+from theo_daemon.job import JobOutcome
+from theo_daemon.ports import Events
+from theo_daemon.reception import Refused
+from theo_daemon.telemetry import names
+from theo_daemon.telemetry.facade import Telemetry
+from theo_daemon.telemetry.records import AttemptRecord, JobRecord
+from theo_workers.clock import Clock
+from theo_workers.messages import Outcome
+
+_log = logging.getLogger("theo.router")
+
+
+class DaemonObserver:
+    """Of the daemon: counted, logged, traced, and published where the contract says so."""
+
+    def __init__(self, telemetry: Telemetry, events: Events, clock: Clock) -> None:
+        self._telemetry, self._events, self._clock = telemetry, events, clock
+
+    def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
+        self._events.emit(event, model=model, **details)
+
+    def on_attempt(
+        self, model: str, outcome: Outcome, latency_ms: float, error: BaseException | None
+    ) -> None:
+        """Attempts are told with their cost, once they are settled: see `on_settled`."""
+
+    def on_settled(self, record: AttemptRecord) -> None:
+        self._telemetry.attempt_finished(record)
+        if record.attempt.outcome in (Outcome.MAYBE, Outcome.UNKNOWN):
+            self._events.emit(
+                "outcome_unknown", model=record.attempt.model, error_code=record.attempt.error_code
+            )
+
+    def on_defect(self, model: str, error: BaseException) -> None:
+        self._telemetry.event(names.WORKER_RESTARTED, model=model, exc_info=error)
+
+    def on_job(self, ticket: Ticket, outcome: JobOutcome, attempts: tuple[AttemptRecord, ...]) -> None:
+        self._telemetry.job_finished(
+            JobRecord(
+                envelope=ticket.job.envelope,
+                lane=ticket.job.lane,
+                outcome=outcome,
+                queued_ms=ticket.queued_ms,
+                received_at=ticket.received,
+                finished_at=self._clock.monotonic(),
+                attempts=attempts,
+            )
+        )
+
+    def on_refusal(self, refused: Refused) -> None:
+        now = self._clock.monotonic()
+        self._telemetry.job_finished(
+            JobRecord(
+                envelope=refused.envelope,
+                lane=refused.lane,
+                outcome=refused.outcome,
+                queued_ms=0,
+                received_at=now,
+                finished_at=now,
+            )
+        )
+        if refused.dead is not None:
+            self._events.emit("dead_lettered", code=refused.dead.code, entry_id=refused.envelope.ref.entry_id)
+
+    def on_bug(self, error: BaseException, ticket: Ticket) -> None:
+        self._telemetry.event(names.UNCAUGHT_BUG, entry_id=ticket.ref.entry_id, exc_info=error)
+
+
+class LibraryObserver:
+    """Of the library face: a standard logger, `theo.router`, that the host program configures."""
+
+    def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
+        _log.warning("%s model=%s %s", event, model, dict(details))
+
+    def on_attempt(
+        self, model: str, outcome: Outcome, latency_ms: float, error: BaseException | None
+    ) -> None:
+        _log.debug("attempt model=%s outcome=%s latency_ms=%.1f error=%s", model, outcome, latency_ms, error)
+
+    def on_settled(self, record: AttemptRecord) -> None:
+        """The attempts are in the result."""
+
+    def on_defect(self, model: str, error: BaseException) -> None:
+        _log.error("worker of %s failed", model, exc_info=error)
+
+    def on_job(self, ticket: Ticket, outcome: JobOutcome, attempts: tuple[AttemptRecord, ...]) -> None:
+        _log.debug(
+            "job_finished id=%s attempts=%d cost_nano=%d",
+            ticket.job.envelope.id,
+            len(attempts),
+            outcome.cost_nano,
+        )
+
+    def on_refusal(self, refused: Refused) -> None:
+        _log.debug("job_refused code=%s", refused.outcome.code)
+
+    def on_bug(self, error: BaseException, ticket: Ticket) -> None:
+        _log.error("the router failed on job %s", ticket.job.envelope.id, exc_info=error)

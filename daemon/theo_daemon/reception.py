@@ -1,0 +1,113 @@
+"""What comes in: an entry becomes a job on a route, or a refusal with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from theo_daemon.catalogue import Catalogue, Route
+from theo_daemon.entry import decode
+from theo_daemon.generation import failed
+from theo_daemon.job import Delivery, Envelope, Failed, Job
+from theo_daemon.key import cache_key
+from theo_daemon.ports import DeadLetter
+from theo_daemon.salvage import salvage
+from theo_workers.errors import InvalidJob, JobRefused, PayloadTooLarge, ReplyToNotAllowed, UnknownModel
+
+TRUNCATED_FIELD_BYTES = 1024
+
+
+class Accepted(Struct, frozen=True):
+    """A job that can run."""
+
+    delivery: Delivery
+    job: Job
+    route: Route
+    key: str
+    size: int  # bytes of the entry
+
+
+class Refused(Struct, frozen=True):
+    """A job that cannot, and what is told of it."""
+
+    envelope: Envelope
+    lane: str
+    outcome: Failed
+    dead: DeadLetter | None
+
+
+class Reception:
+    """Decodes and resolves. Pure, but for the count that it reports."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        max_job_bytes: int,
+        reply_allowed: Callable[[str], bool],
+        on_refusal: Callable[[Refused], None],
+    ) -> None:
+        self._catalogue, self._max_job_bytes = catalogue, max_job_bytes
+        self._reply_allowed = reply_allowed
+        self.count_refusal = on_refusal
+
+    def receive(self, delivery: Delivery) -> Accepted | Refused:
+        """Never raises for what a client sent."""
+        try:
+            job = decode(delivery, max_job_bytes=self._max_job_bytes)
+        except JobRefused as refusal:
+            return self._refuse(salvage(delivery), refusal, delivery)
+        reply_to = job.envelope.reply_to
+        if reply_to is not None and not self._reply_allowed(reply_to):
+            error = ReplyToNotAllowed(
+                "reply_to matches no pattern of reply.allowed, or is a key of the router's own"
+            )
+            return self._refuse(job.envelope, error, delivery)
+        route = self._catalogue.resolve(job.model, job.workflow)
+        if route is None:
+            return self._refuse(job.envelope, _unknown(job), delivery)
+        size = sum(map(len, delivery.fields))
+        return Accepted(delivery, job, route, cache_key(route.name, job.content), size)
+
+    def refuse_reply_to(self, accepted: Accepted) -> Refused:
+        """The reply stream turned out to be a key of another type."""
+        error = ReplyToNotAllowed("reply_to is a Redis key that is not a stream")
+        return self._refuse(accepted.job.envelope, error, accepted.delivery)
+
+    def _refuse(self, envelope: Envelope, error: JobRefused, delivery: Delivery) -> Refused:
+        reply_to = envelope.reply_to
+        if reply_to is not None and (
+            isinstance(error, ReplyToNotAllowed) or not self._reply_allowed(reply_to)
+        ):
+            envelope = _without_reply_to(envelope)
+        return Refused(envelope, delivery.lane, failed(error), _dead_letter(error, delivery))
+
+
+def _unknown(job: Job) -> UnknownModel:
+    if job.model is None:
+        return UnknownModel("the job names no model, and neither its workflow nor routing.default does")
+    return UnknownModel(f"no model or group is named {job.model[:64]!r}")
+
+
+def _dead_letter(error: JobRefused, delivery: Delivery) -> DeadLetter | None:
+    """Unreadable jobs are kept as they came, too large ones cut; the other refusals are answered, and that is all."""
+    match error:
+        case InvalidJob():
+            return DeadLetter(fields=delivery.fields, reason=error.detail, code=error.code)
+        case PayloadTooLarge():
+            cut = [field[:TRUNCATED_FIELD_BYTES] for field in delivery.fields]
+            return DeadLetter(fields=cut, reason=error.detail, code=error.code)
+        case _:
+            return None
+
+
+def _without_reply_to(envelope: Envelope) -> Envelope:
+    return Envelope(
+        ref=envelope.ref,
+        id=envelope.id,
+        tenant=envelope.tenant,
+        traceparent=envelope.traceparent,
+        tracestate=envelope.tracestate,
+        metadata=envelope.metadata,
+    )

@@ -1,0 +1,174 @@
+"""What this process and its lanes look like right now: for /status, /readyz, and the gauges of /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
+
+from theo_daemon import __version__
+from theo_daemon.core import Core
+from theo_daemon.fleet import Member
+from theo_daemon.intake import StreamIntake
+from theo_daemon.keys import Keys
+from theo_daemon.ledger.reading import ModelSpend
+from theo_daemon.publisher import StreamPublisher
+from theo_daemon.telemetry import names
+from theo_daemon.telemetry.facade import Telemetry
+from theo_daemon.telemetry.metrics import Metrics
+from theo_daemon.telemetry.status import LaneStatus, ModelState, ModelStatus, Status
+from theo_daemon.wire import Wire
+from theo_workers.breaker import HalfOpen
+from theo_workers.clock import Clock, sleep
+from theo_workers.standing import Unavailable
+
+LOOK_EVERY_S = 2.0
+
+_STATES: dict[str, ModelState] = {
+    "circuit_open": "open",
+    "paused": "paused",
+    "disabled": "disabled",
+    "stopped": "stopped",
+}
+
+
+class Snapshot:
+    """Looks at Redis every few seconds, at everything else when asked."""
+
+    def __init__(
+        self, *, core: Core, intake: StreamIntake, publisher: StreamPublisher, wire: Wire, keys: Keys, clock: Clock,
+        metrics: Metrics, consumer: str,
+    ) -> None:  # fmt: skip
+        self._core, self._intake, self._publisher = core, intake, publisher
+        self._wire, self._keys, self._clock, self._metrics = wire, keys, clock, metrics
+        self._consumer = consumer
+        self._started = clock.monotonic()
+        self._lanes: tuple[LaneStatus, ...] = ()
+        self._consumers: int | None = None
+        self._dead: int | None = None
+
+    def not_ready(self) -> str | None:
+        """Why no jobs are read; None while they are."""
+        if not self._intake.connected:
+            return "Redis does not answer"
+        if self._core.ledger.trouble is not None:
+            return f"the ledger cannot be written: {self._core.ledger.trouble}"
+        return None
+
+    async def run(self) -> None:
+        """Look at the lanes until cancelled."""
+        while True:
+            try:
+                await self._look()
+            except RedisError:  # the intake reports it; what is not known is not shown
+                self._lanes, self._consumers, self._dead = (), None, None
+            await sleep(self._clock, LOOK_EVERY_S)
+
+    async def take(self) -> Status:
+        """Everything, for people."""
+        dispatcher = self._core.dispatcher
+        spend = await asyncio.to_thread(self._spend)
+        return Status(
+            at=self._clock.wall(),
+            version=__version__,
+            consumer=self._consumer,
+            prefix=self._keys.prefix,
+            uptime_s=round(self._clock.monotonic() - self._started, 3),
+            not_ready=self.not_ready(),
+            in_flight=dispatcher.held,
+            waiting=dispatcher.waiting,
+            consumers=self._consumers,
+            dead=self._dead,
+            jobs=self._metrics.totals(),
+            lanes=self._lanes,
+            models=tuple(self._model(member, spend) for member in self._core.fleet.members()),
+        )
+
+    def observe(self, telemetry: Telemetry) -> None:
+        """Register the gauges."""
+        dispatcher, fleet = self._core.dispatcher, self._core.fleet
+        telemetry.gauge(names.JOBS_IN_FLIGHT, {}, lambda: dispatcher.held)
+        telemetry.gauge(names.JOBS_WAITING, {}, lambda: dispatcher.waiting)
+        telemetry.gauge(names.REDIS_UP, {}, lambda: float(self._intake.connected))
+        for lane in self._core.config.ingress.lanes:
+            telemetry.gauge(names.LANE_DEPTH, {"lane": lane}, partial(self._lane, lane, "depth"))
+            telemetry.gauge(names.LANE_OLDEST_AGE, {"lane": lane}, partial(self._lane, lane, "oldest_age_s"))
+        for member in fleet.members():
+            labels = {"model": member.config.name}
+            telemetry.gauge(names.MODEL_RUNNING, labels, partial(self._running, member))
+            telemetry.gauge(names.BREAKER_STATE, labels, partial(self._breaker, member))
+
+    # -- parts ---------------------------------------------------------------------------------------
+
+    def _lane(self, lane: str, what: str) -> float | None:
+        found: float | None = next((getattr(one, what) for one in self._lanes if one.lane == lane), None)
+        return found
+
+    def _running(self, member: Member) -> float:
+        return member.worker.running
+
+    def _breaker(self, member: Member) -> float:
+        state = self._state(member)[0]
+        return names.BREAKER_VALUES.get(state, names.BREAKER_VALUES["closed"])
+
+    def _state(self, member: Member) -> tuple[ModelState, float | None]:
+        now = self._clock.monotonic()
+        match member.worker.availability(now):
+            case Unavailable(reason=reason, until=until):
+                return _STATES[reason], None if until is None else round(max(0.0, until - now), 3)
+        return ("half_open" if isinstance(member.breaker.peek(now), HalfOpen) else "closed"), None
+
+    def _model(self, member: Member, spend: dict[str, ModelSpend]) -> ModelStatus:
+        health, config = member.worker.health, member.config
+        state, retry_in_s = self._state(member)
+        spent = spend.get(config.name)
+        return ModelStatus(
+            name=config.name,
+            provider=config.provider,
+            model=config.model,
+            state=state,
+            retry_in_s=retry_in_s,
+            running=member.worker.running,
+            concurrency=config.concurrency,
+            total_failures=health.total_failures,
+            consecutive_failures=health.consecutive_failures,
+            last_success_at=health.last_success_time,
+            last_failure_at=health.last_failure_time,
+            latency_ms=None if health.latency_ewma_ms is None else round(health.latency_ewma_ms, 3),
+            spent_usd=None if spent is None else spent.spent,
+            held_usd=None if spent is None else spent.held,
+            ceiling_usd=config.routing.spend_ceiling,
+            window=str(config.routing.spend_window),
+        )
+
+    def _spend(self) -> dict[str, ModelSpend]:
+        with self._core.ledger.transaction() as transaction:
+            return transaction.spend()
+
+    async def _look(self) -> None:
+        lanes = list(self._core.config.ingress.lanes)
+        streams = [self._keys.jobs(lane) for lane in lanes]
+        group = self._core.config.ingress.group
+        questions: list[Any] = [("TIME",), ("XLEN", self._keys.dead)]
+        for stream in streams:
+            questions += [
+                ("XLEN", stream),
+                ("XRANGE", stream, "-", "+", "COUNT", 1),
+                ("XINFO", "CONSUMERS", stream, group),
+            ]
+        now, dead, *answers = await self._wire.ask_all(questions)
+        now_ms = int(now[0]) * 1000
+        consumers: set[bytes] = set()
+        found = []
+        for lane, depth, oldest, members in zip(
+            lanes, answers[::3], answers[1::3], answers[2::3], strict=True
+        ):
+            if isinstance(depth, ResponseError) or isinstance(oldest, ResponseError):
+                continue
+            age_s = None if not oldest else max(0.0, now_ms - int(oldest[0][0].partition(b"-")[0])) / 1000
+            found.append(LaneStatus(lane=lane, depth=depth, oldest_age_s=age_s))
+            if not isinstance(members, ResponseError):
+                consumers |= {row[1] for row in members}
+        self._lanes, self._consumers, self._dead = tuple(found), len(consumers), dead

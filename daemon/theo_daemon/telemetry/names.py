@@ -1,0 +1,290 @@
+"""Every name that operators meet: log events, metrics, spans, attributes; listed in deploy/docs/telemetry.md.
+
+GenAI names follow the OpenTelemetry conventions as released to v1.41 (what dashboards know today); what
+they do not cover is under `theo.`. Label values come from closed sets (configured models, lanes, codes of
+the contract): a tenant, an id or a text is never a label.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from msgspec import Struct
+
+from theo_daemon import event_names
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+class LogEvent(Struct, frozen=True):
+    """One thing that happened, as the `event` field of a log line."""
+
+    name: str
+    level: Level
+    meaning: str
+
+
+class Kind(StrEnum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Metric(Struct, frozen=True):
+    """One family of series. `unit` is UCUM as OpenTelemetry has it; `buckets` are upper bounds."""
+
+    name: str
+    kind: Kind
+    unit: str
+    labels: tuple[str, ...]
+    meaning: str
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def prometheus_name(self) -> str:
+        """By OpenTelemetry's own rule: dots to underscores, the unit, `_total` for counters."""
+        suffix = {"s": "_seconds", "By": "_bytes", "USD": "_usd"}.get(self.unit, "")
+        return self.name.replace(".", "_") + suffix + ("_total" if self.kind is Kind.COUNTER else "")
+
+
+EVENTS: dict[str, LogEvent] = {}
+METRICS: dict[str, Metric] = {}
+SPANS: dict[str, str] = {}
+ATTRIBUTES: dict[str, str] = {}
+
+
+def _event(name: str, level: Level, meaning: str) -> str:
+    EVENTS[name] = LogEvent(name, level, meaning)
+    return name
+
+
+def _metric(
+    name: str,
+    kind: Kind,
+    unit: str,
+    meaning: str,
+    *,
+    labels: tuple[str, ...] = (),
+    buckets: tuple[float, ...] = (),
+) -> Metric:
+    METRICS[name] = metric = Metric(name, kind, unit, labels, meaning, buckets)
+    return metric
+
+
+def _span(name: str, meaning: str) -> str:
+    SPANS[name] = meaning
+    return name
+
+
+def _attribute(name: str, meaning: str) -> str:
+    ATTRIBUTES[name] = meaning
+    return name
+
+
+# Log events. A job's own line and what only the log tells; then everything that `P:events` tells, too.
+
+JOB_FINISHED = _event("job_finished", "info", "A job ended and its reply is on its way; one line per job.")
+
+PROCESS_STARTED = _event("process_started", "info", "The daemon is up; says its version and consumer name.")
+PROCESS_STOPPED = _event("process_stopped", "info", "The daemon has finished what it held and ends.")
+PROCESS_CRASHED = _event(
+    "process_crashed", "error", "An exception nobody caught ended a thread or the process."
+)
+WARNING = _event("warning", "warning", "The configuration or the Redis server deserves a look; says what.")
+DRAIN_STARTED = _event("drain_started", "info", "SIGTERM came: no more reads, unsent jobs are handed back.")
+DRAIN_FINISHED = _event("drain_finished", "info", "The drain ended; says how many calls were cut off.")
+LEDGER_OPENED = _event("ledger_opened", "info", "The ledger is open and of the right schema.")
+MODEL_UNKNOWN = _event("model_unknown", "error", "A provider does not know the configured model.")
+PRICE_UNKNOWN = _event("price_unknown", "warning", "No price is known for a model, and none is configured.")
+WORKER_RESTARTED = _event(
+    "worker_restarted", "error", "A model's worker died of a bug and was started again."
+)
+WORKER_GAVE_UP = _event("worker_gave_up", "error", "A model's worker died too often and stays down.")
+UNCAUGHT_BUG = _event("uncaught_bug", "error", "An unforeseen exception ended one job as internal_error.")
+STATUS_PORT_OPENED = _event("status_port_opened", "info", "The status port listens; says where.")
+STATUS_PORT_TAKEN = _event("status_port_taken", "warning", "The configured status port was taken.")
+STATUS_PORT_FAILED = _event(
+    "status_port_failed", "warning", "No status port could be opened; the router runs on."
+)
+LOG_LINES_DROPPED = _event("log_lines_dropped", "warning", "Standard error was blocked and lines were lost.")
+LIBRARY_LOG = _event("library_log", "warning", "A library logged a warning or worse (at its own level).")
+
+_STREAM_LEVELS: dict[str, Level] = {
+    **dict.fromkeys(("bound_violated", "model_disabled", "worker_restarted", "ledger_trouble"), "error"),
+    **dict.fromkeys(("budget_warning", "budget_exhausted", "circuit_opened", "outcome_unknown"), "warning"),
+    **dict.fromkeys(("lease_lost", "entries_reclaimed", "entries_vanished", "dead_lettered"), "warning"),
+    **dict.fromkeys(("redis_lost", "publish_stalled", "publish_refused", "events_dropped"), "warning"),
+}
+
+for _name, _meaning in event_names.EVENTS.items():
+    _event(_name, _STREAM_LEVELS.get(_name, "info"), f"{_meaning[0].upper()}{_meaning[1:]}.")
+
+# Metrics. Durations are seconds.
+
+_GENAI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_JOB_SECONDS = (0.001, 0.002, 0.005, *_GENAI_SECONDS, 163.84, 327.68)
+_COMMIT_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024)
+_TOKENS = tuple(float(4**power) for power in range(14))
+
+LANE_DEPTH = _metric(
+    "theo.lane.depth", Kind.GAUGE, "{job}", "Jobs in a lane, waiting and in flight.", labels=("lane",)
+)
+LANE_OLDEST_AGE = _metric(
+    "theo.lane.oldest_age", Kind.GAUGE, "s", "Age of the oldest entry of a lane.", labels=("lane",)
+)
+JOBS_IN_FLIGHT = _metric("theo.jobs.in_flight", Kind.GAUGE, "{job}", "Jobs this process holds.")
+JOBS_WAITING = _metric(
+    "theo.jobs.waiting", Kind.GAUGE, "{job}", "Jobs held that wait for a slot, peer or model."
+)
+JOBS_FINISHED = _metric(
+    "theo.jobs.finished",
+    Kind.COUNTER,
+    "{job}",
+    "Jobs ended, by status and error code (`none` when ok).",
+    labels=("status", "code"),
+)
+CACHE_HITS = _metric("theo.jobs.cache_hits", Kind.COUNTER, "{job}", "Jobs answered from the cache.")
+COALESCED = _metric(
+    "theo.jobs.coalesced", Kind.COUNTER, "{job}", "Jobs that shared an identical call's answer."
+)
+JOB_QUEUED = _metric(
+    "theo.job.queued.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "From push to start, as `queued_ms` of the reply.",
+    buckets=_JOB_SECONDS,
+)
+JOB_CALL = _metric(
+    "theo.job.call.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "In provider calls, all attempts of the job added; jobs without a call are not in it.",
+    buckets=_JOB_SECONDS,
+)
+JOB_TOTAL = _metric(
+    "theo.job.total.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "From receipt by this process to its end.",
+    buckets=_JOB_SECONDS,
+)
+
+MODEL_RUNNING = _metric(
+    "theo.model.running", Kind.GAUGE, "{call}", "Calls to a model that run now.", labels=("model",)
+)
+BREAKER_STATE = _metric(
+    "theo.model.breaker_state",
+    Kind.GAUGE,
+    "1",
+    "Circuit breaker of a model: 0 closed, 1 half-open, 2 open.",
+    labels=("model",),
+)
+BREAKER_VALUES = {"closed": 0, "half_open": 1, "open": 2}
+MODEL_TOKENS = _metric(
+    "theo.model.tokens",
+    Kind.COUNTER,
+    "{token}",
+    "Tokens billed; `prompt` includes `cached` and `cache_write`, `completion` includes `reasoning`.",
+    labels=("model", "kind"),
+)
+TOKEN_KINDS = ("prompt", "completion", "cached", "cache_write", "reasoning")
+MODEL_COST = _metric("theo.model.cost", Kind.COUNTER, "USD", "Settled spend of a model.", labels=("model",))
+ATTEMPTS_FINISHED = _metric(
+    "theo.attempts.finished",
+    Kind.COUNTER,
+    "{attempt}",
+    "Attempts ended, by model and outcome.",
+    labels=("model", "outcome"),
+)
+ATTEMPTS_UNKNOWN = _metric(
+    "theo.attempts.unknown",
+    Kind.COUNTER,
+    "{attempt}",
+    "Attempts sent of which nobody knows whether they were billed (outcome maybe or unknown).",
+    labels=("model",),
+)
+
+GEN_AI_DURATION = _metric(
+    "gen_ai.client.operation.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "One call to a provider; `error.type` is the error code, `none` when ok.",
+    labels=("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "model", "error.type"),
+    buckets=_GENAI_SECONDS,
+)
+GEN_AI_TOKENS = _metric(
+    "gen_ai.client.token.usage",
+    Kind.HISTOGRAM,
+    "{token}",
+    "Tokens of one call.",
+    labels=(
+        "gen_ai.operation.name",
+        "gen_ai.provider.name",
+        "gen_ai.request.model",
+        "model",
+        "gen_ai.token.type",
+    ),
+    buckets=_TOKENS,
+)
+
+EVENTS_TOTAL = _metric("theo.events", Kind.COUNTER, "{event}", "Log events, by name.", labels=("event",))
+REDIS_UP = _metric("theo.redis.connected", Kind.GAUGE, "1", "1 while Redis answers, else 0.")
+LEDGER_COMMIT = _metric(
+    "theo.ledger.commit.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "One group commit of the ledger.",
+    buckets=_COMMIT_SECONDS,
+)
+BUILD_INFO = _metric("theo.build.info", Kind.GAUGE, "1", "Always 1.", labels=("version", "python"))
+CPU_TIME = _metric("process.cpu.time", Kind.COUNTER, "s", "Processor time of this process, user and system.")
+MEMORY = _metric("process.memory.usage", Kind.GAUGE, "By", "Resident memory of this process.")
+UPTIME = _metric("process.uptime", Kind.GAUGE, "s", "Since this process started.")
+LINES_DROPPED = _metric(
+    "theo.log.dropped", Kind.COUNTER, "{line}", "Log lines lost to a blocked standard error."
+)
+TRACES_DROPPED = _metric("theo.traces.dropped", Kind.COUNTER, "{trace}", "Jobs not traced: too many at once.")
+
+# Spans and their attributes.
+
+SPAN_JOB = _span(
+    "process {stream}", "One job from receipt to its end; child of the job's `traceparent`. CONSUMER."
+)
+SPAN_ATTEMPT = _span("chat {model}", "One call to a provider; child of its job's span. CLIENT.")
+
+MESSAGING_SYSTEM = _attribute("messaging.system", "Always `redis`.")
+MESSAGING_OPERATION = _attribute("messaging.operation.name", "Always `process`.")
+MESSAGING_OPERATION_TYPE = _attribute("messaging.operation.type", "Always `process`.")
+MESSAGING_DESTINATION = _attribute("messaging.destination.name", "The stream the job was pushed to.")
+MESSAGING_GROUP = _attribute("messaging.consumer.group.name", "The consumer group.")
+MESSAGING_MESSAGE_ID = _attribute("messaging.message.id", "The entry id.")
+JOB_ID = _attribute("theo.job.id", "The client's id of the job, or the entry id.")
+JOB_LANE = _attribute("theo.job.lane", "The lane the job came by.")
+JOB_TENANT = _attribute("theo.job.tenant", "The job's tenant, if it names one.")
+JOB_QUEUED_MS = _attribute("theo.job.queued_ms", "As in the reply.")
+JOB_CACHE_HIT = _attribute("theo.job.cache_hit", "Answered from the cache.")
+JOB_COALESCED = _attribute("theo.job.coalesced", "Shared the answer of an identical job.")
+COST = _attribute("theo.cost_usd", "What the job or the attempt cost, in USD.")
+MODEL = _attribute("theo.model", "The configured name of the model.")
+ATTEMPT_NUMBER = _attribute("theo.attempt.number", "1 for the first.")
+ATTEMPT_OUTCOME = _attribute("theo.attempt.outcome", "ok, failed, maybe, unknown or cancelled.")
+ERROR_TYPE = _attribute("error.type", "The error code of the contract.")
+HTTP_STATUS = _attribute("http.response.status_code", "What the provider answered with.")
+GEN_AI_OPERATION = _attribute("gen_ai.operation.name", "Always `chat`.")
+GEN_AI_PROVIDER = _attribute("gen_ai.provider.name", "The provider, by the name of the conventions.")
+GEN_AI_MODEL = _attribute("gen_ai.request.model", "The provider's own name of the model.")
+GEN_AI_FINISH = _attribute("gen_ai.response.finish_reasons", "Why the model stopped.")
+GEN_AI_INPUT = _attribute("gen_ai.usage.input_tokens", "Prompt tokens, cached ones included.")
+GEN_AI_OUTPUT = _attribute("gen_ai.usage.output_tokens", "Completion tokens, reasoning included.")
+GEN_AI_CACHED = _attribute(
+    "gen_ai.usage.cache_read.input_tokens", "Prompt tokens read from the provider's cache."
+)
+GEN_AI_REASONING = _attribute("gen_ai.usage.reasoning.output_tokens", "Completion tokens spent on reasoning.")
+
+_GENAI_PROVIDERS = {"openai_responses": "openai", "gemini": "gcp.gemini"}
+
+
+def genai_provider(provider: str) -> str:
+    """The conventions' name of a configured `provider`; unlisted ones keep their own."""
+    return _GENAI_PROVIDERS.get(provider, provider)

@@ -1,0 +1,65 @@
+"""What `/status`, the dashboard and `theo-router status --json` show. None: not known now."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+ModelState = Literal["closed", "half_open", "open", "paused", "disabled", "stopped"]
+
+
+class LaneStatus(Struct, frozen=True, kw_only=True):
+    """One lane, as Redis has it: the same in every process."""
+
+    lane: str
+    depth: int | None = None  # waiting and in flight
+    oldest_age_s: float | None = None
+
+
+class ModelStatus(Struct, frozen=True, kw_only=True):
+    """One configured model. Spend is the fleet's, calls and health are this process's."""
+
+    name: str
+    provider: str
+    model: str
+    state: ModelState
+    retry_in_s: float | None = None  # until an open or paused model is tried again
+    running: int = 0
+    concurrency: int = 0
+    total_failures: int = 0
+    consecutive_failures: int = 0
+    last_success_at: float | None = None  # Unix seconds, as all `_at` here
+    last_failure_at: float | None = None
+    latency_ms: float | None = None
+    spent_usd: float | None = None
+    held_usd: float | None = None
+    ceiling_usd: float | None = None
+    window: str | None = None
+
+
+class JobTotals(Struct, frozen=True, kw_only=True):
+    """Jobs this process ended since it started."""
+
+    ok: int = 0
+    failed: int = 0
+    cache_hits: int = 0
+    coalesced: int = 0
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """One process and what it knows of the fleet."""
+
+    at: float
+    version: str
+    consumer: str
+    prefix: str
+    uptime_s: float
+    not_ready: str | None = None  # why no jobs are read; None while they are
+    in_flight: int = 0
+    waiting: int = 0
+    consumers: int | None = None  # processes that read these lanes
+    dead: int | None = None  # dead letters kept
+    jobs: JobTotals = JobTotals()
+    lanes: tuple[LaneStatus, ...] = ()
+    models: tuple[ModelStatus, ...] = ()

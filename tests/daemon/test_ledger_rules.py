@@ -1,0 +1,153 @@
+"""The ledger's decisions, without a database."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from theo_daemon.job import EntryRef
+from theo_daemon.ledger.records import (
+    Ask,
+    Busy,
+    Check,
+    Clear,
+    Conflict,
+    Granted,
+    Hit,
+    OverBudget,
+    Replay,
+    Scope,
+    Verdict,
+    Want,
+)  # fmt: skip
+from theo_daemon.ledger.rules import Balance, KeptAnswer, Known, Remembered, decide
+
+ME, PEER = 1, 2
+
+
+def ref(number: int) -> EntryRef:
+    return EntryRef("theo:jobs", f"{number}-0")
+
+
+def want(bound: int | None = 10, ceiling: int | None = None, number: int = 1) -> Want:
+    return Want(number, "fast", "openai", bound, (Scope("model:fast", 0, ceiling),))
+
+
+def ask(number: int = 1, key: str = "k", **fields: object) -> Ask:
+    return Ask(ref=ref(number), key=key, cache_key=key, digest=key, **{"want": want(), **fields})  # type: ignore[arg-type]
+
+
+def answer(known: Known, *asks: Ask | Check) -> list[Verdict]:
+    return decide(asks, known, owner=ME)[0]
+
+
+def test_a_clear_way_is_claimed() -> None:
+    verdicts, claims = decide([ask()], Known(), owner=ME)
+    assert verdicts == [Granted()]
+    assert len(claims.holders) == len(claims.attempts) == 1
+    assert claims.held == {("model:fast", 0): 10}
+
+
+def test_without_a_slot_the_ledger_only_looks() -> None:
+    verdicts, claims = decide([ask(want=None)], Known(), owner=ME)
+    assert verdicts == [Clear()]
+    assert not claims.holders
+    assert not claims.attempts
+
+
+def test_of_two_asks_for_one_key_in_a_batch_one_is_granted() -> None:
+    assert answer(Known(), ask(1), ask(2)) == [Granted(), Busy()]
+
+
+def test_a_key_in_flight_elsewhere_is_waited_for() -> None:
+    assert answer(Known(holders={"k": PEER}), ask()) == [Busy()]
+
+
+def test_a_fresh_answer_is_a_hit_and_a_stale_one_is_not() -> None:
+    known = Known(now_ms=100, answers={"k": KeptAnswer(b"{}", 50, 101)})
+    assert answer(known, ask()) == [Hit(b"{}")]
+    known = Known(now_ms=101, answers={"k": KeptAnswer(b"{}", 50, 101)})
+    assert answer(known, ask()) == [Granted()]
+
+
+def test_who_waited_for_an_answer_gets_it_even_when_it_is_not_kept_for_others() -> None:
+    known = Known(now_ms=100, answers={"k": KeptAnswer(b"{}", 50, 50)})
+    assert answer(known, ask(waited_since_ms=50)) == [Hit(b"{}")]
+    assert answer(known, ask(waited_since_ms=51)) == [Granted()]
+
+
+def test_the_next_attempt_of_a_flight_does_not_wait_for_itself() -> None:
+    known = Known(holders={"k": ME})
+    assert answer(known, ask(holding=True)) == [Granted()]
+    assert answer(Known(holders={"k": ME}), ask()) == [Busy()]
+
+
+def test_an_entry_s_own_outcome_is_published_again() -> None:
+    assert answer(Known(outcomes={ref(1): b"o"}), ask()) == [Replay(b"o", own=True)]
+
+
+def test_a_repeated_id_gets_the_first_outcome_waits_for_it_or_is_a_conflict() -> None:
+    first = Remembered(digest="k", ref=ref(7), outcome=None)
+    assert answer(Known(ids={("", "i"): first}), ask(client_id="i")) == [Busy(on_id=True)]
+    done = Remembered(digest="k", ref=ref(7), outcome=b"o")
+    assert answer(Known(ids={("", "i"): done}), ask(client_id="i")) == [Replay(b"o", own=False)]
+    other = Remembered(digest="other", ref=ref(7), outcome=None)
+    assert answer(Known(ids={("", "i"): other}), ask(client_id="i")) == [Conflict()]
+    assert answer(Known(ids={("t", "i"): other}), ask(client_id="i")) == [Granted()]
+
+
+def test_an_id_is_taken_by_the_first_push_of_a_batch() -> None:
+    verdicts, claims = decide([ask(1, client_id="i"), ask(2, "other", client_id="i")], Known(), owner=ME)
+    assert verdicts == [Granted(), Conflict()]
+    assert [one.ref for one in claims.ids] == [ref(1)]
+
+
+def test_joining_a_flight_takes_the_id_too() -> None:
+    verdicts, claims = decide([Check(ref=ref(3), digest="k", client_id="i")], Known(), owner=ME)
+    assert verdicts == [Clear()]
+    assert len(claims.ids) == 1
+
+
+def test_a_call_that_does_not_fit_claims_nothing() -> None:
+    known = Known(balances={("model:fast", 0): Balance(spent_nano=95)})
+    verdicts, claims = decide([ask(want=want(10, ceiling=100))], known, owner=ME)
+    assert verdicts == [
+        OverBudget(Scope("model:fast", 0, 100), spent_nano=95, held_nano=0, bound_nano=10, by_holds=False)
+    ]
+    assert not claims.holders
+    assert not claims.held
+    assert not known.holders
+
+
+def test_what_is_only_held_may_come_back() -> None:
+    known = Known(balances={("model:fast", 0): Balance(spent_nano=10, held_nano=85)})
+    (verdict,) = answer(known, ask(want=want(10, ceiling=100)))
+    assert isinstance(verdict, OverBudget)
+    assert verdict.by_holds
+
+
+def test_a_ceiling_of_nothing_forbids_even_what_is_free() -> None:
+    (verdict,) = answer(Known(), ask(want=want(0, ceiling=0)))
+    assert isinstance(verdict, OverBudget)
+    assert not verdict.by_holds
+
+
+def test_an_unknown_price_under_a_ceiling_is_refused() -> None:
+    (verdict,) = answer(Known(), ask(want=want(None, ceiling=100)))
+    assert isinstance(verdict, OverBudget)
+    assert not verdict.by_holds
+
+
+@given(st.lists(st.integers(0, 40), max_size=40), st.integers(0, 200), st.integers(0, 100))
+def test_a_batch_never_holds_more_than_the_ceiling_leaves(
+    bounds: list[int], ceiling: int, spent: int
+) -> None:
+    known = Known(balances={("model:fast", 0): Balance(spent_nano=spent)})
+    asks = [ask(n, f"k{n}", want=want(bound, ceiling, n)) for n, bound in enumerate(bounds)]
+    verdicts, claims = decide(asks, known, owner=ME)
+    held = claims.held.get(("model:fast", 0), 0)
+    granted = sum(
+        bound for bound, verdict in zip(bounds, verdicts, strict=True) if isinstance(verdict, Granted)
+    )
+    assert held == granted
+    assert spent + held <= ceiling or held == 0

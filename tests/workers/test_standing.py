@@ -1,0 +1,218 @@
+"""What each failure does to a model's standing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from theo_workers.breaker import Breaker, Closed, HalfOpen, Open
+from theo_workers.errors import (
+    AuthenticationFailed,
+    ContentFiltered,
+    ContextLengthExceeded,
+    InvalidRequest,
+    NotAdmitted,
+    ProviderQuotaExhausted,
+    ProviderTimeout,
+    ProviderUnavailable,
+    RateLimited,
+    UpstreamError,
+)
+from theo_workers.failures import BreakerEffect, FailureClass
+from theo_workers.standing import AVAILABLE, Available, Change, Disabled, Paused, Standing, Unavailable
+
+
+def standing(*, threshold: int = 1, timeout_s: float = 120.0) -> Standing:
+    return Standing(Breaker(threshold=threshold), timeout_s=timeout_s)
+
+
+def fail(model: Standing, error: UpstreamError, now: float = 0.0, *, jitter: float = 0.5) -> Change | None:
+    permit = model.admit(now)
+    effect = model.effect_of(error, given_s=120.0, waited_s=1.0, usual_s=None)
+    return model.failed(permit, effect, error, now, jitter)
+
+
+@pytest.mark.parametrize(
+    ("error", "change"),
+    [
+        (ProviderUnavailable("x"), Open(60.0)),
+        (ProviderUnavailable("x", failure=FailureClass.NEVER_SENT), Open(60.0)),
+        (ProviderUnavailable("x", failure=FailureClass.MAYBE), Open(60.0)),
+        (ProviderTimeout("x"), Open(60.0)),
+        (RateLimited("x", retry_after_s=7.0), Paused(7.0)),
+        (AuthenticationFailed("x"), Disabled("authentication_failed")),
+        (ProviderQuotaExhausted("x"), Disabled("provider_quota_exhausted")),
+        (InvalidRequest("x"), None),
+        (InvalidRequest("x", failure=FailureClass.MODEL_UNKNOWN), None),
+        (ContextLengthExceeded("x"), None),
+        (ContentFiltered("x"), None),
+    ],
+)
+def test_each_failure_changes_what_its_row_says(error: UpstreamError, change: Change | None) -> None:
+    model = standing()
+    assert fail(model, error) == change
+    assert isinstance(model.availability(0.0), Available) == (change is None)
+
+
+@pytest.mark.parametrize(
+    "error", [RateLimited("x"), InvalidRequest("x"), ContentFiltered("x"), AuthenticationFailed("x")]
+)
+def test_only_the_models_own_failures_count_for_the_breaker(error: UpstreamError) -> None:
+    model = standing(threshold=2)
+    fail(model, ProviderUnavailable("x"))
+    fail(model, error)
+    assert model.breaker.state == Closed(1)
+
+
+@pytest.mark.parametrize(
+    ("retry_after_s", "jitter", "pause_s"),
+    [
+        (7.0, 0.9, 7.0),
+        (0.004, 0.9, 0.004),
+        (120.0, 0.5, 120.0),
+        (86_400.0, 0.5, 120.0),
+        (math.inf, 0.5, 120.0),
+        (math.nan, 0.5, 1.0),
+        (-5.0, 0.5, 1.0),
+        (0.0, 0.5, 1.0),
+        (None, 0.0, 0.8),
+        (None, 0.75, 1.1),
+    ],
+)
+def test_a_pause_lasts_as_asked_within_reason(
+    retry_after_s: float | None, jitter: float, pause_s: float
+) -> None:
+    model = standing()
+    fail(model, RateLimited("x", retry_after_s=retry_after_s), 100.0, jitter=jitter)
+    assert model.paused_until == pytest.approx(100.0 + pause_s)
+
+
+def test_a_pause_is_only_made_longer_and_announced_once() -> None:
+    model = standing()
+    permits = [model.admit(0.0) for _ in range(3)]
+    changes = [
+        model.failed(permit, BreakerEffect.PAUSE, RateLimited("x", retry_after_s=retry_after_s), 0.0, 0.5)
+        for permit, retry_after_s in zip(permits, (5.0, 9.0, 2.0), strict=True)
+    ]
+    assert changes == [Paused(5.0), None, None]
+    assert model.availability(8.9) == Unavailable("paused", 9.0)
+    assert model.availability(9.0) == AVAILABLE
+
+
+def test_a_probe_that_meets_a_429_is_handed_back() -> None:
+    model = standing()
+    fail(model, ProviderUnavailable("x"))
+    fail(model, RateLimited("x", retry_after_s=5.0), 60.0)
+    assert model.availability(60.0) == Unavailable("paused", 65.0)
+    assert model.admit(65.0) is not None
+    assert model.breaker.state == HalfOpen(1, probing=True)
+
+
+def test_an_opening_and_a_pause_end_with_the_later() -> None:
+    model = standing()
+    late = model.admit(0.0)
+    fail(model, ProviderUnavailable("x"))
+    model.failed(late, BreakerEffect.PAUSE, RateLimited("x", retry_after_s=90.0), 0.0, 0.5)
+    assert model.availability(1.0) == Unavailable("circuit_open", 90.0)
+    assert model.availability(61.0) == Unavailable("paused", 90.0)
+
+
+@pytest.mark.parametrize(
+    ("given_s", "waited_s", "usual_s", "timeout_s", "effect"),
+    [
+        (120.0, 120.0, None, 120.0, BreakerEffect.FAILURE),
+        (119.8, 119.8, None, 120.0, BreakerEffect.FAILURE),
+        (0.02, 0.02, None, 120.0, BreakerEffect.NEUTRAL),
+        (29.0, 29.0, None, 120.0, BreakerEffect.NEUTRAL),
+        (31.0, 31.0, None, 120.0, BreakerEffect.FAILURE),
+        (0.97, 0.97, None, 1.0, BreakerEffect.FAILURE),
+        (5.0, 5.0, 1.0, 120.0, BreakerEffect.FAILURE),
+        (3.0, 3.0, 1.0, 120.0, BreakerEffect.NEUTRAL),
+        (0.5, 0.5, 0.001, 120.0, BreakerEffect.NEUTRAL),
+        (5.0, 1.0, None, 120.0, BreakerEffect.FAILURE),
+    ],
+    ids=[
+        "its whole time-out",
+        "nearly, since the claim took a moment",
+        "an impatient job",
+        "a job less patient than most",
+        "a job patient enough",
+        "a short time-out, used up",
+        "far slower than usual",
+        "not so much slower than usual",
+        "fast models get a second all the same",
+        "the adapter's own time-out, before the deadline",
+    ],
+)
+def test_a_time_out_is_evidence_only_if_the_model_had_time_enough(
+    given_s: float, waited_s: float, usual_s: float | None, timeout_s: float, effect: BreakerEffect
+) -> None:
+    model = standing(timeout_s=timeout_s)
+    found = model.effect_of(ProviderTimeout("x"), given_s=given_s, waited_s=waited_s, usual_s=usual_s)
+    assert found == effect
+
+
+def test_a_reset_by_the_provider_is_evidence_however_little_time_it_had() -> None:
+    error = ProviderUnavailable("x", failure=FailureClass.MAYBE)
+    effect = standing().effect_of(error, given_s=0.01, waited_s=0.01, usual_s=None)
+    assert effect is BreakerEffect.FAILURE
+
+
+def test_a_refusal_says_why_and_until_when() -> None:
+    model = standing()
+    fail(model, ProviderUnavailable("x"))
+    with pytest.raises(NotAdmitted) as caught:
+        model.admit(10.0)
+    assert (caught.value.reason, caught.value.until) == ("circuit_open", 60.0)
+
+
+def test_disabled_comes_before_everything_and_ends_with_a_reset() -> None:
+    model = standing()
+    late = model.admit(0.0)
+    fail(model, ProviderUnavailable("x"))
+    model.failed(late, BreakerEffect.PAUSE, RateLimited("x", retry_after_s=90.0), 0.0, 0.5)
+    assert model.disable("operator") == Disabled("operator")
+    assert model.disable("authentication_failed") is None, "it is said once"
+    assert model.availability(1_000.0) == Unavailable("disabled", None)
+    model.reset()
+    assert model.availability(1.0) == AVAILABLE
+    assert model.breaker.state == Closed()
+
+
+def test_admits_any_number_one_probe_or_none() -> None:
+    model = standing()
+    assert model.admits(0.0) == math.inf
+    fail(model, ProviderUnavailable("x"))
+    assert (model.admits(59.0), model.admits(60.0)) == (0, 1)
+    probe = model.admit(60.0)
+    assert model.admits(60.0) == 0
+    model.abandoned(probe, 61.0)
+    assert model.admits(61.0) == 1
+
+
+@pytest.mark.parametrize(
+    ("open_until", "paused_for_s", "now", "next_change"),
+    [
+        (None, None, 0.0, None),
+        (60.0, None, 1.0, 60.0),
+        (60.0, 20.0, 1.0, 20.0),
+        (60.0, 20.0, 30.0, 60.0),
+        (60.0, 90.0, 70.0, 90.0),
+        (60.0, 20.0, 60.0, None),
+    ],
+)
+def test_the_next_change_is_the_first_end_to_come(
+    open_until: float | None, paused_for_s: float | None, now: float, next_change: float | None
+) -> None:
+    model = standing()
+    if paused_for_s is not None:
+        fail(model, RateLimited("x", retry_after_s=paused_for_s), 0.0)
+    if open_until is not None:
+        model.breaker.force_open(open_until, 0.0)
+    assert model.next_change(now) == next_change
+
+
+def test_a_defect_of_the_adapter_counts_as_a_failure() -> None:
+    model = standing()
+    assert model.broke(model.admit(0.0), 0.0, 0.5) == Open(60.0)

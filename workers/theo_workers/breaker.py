@@ -1,0 +1,163 @@
+"""The circuit breaker of one model: after enough failures no calls, then one probe, then calls again.
+
+   ┌────────────── failures ──────────────┐
+Closed ◄── good probe ── HalfOpen ◄── time ── Open
+                             └── bad probe ──►┘
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import ClassVar
+
+from msgspec import Struct
+
+from theo_workers.errors import CircuitOpen
+from theo_workers.failure_rate import FailureRate, RateRule
+
+LONGEST_FACTOR = 8  # openings double up to this multiple of the first
+SPREAD = 0.2  # and vary by this share, so that many processes do not probe in step
+
+
+class Verdict(Enum):
+    """What a call says about the model."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    NEUTRAL = "neutral"  # nothing: abandoned, refused for the caller's fault, rate limited
+
+
+class Closed(Struct, frozen=True):
+    """Calls are made. Left when failures trip it."""
+
+    event: ClassVar[str] = "circuit_closed"
+
+    failures: int = 0  # in a row
+
+
+class Open(Struct, frozen=True):
+    """No calls before `until`, monotonic seconds. Left by the first call after it, the probe."""
+
+    event: ClassVar[str] = "circuit_opened"
+
+    until: float
+    openings: int = 1  # since it was last closed
+
+
+class HalfOpen(Struct, frozen=True):
+    """One call at a time, the probe, decides. A probe without a verdict makes room for the next."""
+
+    event: ClassVar[str] = "circuit_half_open"
+
+    openings: int
+    probing: bool = False
+
+
+State = Closed | Open | HalfOpen
+
+_CLOSED = Closed()
+
+
+class Permit(Struct, frozen=True):
+    """The right to one call, dated by the breaker's generation. `entered`: admitting it changed the state."""
+
+    generation: int
+    entered: HalfOpen | None = None
+
+
+class Breaker:
+    """Circuit breaker (Nygard, Release It!). `now` is monotonic seconds; `jitter` is drawn from [0, 1).
+
+    It opens after `threshold` failures in a row or, if given, by `rate`. The first opening lasts exactly
+    `timeout_s`; each one that follows a failed probe lasts twice the one before, up to `LONGEST_FACTOR` times
+    the first and ± `SPREAD`. One good probe closes it.
+    """
+
+    def __init__(self, *, threshold: int = 3, timeout_s: float = 60.0, rate: RateRule | None = None) -> None:
+        if threshold < 1 or timeout_s <= 0:
+            raise ValueError(f"threshold {threshold} must be at least 1 and timeout_s {timeout_s} above 0")
+        self.threshold, self.timeout_s = threshold, timeout_s
+        self.state: State = _CLOSED
+        self._rate = None if rate is None else FailureRate(rate)
+        self._permit = Permit(0)  # of the current generation, which counts changes so that evidence is dated
+
+    def peek(self, now: float) -> State:
+        """The state as a call made now would find it; changes nothing."""
+        match self.state:
+            case Open(until=until, openings=openings) if until <= now:
+                return HalfOpen(openings)
+            case state:
+                return state
+
+    def admit(self, now: float) -> Permit:
+        """Raises CircuitOpen when no call may be made. Every permit must be settled, abandoned calls too."""
+        match self.state:
+            case Closed():
+                return self._permit
+            case Open(until=until) if now < until:
+                raise CircuitOpen(retry_after_s=until - now)
+            case HalfOpen(probing=True):
+                raise CircuitOpen(retry_after_s=None)
+            case Open(openings=openings):
+                probing = HalfOpen(openings, probing=True)
+                self._enter(probing)
+                return Permit(self._permit.generation, probing)
+            case HalfOpen(openings=openings):
+                self.state = HalfOpen(openings, probing=True)
+        return self._permit
+
+    def settle(self, permit: Permit, verdict: Verdict, now: float, jitter: float) -> State | None:
+        """Take what a call showed; returns the state it led to, if it changed.
+
+        A permit from before the last change is stale: its verdict counts for nothing.
+        """
+        if permit.generation != self._permit.generation:
+            return None
+        match self.state, verdict:
+            case Closed(failures=failures), Verdict.SUCCESS:
+                if self._rate is not None:
+                    self._rate.record(failed=False, now=now)
+                if failures:
+                    self.state = _CLOSED
+            case Closed(failures=failures), Verdict.FAILURE:
+                if self._trips(failures + 1, now):
+                    return self._enter(Open(now + self.timeout_s))
+                self.state = Closed(failures + 1)
+            case HalfOpen(), Verdict.SUCCESS:
+                return self._enter(_CLOSED)
+            case HalfOpen(openings=openings), Verdict.FAILURE:
+                return self._enter(Open(now + self._longer_s(openings, jitter), openings + 1))
+            case HalfOpen(openings=openings), Verdict.NEUTRAL:
+                self._enter(HalfOpen(openings))  # or we would stay half-open for ever
+        return None
+
+    def force_open(self, until: float, now: float, *, openings: int = 1) -> None:
+        """Take over an opening known from elsewhere. Never shortens one; one that is over stops no probe."""
+        match self.state:
+            case Open(until=own) if until <= own:
+                return
+            case HalfOpen() if until <= now:
+                return
+        self._enter(Open(until, openings))
+
+    def force_close(self) -> None:
+        """Take over a closing known from elsewhere, or an operator's. Forgets all failures."""
+        self._enter(_CLOSED)
+
+    def _trips(self, failures: int, now: float) -> bool:
+        if self._rate is not None:
+            self._rate.record(failed=True, now=now)
+            if self._rate.exceeded():
+                return True
+        return failures >= self.threshold
+
+    def _longer_s(self, openings: int, jitter: float) -> float:
+        # Bounded before the power: a model that is down for days counts more openings than a float holds.
+        factor = min(LONGEST_FACTOR, 2.0 ** min(openings, 16))
+        return self.timeout_s * factor * (1 - SPREAD + 2 * SPREAD * jitter)
+
+    def _enter(self, state: State) -> State:
+        self.state, self._permit = state, Permit(self._permit.generation + 1)
+        if self._rate is not None:
+            self._rate.clear()
+        return state

@@ -1,0 +1,86 @@
+"""What a model's tokens cost, in integer nano-dollars (1e-9 USD)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from theo_workers.messages import Usage
+
+MTOK = 1_000_000
+Source = Literal["configured", "free", "table"]
+
+
+class Rates(Struct, frozen=True, kw_only=True):
+    """Nano-dollars per million tokens. A kind without a price of its own costs what its parent kind costs."""
+
+    input: int
+    output: int
+    cached_input: int
+    cache_write: int
+    cache_write_at_most: int  # of the longest time to live
+    reasoning: int
+
+
+class Tier(Struct, frozen=True, kw_only=True):
+    """`rates` apply to the whole call once its prompt has more than `above` tokens."""
+
+    above: int
+    rates: Rates
+
+
+class Price(Struct, frozen=True, kw_only=True):
+    """One model's price as it was resolved; stored with each attempt."""
+
+    rates: Rates
+    tiers: tuple[Tier, ...] = ()  # ascending
+    per_call: int = 0  # nano-dollars on top of the tokens
+    source: Source = "configured"
+    until: float | None = None  # Unix seconds from when on it may be another; None: not foreseen
+
+
+def flat(input_nano: int, output_nano: int, *, source: Source = "configured") -> Price:
+    """A price of two rates, nano-dollars per million tokens."""
+    rates = Rates(
+        input=input_nano,
+        output=output_nano,
+        cached_input=input_nano,
+        cache_write=input_nano,
+        cache_write_at_most=input_nano,
+        reasoning=output_nano,
+    )
+    return Price(rates=rates, source=source)
+
+
+FREE = flat(0, 0, source="free")
+
+
+def cost_nano(price: Price, usage: Usage) -> int:
+    """What the usage costs, rounded up to whole nano-dollars."""
+    rates = price.rates
+    prompt, cached, written = usage.prompt_tokens, usage.cached_tokens, usage.cache_write_tokens
+    completion, reasoning = usage.completion_tokens, usage.reasoning_tokens
+    for tier in price.tiers:
+        if prompt > tier.above:
+            rates = tier.rates
+    # Parts are never more than their whole, whatever was reported.
+    cached = min(cached, prompt)
+    written = min(written, prompt - cached)
+    reasoning = min(reasoning, completion)
+    total = (
+        (prompt - cached - written) * rates.input
+        + cached * rates.cached_input
+        + written * rates.cache_write
+        + (completion - reasoning) * rates.output
+        + reasoning * rates.reasoning
+    )
+    return -(-total // MTOK) + price.per_call
+
+
+def bound_nano(price: Price, prompt_bound: int, max_output: int) -> int:
+    """What a call costs at most: every token at the dearest rate that the call can reach."""
+    reachable = [price.rates, *(tier.rates for tier in price.tiers if prompt_bound > tier.above)]
+    per_input = max(max(r.input, r.cached_input, r.cache_write_at_most) for r in reachable)
+    per_output = max(max(r.output, r.reasoning) for r in reachable)
+    return -(-(prompt_bound * per_input + max_output * per_output) // MTOK) + price.per_call

@@ -1,0 +1,167 @@
+"""May this model be asked now? Its breaker, its pause after a 429 and its credential, taken together."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+from msgspec import Struct
+
+from theo_workers.breaker import Breaker, Closed, HalfOpen, Open, Permit, State, Verdict
+from theo_workers.errors import NotAdmitted, ProviderTimeout, UpstreamError
+from theo_workers.failures import CONSEQUENCES, BreakerEffect
+
+PAUSE_S = 1.0  # after a 429 that names no time, ± 20 %
+LONGEST_PAUSE_S = 120.0  # whatever a provider says, we ask again after this
+ENOUGH_S = 30.0  # a model that said nothing for this long has had its chance
+USUAL_FACTOR = 4.0  # and so has one that took this many times longer than usual, but no less than
+LEAST_S = 1.0  # this
+TIMER_SLACK_S = 0.05  # a time-out rings this much early at most
+
+Reason = Literal["circuit_open", "paused", "disabled", "stopped"]
+
+
+class Available(Struct, frozen=True):
+    """A call may be made."""
+
+
+class Unavailable(Struct, frozen=True):
+    """No call may be made before `until`, monotonic seconds; None when only an event can tell."""
+
+    reason: Reason
+    until: float | None
+
+
+class Paused(Struct, frozen=True):
+    """The provider asked us to wait until `until`, monotonic seconds."""
+
+    event: ClassVar[str] = "model_paused"
+
+    until: float
+
+
+class Disabled(Struct, frozen=True):
+    """The credential is of no use, or an operator said so: no calls until `reset`."""
+
+    event: ClassVar[str] = "model_disabled"
+
+    cause: str  # an error code, or the operator's word
+
+
+Change = State | Paused | Disabled
+
+AVAILABLE = Available()
+
+
+class Standing:
+    """What admits a call, and what its end changes. `now` is monotonic seconds, `jitter` is in [0, 1)."""
+
+    def __init__(self, breaker: Breaker, *, timeout_s: float = 120.0) -> None:
+        """`timeout_s` is what the model is given when the job sets no earlier deadline."""
+        self.breaker = breaker
+        self.paused_until = -math.inf
+        self.disabled: Disabled | None = None
+        self._timeout_s = timeout_s
+
+    def availability(self, now: float) -> Available | Unavailable:
+        """Whether a call made now would be admitted; changes nothing."""
+        if self.disabled is not None:
+            return Unavailable("disabled", None)
+        match self.breaker.peek(now):
+            case Open(until=until):
+                return Unavailable("circuit_open", max(until, self.paused_until))
+            case HalfOpen(probing=True):
+                return Unavailable("circuit_open", None)
+        if now < self.paused_until:
+            return Unavailable("paused", self.paused_until)
+        return AVAILABLE
+
+    def admits(self, now: float) -> float:
+        """How many more calls would be admitted now: none, one (the probe) or any number."""
+        if isinstance(self.availability(now), Unavailable):
+            return 0
+        return math.inf if isinstance(self.breaker.state, Closed) else 1
+
+    def admit(self, now: float) -> Permit:
+        """Raises NotAdmitted. Every permit must go to exactly one of the methods below."""
+        match self.availability(now):
+            case Unavailable(reason=reason, until=until):
+                raise NotAdmitted(reason, until)
+        return self.breaker.admit(now)
+
+    def succeeded(self, permit: Permit, now: float) -> State | None:
+        """The model answered."""
+        return self.breaker.settle(permit, Verdict.SUCCESS, now, 0.0)
+
+    def abandoned(self, permit: Permit, now: float) -> None:
+        """The call ended without a word about the model."""
+        self.breaker.settle(permit, Verdict.NEUTRAL, now, 0.0)
+
+    def broke(self, permit: Permit, now: float, jitter: float) -> State | None:
+        """The adapter failed in a way nobody foresaw: to the caller that is a failing model."""
+        return self.breaker.settle(permit, Verdict.FAILURE, now, jitter)
+
+    def failed(
+        self, permit: Permit, effect: BreakerEffect, error: UpstreamError, now: float, jitter: float
+    ) -> Change | None:
+        """The model failed; `effect` is from `effect_of`. Returns what changed, if anything."""
+        verdict = Verdict.FAILURE if effect is BreakerEffect.FAILURE else Verdict.NEUTRAL
+        entered = self.breaker.settle(permit, verdict, now, jitter)
+        match effect:
+            case BreakerEffect.PAUSE:
+                return self._pause(now + _pause_s(error.retry_after_s, jitter), now)
+            case BreakerEffect.DISABLE:
+                return self.disable(error.code)
+        return entered
+
+    def effect_of(
+        self, error: UpstreamError, *, given_s: float, waited_s: float, usual_s: float | None
+    ) -> BreakerEffect:
+        """What `error` means here: the table's row, but a time-out of an impatient job is no evidence.
+
+        `given_s` is the time from sending to the call's deadline, `usual_s` the model's average latency.
+        Otherwise one client with a tiny deadline could open the circuit for everybody.
+        """
+        effect = CONSEQUENCES[error.failure].breaker
+        used_up = waited_s >= given_s - TIMER_SLACK_S
+        if isinstance(error, ProviderTimeout) and used_up and given_s < self._enough_s(usual_s):
+            return BreakerEffect.NEUTRAL
+        return effect
+
+    def disable(self, cause: str) -> Disabled | None:
+        """Admit nothing until `reset`. Returns None when it was disabled already."""
+        if self.disabled is not None:
+            return None
+        self.disabled = Disabled(cause)
+        return self.disabled
+
+    def reset(self) -> None:
+        """An operator's word: enabled, not paused, circuit closed."""
+        self.disabled = None
+        self.paused_until = -math.inf
+        self.breaker.force_close()
+
+    def next_change(self, now: float) -> float | None:
+        """When an opening or a pause ends next, if one is on."""
+        ends = [self.paused_until] if self.paused_until > now else []
+        match self.breaker.peek(now):
+            case Open(until=until):
+                ends.append(until)
+        return min(ends, default=None)
+
+    def _pause(self, until: float, now: float) -> Paused | None:
+        new = self.paused_until <= now
+        self.paused_until = max(self.paused_until, until)  # only ever made longer
+        return Paused(until) if new else None  # one change, though every call in flight brings its own 429
+
+    def _enough_s(self, usual_s: float | None) -> float:
+        # Half the time-out, since a call sets out with a little less than all of it.
+        enough_s = min(ENOUGH_S, self._timeout_s / 2)
+        return enough_s if usual_s is None else min(enough_s, max(LEAST_S, USUAL_FACTOR * usual_s))
+
+
+def _pause_s(retry_after_s: float | None, jitter: float) -> float:
+    # What a provider sends is not trusted: negative, zero and NaN are no answer, and too long is cut.
+    if retry_after_s is None or not retry_after_s > 0:
+        return PAUSE_S * (0.8 + 0.4 * jitter)
+    return min(retry_after_s, LONGEST_PAUSE_S)

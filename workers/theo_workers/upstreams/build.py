@@ -1,0 +1,29 @@
+"""Builds the upstream that a model's `provider` names."""
+
+from __future__ import annotations
+
+import random
+
+from theo_workers.clock import Clock
+from theo_workers.errors import ConfigError
+from theo_workers.model_spec import ModelSpec
+from theo_workers.upstream import Upstream
+from theo_workers.upstreams.local import LocalUpstream
+from theo_workers.upstreams.openai import OpenAIUpstream
+from theo_workers.upstreams.scripted import ScriptedUpstream
+
+PROVIDERS = ("openai", "local", "scripted")
+
+
+def build_upstream(model: ModelSpec, clock: Clock, rng: random.Random) -> Upstream:
+    """The model's upstream; connections are opened at its first call. Raises ConfigError."""
+    match model.provider:
+        case "openai":
+            return OpenAIUpstream(model, clock)
+        case "local":
+            return LocalUpstream(model, clock)
+        case "scripted":
+            return ScriptedUpstream(clock, model.script, end=model.script_end, rng=rng)
+        case other:
+            known = ", ".join(PROVIDERS)
+            raise ConfigError(f"models.{model.name}.provider: {other!r} is not one of {known}")

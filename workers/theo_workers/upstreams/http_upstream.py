@@ -1,0 +1,100 @@
+"""An upstream made of a wire format and an HTTP endpoint; every provider's adapter is one."""
+
+from __future__ import annotations
+
+from theo_workers.clock import Clock
+from theo_workers.messages import Completion, DeltaSink, Request
+from theo_workers.upstreams.http import Body, HttpEndpoint
+from theo_workers.upstreams.origin import Origin
+from theo_workers.upstreams.sse import EventTooLongError, SseParser
+from theo_workers.upstreams.wire import Headers, StreamedAnswer, WireFormat
+
+MAX_EVENT_BYTES = 4_194_304
+
+
+class HttpUpstream:
+    """Implements `theo_workers.upstream.Upstream` for any wire format."""
+
+    def __init__(self, origin: Origin, wire: WireFormat, endpoint: HttpEndpoint, clock: Clock) -> None:
+        self._origin, self._wire, self._endpoint, self._clock = origin, wire, endpoint, clock
+
+    @property
+    def provider(self) -> str:
+        return self._origin.provider
+
+    async def generate(self, request: Request, *, deadline: float, on_delta: DeltaSink | None) -> Completion:
+        """See `Upstream.generate`. A server that answers a streamed request in plain JSON is understood."""
+        body = self._wire.encode(request)
+        if not request.stream:
+            plain = Body()
+            await self._endpoint.exchange(body, plain, deadline=deadline)
+            return self._whole(plain)
+        streamed = _Streamed(self._origin, self._wire, on_delta)
+        await self._endpoint.exchange(body, streamed, deadline=deadline)
+        if streamed.answer is not None:
+            return streamed.finish(streamed.answer)
+        completion = self._whole(streamed.plain)
+        if on_delta is not None and completion.output:
+            on_delta(completion.output)
+        return completion
+
+    async def close(self) -> None:
+        """Release connections. Idempotent."""
+        await self._endpoint.close()
+
+    def _whole(self, body: Body) -> Completion:
+        if not 200 <= body.status < 300:
+            raise self._wire.refusal(body.status, body.headers, body.data, now=self._clock.wall())
+        kind = body.headers.get("content-type")
+        if kind is not None and "json" not in kind.lower():
+            raise self._origin.garbage(f"the answer is {kind.partition(';')[0]}, not JSON")
+        return self._wire.decode(body.headers, body.data)
+
+
+class _Streamed:
+    """Receives a stream of events, or whatever came in its place."""
+
+    def __init__(self, origin: Origin, wire: WireFormat, on_delta: DeltaSink | None) -> None:
+        self._origin, self._wire, self._on_delta = origin, wire, on_delta
+        self._parser = SseParser(max_event_bytes=MAX_EVENT_BYTES)
+        self.plain = Body()
+        self.answer: StreamedAnswer | None = None
+
+    @property
+    def sufficient(self) -> bool:
+        return self.plain.sufficient if self.answer is None else self.answer.sufficient
+
+    @property
+    def streamed(self) -> bool:
+        return self.answer is not None
+
+    def head(self, status: int, headers: Headers) -> None:
+        self.plain.head(status, headers)
+        if 200 <= status < 300 and "event-stream" in headers.get("content-type", "").lower():
+            self.answer = self._wire.stream(headers)
+
+    def chunk(self, data: bytes) -> bool:
+        answer = self.answer
+        if answer is None:
+            return self.plain.chunk(data)
+        try:
+            events = self._parser.feed(data)
+        except EventTooLongError:
+            events = None
+        if events is None:
+            raise self._origin.garbage(f"an event of the stream is larger than {MAX_EVENT_BYTES} bytes")
+        for event in events:
+            text = answer.feed(event)
+            if text and self._on_delta is not None:
+                self._on_delta(text)
+            if answer.done:
+                return True
+        return False
+
+    def finish(self, answer: StreamedAnswer) -> Completion:
+        if not answer.sufficient:  # perhaps the last event lacks its blank line
+            for event in self._parser.close():
+                text = answer.feed(event)
+                if text and self._on_delta is not None:
+                    self._on_delta(text)
+        return answer.finish()

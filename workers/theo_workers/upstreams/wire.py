@@ -1,0 +1,46 @@
+"""What one provider's wire format has to offer; everything behind it is pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from theo_workers.errors import UpstreamError
+from theo_workers.messages import Completion, Request
+from theo_workers.upstreams.sse import SseEvent
+
+Headers = Mapping[str, str]
+"""A response's headers; names are looked up in lower case, whatever case they came in."""
+
+
+class StreamedAnswer(Protocol):
+    """Assembles one streamed answer."""
+
+    done: bool
+    """The terminal event came."""
+
+    @property
+    def sufficient(self) -> bool:
+        """The answer is whole, even if the connection ends badly from here."""
+
+    def feed(self, event: SseEvent) -> str:
+        """Text that the event adds, often none. Raises UpstreamError for an error in the stream."""
+
+    def finish(self) -> Completion:
+        """The whole answer. Raises UpstreamError when it is not whole, or was withheld."""
+
+
+class WireFormat(Protocol):
+    """Encodes one model's requests and decodes its answers."""
+
+    def encode(self, request: Request) -> bytes:
+        """The body to post. Raises InvalidRequest."""
+
+    def decode(self, headers: Headers, body: bytes | bytearray) -> Completion:
+        """A 2xx body. Raises UpstreamError."""
+
+    def refusal(self, status: int, headers: Headers, body: bytes | bytearray, *, now: float) -> UpstreamError:
+        """The error for another status; `now` is Unix seconds."""
+
+    def stream(self, headers: Headers) -> StreamedAnswer:
+        """What assembles one streamed answer."""
