@@ -101,7 +101,7 @@ class EmbeddedValkey:
         tries = 1 if self._fixed_port else PORT_TRIES
         try:
             for _ in range(tries):
-                self.port = self._fixed_port or _free_port()
+                self.port = self._fixed_port or free_port()
                 if self._launch(program):
                     self._fixed_port = self.port  # a restart is found where clients expect it
                     return
@@ -139,7 +139,11 @@ class EmbeddedValkey:
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *command]
         # The server inherits the lock, so that the data stays locked for as long as the server lives.
         process = subprocess.Popen(  # noqa: S603 - our own program and arguments
-            launcher, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(self._lock.fileno(),)
+            launcher,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(self._lock.fileno(),),
+            process_group=0,  # Ctrl-C in a terminal is for the daemon, which needs its Redis to drain
         )
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and process.poll() is None:
@@ -167,9 +171,14 @@ class EmbeddedValkey:
             self._lock = None
 
 
-def _free_port() -> int:
+def free_port(preferred: int = 0) -> int:
+    """`preferred` if nobody listens there, else a port of the kernel's choice; on the loopback."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            return free_port()
         port: int = probe.getsockname()[1]
         return port
 
@@ -179,9 +188,14 @@ def _answers(port: int, pid: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
             connection.settimeout(1.0)
-            connection.sendall(b"INFO server\r\n")
-            # While it loads its data it answers with an error.
-            return f"\nprocess_id:{pid}\r".encode() in connection.recv(65_536)
+            connection.sendall(b"INFO server\r\nPING\r\n")
+            said = b""
+            while not said.endswith(b"+PONG\r\n"):
+                more = connection.recv(65_536)
+                said += more
+                if not more or b"-LOADING" in said:
+                    return False
+            return f"\nprocess_id:{pid}\r".encode() in said
     except OSError:
         return False
 

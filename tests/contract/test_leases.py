@@ -12,6 +12,7 @@ from tests.doubles import RecordedEvents, running, until
 from theo_daemon.held import HeldEntries, Room
 from theo_daemon.job import Delivery, EntryRef
 from theo_daemon.keys import Keys
+from theo_daemon.lease_scripts import TAKE
 from theo_daemon.leases import LeaseRules, Leases, _autoclaimed
 from theo_daemon.redis_link import RedisLink
 from theo_daemon.wire import Wire
@@ -218,6 +219,32 @@ async def test_adopts_own_entries_that_never_arrived(me: Process) -> None:
     assert [delivery.ref for delivery in me.seen] == [lost]
     assert recent not in me.held  # it may still be on its way
     assert await me.leases.adopt(me.deliver) == 0
+
+
+async def test_adopts_any_number(me: Process) -> None:
+    lost = await me.read(1_200, hold=False)
+    ids = [ref.entry_id for ref in lost]
+    await me.outside.ask("XCLAIM", me.stream, GROUP, "me", 0, *ids, "IDLE", 61_000, "JUSTID")
+    assert await me.leases.adopt(me.deliver) == 1_200
+
+
+async def test_adopting_leaves_held_entries_alone(me: Process) -> None:
+    held, _ = await me.read(1), await me.read(1, hold=False)
+    await me.age(*held, by_s=61)
+    await me.leases.adopt(me.deliver)
+    ((_, _, idle_ms, deliveries),) = await me.pending(held[0])
+    assert idle_ms > 60_000
+    assert deliveries == 1
+
+
+async def test_an_entry_that_found_another_owner_meanwhile_is_not_taken(me: Process, peer: Process) -> None:
+    ref, fresh = await peer.read(2)
+    await me.age(ref)
+    args: list[str] = [GROUP, "me", "dead", "0", ref.entry_id]
+    assert await me.wire.run(TAKE, (me.stream,), args) == [[], 0]
+    args = [GROUP, "me", "peer", "60000", ref.entry_id, fresh.entry_id]
+    entries, vanished = await me.wire.run(TAKE, (me.stream,), args)
+    assert ([row[0].decode() for row in entries], vanished) == ([ref.entry_id], 0)
 
 
 async def test_survivors_share_what_a_dead_consumer_held_each_entry_once(

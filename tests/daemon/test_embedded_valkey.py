@@ -19,8 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def ask(port: int, command: str) -> str:
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(f"{command}\r\n".encode())
-        return connection.recv(4_096).decode()
+        connection.sendall(f"{command}\r\nECHO over\r\n".encode())
+        said = b""
+        while not said.endswith(b"over\r\n"):
+            said += connection.recv(4_096)
+        return said.decode().removesuffix("$4\r\nover\r\n")
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -45,12 +48,12 @@ def test_keeps_its_data_over_a_stop_and_a_crash(tmp_path: Path) -> None:
     assert "OK" in ask(server.port, "SET a 1")
     server.stop()
     server.start()
-    assert ask(server.port, "GET a").endswith("1\r\n")
+    assert ask(server.port, "GET a") == "$1\r\n1\r\n"
     port = server.port
     server.kill()
     server.start()
     assert server.port == port
-    assert ask(server.port, "GET a").endswith("1\r\n")
+    assert ask(server.port, "GET a") == "$1\r\n1\r\n"
     server.stop()
     server.stop()
 
