@@ -29,6 +29,11 @@ FORGET_AFTER_S = 0.5
 FORGET_BATCH = 64
 
 
+def process_name() -> str:
+    """A name for this boot of this process: host, pid, and what no other boot has."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
 class InflightTimeout(RouterError, TimeoutError):
     """`wait_for_inflight` waited for nothing."""
 
@@ -36,16 +41,22 @@ class InflightTimeout(RouterError, TimeoutError):
 class Ledger:
     """One SQLite file in WAL mode, shared by all processes of a host.
 
-    `path` is the file; `keep_days` bounds the history of attempts, `id_ttl_s` the memory of client ids.
+    `path` is the file; `name` is this process's, unique to its boot; `keep_days` bounds the history of attempts, `id_ttl_s` the memory of client ids.
     """
 
     def __init__(
-        self, path: Path, *, clock: Clock | None = None, keep_days: float = 30, id_ttl_s: float = 86_400
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        clock: Clock | None = None,
+        keep_days: float = 30,
+        id_ttl_s: float = 86_400,
     ) -> None:
         self.path = path
         self._clock = clock or SystemClock()
         self._keep = pruning.Keep(attempts_s=keep_days * 86_400, ids_s=id_ttl_s)
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.name = name or process_name()
         self._folder = owners.owners_folder(path)
         self._writer = Writer(path, self.name, wall=self._clock.wall)
         self._watcher = Watcher(self._writer, self._folder, self._clock, self._bury)
