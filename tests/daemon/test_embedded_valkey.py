@@ -110,8 +110,8 @@ def test_a_free_port_that_was_taken_meanwhile_is_tried_again(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        ports = [taken.getsockname()[1], embedded_valkey._free_port()]
-        monkeypatch.setattr(embedded_valkey, "_free_port", lambda: ports.pop(0))
+        ports = [taken.getsockname()[1], embedded_valkey.free_port()]
+        monkeypatch.setattr(embedded_valkey, "free_port", lambda: ports.pop(0))
         with EmbeddedValkey(tmp_path / "data") as server:
             assert ports == []
             assert "PONG" in ask(server.port, "PING")
