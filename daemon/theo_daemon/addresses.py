@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import SplitResult, urlsplit
 
@@ -91,7 +92,10 @@ def split_host_port(text: str) -> tuple[str, int]:
 def is_loopback(url: str) -> bool:
     """Does a checked URL stay on this machine?"""
     host = urlsplit(url).hostname or ""
-    return host in {"localhost", "::1"} or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_place(scheme: str, hosts: str, path: str) -> None:

@@ -169,19 +169,19 @@ def _reply(raw: Mapping[str, Any], prefix: str, report: Report) -> ReplyConfig:
 
 
 def _ledger(raw: Mapping[str, Any], folder: Path, report: Report) -> LedgerConfig:
-    ledger = _section(LedgerConfig, raw, "ledger", report, url=lambda value: _ledger_url(value, folder))
+    ledger = _section(LedgerConfig, raw, "ledger", report, url=_ledger_url)
     if ledger.url == "redis":
         return ledger
-    return structs.replace(ledger, url=folder / ledger.url)  # the default is relative to the folder, too
+    return structs.replace(ledger, url=Path(os.path.abspath(folder / ledger.url)))  # the default's path too
 
 
-def _ledger_url(value: object, folder: Path) -> Path | Literal["redis"]:
+def _ledger_url(value: object) -> Path | Literal["redis"]:
     if value == "redis":
         return "redis"
     path = value[len(_SQLITE) :] if isinstance(value, str) and value.startswith(_SQLITE) else ""
     if not path or path == ":memory:" or "?" in path or "\0" in path:
         raise ValueError('allowed are "sqlite:///PATH", relative to this file\'s folder, and "redis"')
-    return Path(os.path.abspath(folder / path))
+    return Path(path)
 
 
 def _otlp(value: object) -> str:

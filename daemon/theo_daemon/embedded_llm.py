@@ -64,11 +64,14 @@ class EmbeddedModel:
         weights()
         clock = clock or SystemClock()
         port = _free_port()
-        with open(os.devnull if log is None else log, "wb") as sink:
+        sink = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "theo_daemon.embedded_llm", "--port", str(port),
                 stdin=asyncio.subprocess.DEVNULL, stdout=sink, stderr=sink,
             )  # fmt: skip
+        finally:
+            os.close(sink)
         model = cls(process, port)
         deadline = clock.monotonic() + timeout_s
         async with aiohttp.ClientSession() as session:

@@ -49,18 +49,21 @@ class FairQueue(Generic[ItemT]):
 
     def pop(self, can_start: Callable[[str], bool]) -> ItemT | None:
         """The next job whose route can start one now; None when there is none."""
-        startable = {
-            lane: route
-            for lane, routes in self._waiting.items()
-            if (route := next((name for name in routes if can_start(name)), None)) is not None
-        }
+        can: dict[str, bool] = {}
+        startable: dict[str, str] = {}
+        total = 0
+        for lane, routes in self._waiting.items():
+            for route in routes:
+                if route not in can:
+                    can[route] = can_start(route)
+                if can[route]:
+                    startable[lane] = route
+                    self._credit[lane] += self._weights[lane]
+                    total += self._weights[lane]
+                    break
         if not startable:
             return None
-        total = 0
-        for lane in startable:
-            self._credit[lane] += self._weights[lane]
-            total += self._weights[lane]
-        lane = max(startable, key=lambda name: self._credit[name])
+        lane = max(startable, key=self._credit.__getitem__)
         self._credit[lane] -= total
         return self._take(lane, startable[lane])
 

@@ -93,10 +93,15 @@ class LibraryObserver:
         _log.error("worker of %s failed", model, exc_info=error)
 
     def on_job(self, ticket: Ticket, outcome: JobOutcome, attempts: tuple[AttemptRecord, ...]) -> None:
-        _log.debug("job_finished id=%s cost_nano=%d", ticket.job.envelope.id, outcome.cost_nano)
+        _log.debug(
+            "job_finished id=%s attempts=%d cost_nano=%d",
+            ticket.job.envelope.id,
+            len(attempts),
+            outcome.cost_nano,
+        )
 
     def on_refusal(self, refused: Refused) -> None:
         _log.debug("job_refused code=%s", refused.outcome.code)
 
     def on_bug(self, error: BaseException, ticket: Ticket) -> None:
-        _log.error("the router failed on a job", exc_info=error)
+        _log.error("the router failed on job %s", ticket.job.envelope.id, exc_info=error)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from msgspec import Struct
+
 from tests.bench.services import BenchError, free_port
 
 HERE = Path(__file__).parent

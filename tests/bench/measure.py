@@ -13,6 +13,7 @@ from typing import Any
 
 import redis
 from msgspec import Struct
+
 from tests.bench import procstat
 from tests.bench.contender import Contender
 from tests.bench.services import BenchError, Upstream, start, stop

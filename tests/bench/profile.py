@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import redis
+
 from tests.bench.contender import Contender
 from tests.bench.measure import POLL_S, Scene, load, running
 from tests.bench.services import BenchError, start, stop

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 import msgspec
+
 from tests.bench.measure import Figures
 
 BASELINE = "loop"

@@ -1,4 +1,4 @@
-"""Every branch of the finish script on a real server, and random walks against a model of what it promises."""
+"""Every branch of the finish script on a real server, and random walks against a model of its promises."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from redis.asyncio import Redis
 
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.finish_script import DELTA_MARK, FINISH
@@ -84,10 +83,12 @@ async def stage(wire: Wire, keys: Keys) -> Stage:
     return stage
 
 
-async def test_a_pending_entry_is_answered_acknowledged_and_deleted(stage: Stage, redis: Redis) -> None:
+async def test_a_pending_entry_is_answered_acknowledged_and_deleted(stage: Stage, redis: Any) -> None:
     ref = await stage.job()
     assert await stage.end_one(ref, words=("status", "ok", "final", "1")) == 1
-    assert [fields for _, fields in await redis.xrange(stage.keys.replies)] == [{"status": "ok", "final": "1"}]
+    assert [fields for _, fields in await redis.xrange(stage.keys.replies)] == [
+        {"status": "ok", "final": "1"}
+    ]
     assert (await stage.count(stage.stream), await stage.pending()) == (0, 0)
     assert 0 < await redis.pttl(stage.keys.done(ref)) <= 30_000
     assert 0 < await redis.pttl(stage.keys.replies) <= 60_000
@@ -105,7 +106,11 @@ async def test_what_a_peer_has_answered_is_acknowledged_and_not_answered_again(s
     ref = await stage.job()
     await stage.wire.ask("SET", stage.keys.done(ref), "1peer")
     assert await stage.end_one(ref) == 0
-    assert (await stage.count(stage.keys.replies), await stage.count(stage.stream), await stage.pending()) == (0, 0, 0)
+    assert (
+        await stage.count(stage.keys.replies),
+        await stage.count(stage.stream),
+        await stage.pending(),
+    ) == (0, 0, 0)
 
 
 async def test_a_repeated_call_finds_its_own_work(stage: Stage) -> None:
@@ -151,7 +156,7 @@ async def test_a_pending_entry_that_somebody_deleted_is_answered(stage: Stage) -
 
 @pytest.mark.parametrize("trouble", ["another type", "exhausted ids"])
 async def test_a_reply_key_that_cannot_be_written_is_replaced_by_the_default(
-    stage: Stage, redis: Redis, trouble: str
+    stage: Stage, redis: Any, trouble: str
 ) -> None:
     ref, reply_to = await stage.job(), f"{stage.keys.reply_prefix}x"
     if trouble == "another type":
@@ -191,7 +196,7 @@ async def test_a_server_out_of_memory_refuses_without_a_trace(own_valkey: Embedd
     await wire.close()
 
 
-async def test_a_dead_letter_goes_with_its_reply_or_not_at_all(stage: Stage, redis: Redis) -> None:
+async def test_a_dead_letter_goes_with_its_reply_or_not_at_all(stage: Stage, redis: Any) -> None:
     ref = await stage.job()
     assert await stage.end_one(ref, dead=("job", "{", "dead_code", "invalid_job")) == 1
     assert await stage.end_one(ref, token="again", dead=("job", "{", "dead_code", "invalid_job")) == 0
@@ -206,7 +211,7 @@ async def test_a_dead_letter_stream_of_another_type_does_not_hold_up_the_reply(s
     assert await stage.count(stage.keys.replies) == 1
 
 
-async def test_deltas_come_before_the_final_reply_and_never_after(stage: Stage, redis: Redis) -> None:
+async def test_deltas_come_before_the_final_reply_and_never_after(stage: Stage, redis: Any) -> None:
     ref = await stage.job()
     late = stage.step(ref, words=("delta", "late"), dead=None)
     found = await stage.end(
@@ -294,7 +299,8 @@ class FinishMachine(RuleBasedStateMachine):
         if not known:
             return
         refs = data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=5))
-        expected, steps = [], []
+        expected: list[int | None] = []
+        steps = []
         for ref in refs:
             self.tokens += 1
             token = f"t{self.tokens}"
@@ -313,7 +319,7 @@ class FinishMachine(RuleBasedStateMachine):
                         heap.remove(ref)
             steps.append(self.stage.step(ref, token=token, words=("entry_id", ref.entry_id, "final", "1")))
         found = self.run(self.stage.end(*steps))
-        assert [verdict for verdict in map(_either, found, expected)] == expected
+        assert list(map(_either, found, expected)) == expected
 
     @rule()
     def lose_the_stream(self) -> None:

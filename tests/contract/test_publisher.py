@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.doubles import RecordedEvents, running, until
@@ -26,7 +25,16 @@ FAILED = Failed(code="invalid_job", message="no", retryable=False)
 
 def final_fields(envelope: Envelope, outcome: JobOutcome, *, queued_ms: int) -> Sequence[str | bytes]:
     assert isinstance(outcome, Failed)
-    return ["id", envelope.id, "entry_id", envelope.ref.entry_id, "final", "1", "error_message", outcome.message]
+    return [
+        "id",
+        envelope.id,
+        "entry_id",
+        envelope.ref.entry_id,
+        "final",
+        "1",
+        "error_message",
+        outcome.message,
+    ]
 
 
 def delta_fields(envelope: Envelope, *, attempt: int, seq: int, text: str) -> Sequence[str | bytes]:
@@ -55,10 +63,12 @@ class Desk:
 
     async def jobs(self, count: int) -> list[Envelope]:
         """Jobs that are pushed, read and pending."""
-        await self.outside.ask_all([
-            ("XGROUP", "CREATE", self.stream, GROUP, "0", "MKSTREAM"),
-            *[("XADD", self.stream, "*", "prompt", "hi")] * count,
-        ])
+        await self.outside.ask_all(
+            [
+                ("XGROUP", "CREATE", self.stream, GROUP, "0", "MKSTREAM"),
+                *[("XADD", self.stream, "*", "prompt", "hi")] * count,
+            ]
+        )
         read = await self.outside.ask("XREADGROUP", "GROUP", GROUP, "me", "STREAMS", self.stream, ">")
         refs = [EntryRef(self.stream, entry_id.decode()) for entry_id, _ in read[0][1]]
         return [Envelope(ref=ref, id=f"job-{number}") for number, ref in enumerate(refs)]
@@ -91,7 +101,9 @@ async def test_what_ends_in_one_tick_is_one_call(desk: Desk) -> None:
     after = await desk.outside.ask("INFO", "commandstats")
     assert found == [Finish.PUBLISHED] * 100
     assert [reply["id"] for reply in await desk.replies()] == [job.id for job in jobs]
-    assert 1 <= _calls(after, "eval") - _calls(before, "eval") <= 2  # EVALSHA, and EVAL to a server that is new
+    assert (
+        1 <= _calls(after, "eval") - _calls(before, "eval") <= 2
+    )  # EVALSHA, and EVAL to a server that is new
     assert (desk.publisher.pending, desk.publisher.healthy) == (0, True)
 
 
@@ -127,9 +139,11 @@ async def test_reply_streams_are_bounded_in_length_and_time(link: RedisLink, key
     await desk.close()
 
 
-async def test_a_dead_letter_carries_the_bytes_that_came_and_why(desk: Desk, redis: Redis) -> None:
+async def test_a_dead_letter_carries_the_bytes_that_came_and_why(desk: Desk) -> None:
     (job,) = await desk.jobs(1)
-    dead = DeadLetter(fields=[b"job", b"\xff\x00", b"job", b"{"], reason="twice", code="invalid_job", deliveries=2)
+    dead = DeadLetter(
+        fields=[b"job", b"\xff\x00", b"job", b"{"], reason="twice", code="invalid_job", deliveries=2
+    )
     assert await desk.finish(job, dead=dead) is Finish.PUBLISHED
     ((_, words),) = await desk.outside.ask("XRANGE", desk.keys.dead, "-", "+")
     assert words[:4] == [b"job", b"\xff\x00", b"job", b"{"]
@@ -168,6 +182,7 @@ async def test_names_the_reply_keys_of_another_type(desk: Desk) -> None:
     await desk.outside.ask_all([("XADD", stream, "*", "a", "b"), ("SET", text, "x")])
     assert await desk.publisher.unusable([stream, text, new, text]) == {text}
     assert await desk.publisher.unusable([]) == frozenset()
+    assert await desk.publisher.unusable([text]) == {text}
     await desk.outside.ask("DEL", text)
     assert await desk.publisher.unusable([text]) == frozenset()  # only what is good is remembered
 
@@ -185,6 +200,15 @@ async def test_a_refused_reply_is_kept_without_holding_up_the_others(desk: Desk)
     assert "publish_refused" in desk.events.names
 
 
+async def test_large_replies_do_not_go_in_one_call(desk: Desk) -> None:
+    large = Failed(code="internal_error", message="x" * 1_500_000, retryable=False)
+    before = await desk.outside.ask("INFO", "commandstats")
+    found = [desk.publisher.finish(job, large, queued_ms=0) for job in await desk.jobs(8)]
+    assert set(await asyncio.gather(*found)) == {Finish.PUBLISHED}
+    after = await desk.outside.ask("INFO", "commandstats")
+    assert 4 <= _calls(after, "eval") - _calls(before, "eval") <= 5  # two of them fit into one call
+
+
 async def test_stop_returns_when_everything_is_published(link: RedisLink, keys: Keys) -> None:
     desk = Desk(link, keys)
     answers = [desk.finish(job) for job in await desk.jobs(500)]
@@ -194,7 +218,9 @@ async def test_stop_returns_when_everything_is_published(link: RedisLink, keys: 
     await desk.close()
 
 
-async def test_a_killed_and_restarted_server_gets_every_reply_once(own_valkey: EmbeddedValkey, keys: Keys) -> None:
+async def test_a_killed_and_restarted_server_gets_every_reply_once(
+    own_valkey: EmbeddedValkey, keys: Keys
+) -> None:
     desk = Desk(RedisLink(own_valkey.url), keys)
     await desk.outside.ask("CONFIG", "SET", "appendfsync", "always")
     jobs = await desk.jobs(400)
@@ -215,29 +241,55 @@ async def test_a_killed_and_restarted_server_gets_every_reply_once(own_valkey: E
     await desk.close()
 
 
-async def test_a_lost_answer_does_not_make_a_second_reply(link: RedisLink, keys: Keys) -> None:
+async def test_a_lost_answer_does_not_make_a_second_reply(
+    link: RedisLink, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     desk = Desk(link, keys)
     jobs = await desk.jobs(50)
-    lost = desk.finishing.run
-    calls = 0
+    calls = losing_the_first_answer(desk, monkeypatch)
+    async with running(desk.publisher.run()):
+        desk.publisher.delta(jobs[0], attempt=1, seq=0, text="a")
+        found = await asyncio.gather(*[desk.finish(job) for job in jobs])
+    assert (found, len(calls)) == ([Finish.PUBLISHED] * 50, 2)
+    finals = [reply["id"] for reply in await desk.replies() if reply["final"] == "1"]
+    assert finals == [job.id for job in jobs]
+    assert not desk.publisher._muted  # nothing is remembered of a job that is over
+    await desk.close()
 
-    async def run_and_lose_the_first_answer(*args: Any) -> Any:
-        nonlocal calls
-        found = await lost(*args)
-        calls += 1
-        if calls == 1:
+
+async def test_deltas_that_may_have_been_published_are_not_repeated_nor_followed_by_others(
+    link: RedisLink, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(link, keys)
+    one, two = await desk.jobs(2)
+    losing_the_first_answer(desk, monkeypatch)
+    async with running(desk.publisher.run()):
+        desk.publisher.delta(one, attempt=1, seq=0, text="a")
+        await until(lambda: "publish_stalled" in desk.events.names)
+        desk.publisher.delta(one, attempt=1, seq=1, text="b")
+        assert await desk.finish(one) is Finish.PUBLISHED
+        desk.publisher.delta(two, attempt=1, seq=0, text="c")
+        assert await desk.finish(two) is Finish.PUBLISHED
+    assert [(reply["id"], reply.get("delta")) for reply in await desk.replies()] == [
+        *((one.id, "a"), (one.id, None)),
+        *((two.id, "c"), (two.id, None)),
+    ]
+    await desk.close()
+
+
+def losing_the_first_answer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Redis does what it is asked, and the connection is lost before it can say so."""
+    run, calls = desk.finishing.run, []
+
+    async def lossy(*args: Any) -> Any:
+        found = await run(*args)
+        calls.append(len(found))
+        if len(calls) == 1:
             raise RedisConnectionError("the answer was lost")
         return found
 
-    desk.finishing.run = run_and_lose_the_first_answer  # type: ignore[method-assign]
-    desk.publisher.delta(jobs[0], attempt=1, seq=0, text="a")
-    async with running(desk.publisher.run()):
-        found = await asyncio.gather(*[desk.finish(job) for job in jobs])
-        desk.publisher.delta(jobs[0], attempt=1, seq=1, text="b")
-    assert (found, calls) == ([Finish.PUBLISHED] * 50, 2)
-    finals = [reply["id"] for reply in await desk.replies() if reply["final"] == "1"]
-    assert finals == [job.id for job in jobs]
-    await desk.close()
+    monkeypatch.setattr(desk.finishing, "run", lossy)
+    return calls
 
 
 def _calls(info: bytes, prefix: str) -> int:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from tests.daemon.accepted_jobs import ACCEPTED, PUSHED_MS, Accepted
 from tests.daemon.malformed_jobs import MALFORMED, MAX_JOB_BYTES, Malformed, document, flat, text
-
 from theo_daemon.entry import FIELDS, decode, salvage
 from theo_daemon.job import Delivery, EntryRef, Job
 from theo_workers.errors import JobRefused, PayloadTooLarge

@@ -48,7 +48,9 @@ def test_a_url_that_cannot_be_used_is_refused_without_its_secrets(url: str, says
     assert "hun" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["redis://h", "rediss://u:p@h:1/3?ssl_ca_certs=/ca.pem", "unix:///s.sock?db=2"])
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://u:p@h:1/3?ssl_ca_certs=/ca.pem", "unix:///s.sock?db=2"]
+)
 def test_ordinary_urls_are_accepted(url: str) -> None:
     RedisLink(url)
 
@@ -56,7 +58,13 @@ def test_ordinary_urls_are_accepted(url: str) -> None:
 def test_unreachable_says_what_was_tried_and_what_to_do() -> None:
     link = RedisLink(f"redis://user:{SECRET}@nowhere:6379/0")
     text = str(link.unreachable(RedisConnectionError("Error 111: Connection refused")))
-    for part in ("redis://***@nowhere:6379/0", "Connection refused", "THEO_REDIS_URL", "--embedded", "redis-cli"):
+    for part in (
+        "redis://***@nowhere:6379/0",
+        "Connection refused",
+        "THEO_REDIS_URL",
+        "--embedded",
+        "redis-cli",
+    ):
         assert part in text
     assert SECRET not in text
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.daemon.sample_replies import ANSWER, ANSWERED, CALLED, FAILED, FULL, LIMITED, PLAIN, fields
 
+from tests.daemon.sample_replies import ANSWER, ANSWERED, CALLED, FAILED, FULL, LIMITED, PLAIN, fields
 from theo_daemon.job import Answered, JobOutcome
 from theo_daemon.reply import clean_text, decode_outcome, delta_fields, encode_outcome, final_fields
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+
 from tests.daemon.accepted_jobs import ACCEPTED, Accepted
 from tests.daemon.sample_replies import ANSWERED, CALLED, FAILED, FULL, LIMITED, PLAIN, fields
-
 from theo_daemon.chat import _CHECKS, ROLES
 from theo_daemon.entry import FIELDS, STRUCTURED
 from theo_daemon.reply import Word, delta_fields, final_fields

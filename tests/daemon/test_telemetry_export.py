@@ -1,4 +1,5 @@
 import asyncio
+import socket
 import subprocess
 import sys
 import time
@@ -16,10 +17,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from telemetry_samples import FAST, answered, attempt_record, failed, job_record
 
 from theo_daemon.telemetry import names
+from theo_daemon.telemetry.daemon_thread import in_daemon_thread
 from theo_daemon.telemetry.export import Export
 from theo_daemon.telemetry.metrics import Metrics
 from theo_daemon.telemetry.names import Kind
 from theo_daemon.telemetry.redaction import Redactor
+from theo_daemon.telemetry.resource import make_resource
 from theo_daemon.telemetry.tracing import Tracing
 from theo_workers.clock import FakeClock
 from theo_workers.messages import Outcome
@@ -73,7 +76,12 @@ async def collecting() -> AsyncIterator[Collector]:
         await runner.cleanup()
 
 
-def exporting(endpoint: str, metrics: Metrics | None = None, redactor: Redactor | None = None) -> Export:
+def exporting(
+    endpoint: str,
+    metrics: Metrics | None = None,
+    redactor: Redactor | None = None,
+    clock: FakeClock | None = None,
+) -> Export:
     return Export(
         endpoint=endpoint,
         metrics=metrics or Metrics([FAST]),
@@ -81,7 +89,7 @@ def exporting(endpoint: str, metrics: Metrics | None = None, redactor: Redactor 
         group="theo",
         version="0.1.0",
         instance="theo-1",
-        clock=FakeClock(),
+        clock=clock or FakeClock(),
         redactor=redactor or Redactor(),
     )
 
@@ -241,7 +249,7 @@ async def test_a_share_of_the_jobs_without_a_trace_context_can_be_traced() -> No
     async with collecting() as collector:
         tracing = Tracing(
             endpoint=collector.url,
-            resource=exporting_resource(),
+            resource=make_resource(version="0.1.0", instance="theo-1"),
             clock=FakeClock(),
             redactor=Redactor(),
             group="theo",
@@ -252,12 +260,6 @@ async def test_a_share_of_the_jobs_without_a_trace_context_can_be_traced() -> No
         tracing.trace_job(job_record(traceparent=SAMPLED))
         await tracing.close()
         assert [span.trace_id.hex() for span in collector.spans] == [TRACE_ID]
-
-
-def exporting_resource() -> Any:
-    from theo_daemon.telemetry.resource import make_resource  # noqa: PLC0415
-
-    return make_resource(version="0.1.0", instance="theo-1")
 
 
 async def test_metrics_are_the_numbers_that_prometheus_sees() -> None:
@@ -313,16 +315,35 @@ async def test_the_sender_names_itself_and_the_environment_has_the_last_word(
 
 async def test_metrics_are_sent_again_and_again_by_the_clock() -> None:
     async with collecting() as collector:
-        export = exporting(collector.url)
-        clock = export._metrics._clock
-        assert isinstance(clock, FakeClock)
+        clock = FakeClock()
+        export = exporting(collector.url, clock=clock)
+        await clock.advance(14.9)
+        assert collector.metrics == []
         async with asyncio.timeout(20):
-            for sent in range(1, 4):
-                await clock.advance(15)
-                while len(collector.metrics) < sent:
-                    await asyncio.sleep(0)
+            while len(collector.metrics) < 3:
+                await clock.advance(15)  # rings only once the sender waits for it again
         await export.close()
-        assert len(collector.metrics) == 4
+
+
+async def test_a_collector_that_never_answers_does_not_hold_up_the_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        clock = FakeClock()
+        export = exporting(f"http://127.0.0.1:{silent.getsockname()[1]}", clock=clock)
+        export.tracing.trace_job(job_record())
+        closing = asyncio.ensure_future(export.close(patience_s=3.0))
+        await clock.advance(2.9)
+        assert not closing.done()
+        await clock.advance(0.2)
+        async with asyncio.timeout(2):
+            await closing
+
+
+async def test_what_the_thread_raises_is_raised_to_who_waits() -> None:
+    def breaks() -> None:
+        raise LookupError("here")
+
+    with pytest.raises(LookupError, match="here"):
+        await in_daemon_thread(breaks, "test")
 
 
 def test_opentelemetrys_sdk_is_not_imported_where_no_endpoint_is_configured() -> None:
@@ -352,6 +373,8 @@ def test_telling_a_job_to_the_tracer_costs_little() -> None:
         started = time.process_time()
         for _ in range(5_000):
             tracing.trace_job(record)
-        return (time.process_time() - started) / 5_000 * 1e6
+        spent_s = time.process_time() - started
+        assert tracing.dropped == 0  # none was kept: their sender wants no spans
+        return spent_s / 5_000 * 1e6
 
     assert min(asyncio.run(cost()) for _ in range(3)) < 4

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from theo_daemon import event_names
 from theo_daemon.telemetry import names
 
 ROOT = Path(__file__).parents[2]
@@ -67,23 +68,13 @@ def test_every_event_that_the_sources_tell_is_listed() -> None:
     assert [(name, where) for name, where in told_events() if name not in names.EVENTS] == []
 
 
-CONTRACT_EVENTS = [
-    "circuit_opened",
-    "circuit_half_open",
-    "circuit_closed",
-    "budget_warning",
-    "budget_exhausted",
-    "process_joined",
-    "process_left",
-    "lease_lost",
-    "duplicate_suppressed",
-    "model_disabled",
-]
-
-
-@pytest.mark.parametrize("name", CONTRACT_EVENTS)
-def test_the_events_of_the_contract_are_listed(name: str) -> None:
+@pytest.mark.parametrize("name", list(event_names.EVENTS))
+def test_every_event_of_the_event_stream_is_a_log_event_too(name: str) -> None:
     assert name in names.EVENTS
+
+
+def test_levels_are_given_to_events_that_exist() -> None:
+    assert set(names._STREAM_LEVELS) <= set(event_names.EVENTS)
 
 
 def test_meanings_are_one_sentence_that_fits_a_table() -> None:

@@ -8,6 +8,7 @@ import itertools
 import os
 import socket
 import uuid
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,18 @@ from theo_daemon.ledger import owners, pruning
 from theo_daemon.ledger.reading import LedgerTransaction, reading
 from theo_daemon.ledger.records import Ask, Bury, Check, Forget, Landing, Verdict
 from theo_daemon.ledger.watcher import OnKey, Token, Watcher
-from theo_daemon.ledger.writer import Writer
+from theo_daemon.ledger.writer import Orphaned, Writer
 from theo_workers.clock import Clock, SystemClock, sleep, timeout_at
 from theo_workers.errors import RouterError
 
 PRUNE_EVERY_S = 30.0
 FORGET_AFTER_S = 0.5
 FORGET_BATCH = 64
+
+
+def process_name() -> str:
+    """A name for this boot of this process: host, pid, and what no other boot has."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 class InflightTimeout(RouterError, TimeoutError):
@@ -35,16 +41,22 @@ class InflightTimeout(RouterError, TimeoutError):
 class Ledger:
     """One SQLite file in WAL mode, shared by all processes of a host.
 
-    `path` is the file; `keep_days` bounds the history of attempts, `id_ttl_s` the memory of client ids.
+    `path` is the file; `name` is this process's, unique to its boot; `keep_days` bounds the history of attempts, `id_ttl_s` the memory of client ids.
     """
 
     def __init__(
-        self, path: Path, *, clock: Clock | None = None, keep_days: float = 30, id_ttl_s: float = 86_400
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        clock: Clock | None = None,
+        keep_days: float = 30,
+        id_ttl_s: float = 86_400,
     ) -> None:
         self.path = path
         self._clock = clock or SystemClock()
         self._keep = pruning.Keep(attempts_s=keep_days * 86_400, ids_s=id_ttl_s)
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.name = name or process_name()
         self._folder = owners.owners_folder(path)
         self._writer = Writer(path, self.name, wall=self._clock.wall)
         self._watcher = Watcher(self._writer, self._folder, self._clock, self._bury)
@@ -87,9 +99,12 @@ class Ledger:
 
     # -- for the dispatcher --------------------------------------------------------------------------
 
-    def ask(self, ask: Ask | Check) -> asyncio.Future[Verdict | None]:
-        """The verdict, once whatever it grants is durable."""
-        future = self._writer.post(ask, answer=True)
+    def ask(self, ask: Ask | Check, orphaned: Orphaned | None = None) -> asyncio.Future[Verdict | None]:
+        """The verdict, once whatever it grants is durable.
+
+        Cancelling the future does not take the ask back: its verdict goes to `orphaned` then.
+        """
+        future = self._writer.post(ask, answer=True, orphaned=orphaned)
         assert future is not None
         return future
 
@@ -119,14 +134,14 @@ class Ledger:
         """Unique in this ledger: the owner, which no other boot shares, and a counter below it."""
         return self._owner << 40 | next(self._attempts)
 
+    def on_commit(self, told: Callable[[float], None]) -> None:
+        """Tell `told` the seconds of every commit; it is called on the writer's thread."""
+        self._writer.on_commit = told
+
     @property
     def trouble(self) -> str | None:
         """Why commits have to wait (disk full, locked), or None."""
         return self._writer.trouble
-
-    @property
-    def last_commit_s(self) -> float:
-        return self._writer.last_commit_s
 
     # -- for people ----------------------------------------------------------------------------------
 

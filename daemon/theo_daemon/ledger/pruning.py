@@ -9,6 +9,12 @@ ROWS = 500
 STALE_ANSWER_S = 60.0  # an answer past its time still serves those who waited for it
 OUTCOME_S = 3_600.0  # as long as the done marker in Redis
 
+# Ids grow with time, so only the lowest are looked at and no index is needed.
+_OLD_ATTEMPTS = (
+    "DELETE FROM attempts WHERE started_at < ? AND state <> 'sent' AND id IN"
+    " (SELECT id FROM attempts ORDER BY id LIMIT ?)"
+)
+
 
 class Keep(Struct, frozen=True, kw_only=True):
     """How long history is kept, in seconds."""
@@ -30,10 +36,8 @@ def prune(db: apsw.Connection, *, now_ms: int, keep: Keep) -> int:
             "DELETE FROM outcomes WHERE rowid IN (SELECT rowid FROM outcomes WHERE created_at < ? LIMIT ?)",
             OUTCOME_S,
         ),
-        # Ids grow with time, so only the lowest are looked at and no index is needed.
         (
-            "DELETE FROM attempts WHERE started_at < ? AND state <> 'sent' AND id IN"
-            " (SELECT id FROM attempts ORDER BY id LIMIT ?)",
+            _OLD_ATTEMPTS,
             keep.attempts_s,
         ),
     ):

@@ -21,7 +21,8 @@ from theo_daemon.ledger.schema import open_ledger
 from theo_workers.errors import LedgerError
 
 T = TypeVar("T")
-_Waiting = tuple[Operation, "asyncio.Future[Verdict | None] | None"]
+Orphaned = Callable[[Verdict | None], None]
+_Waiting = tuple[Operation, "asyncio.Future[Verdict | None] | None", Orphaned | None]
 _Call = tuple[Callable[[apsw.Connection], object], "asyncio.Future[object]"]
 
 CHECKPOINT_PAGES = 2_000  # of 4 KiB: about 8 MB of WAL between checkpoints
@@ -45,7 +46,7 @@ class Writer:
         self._wal_pages = 0
         self._stopping = threading.Event()
         self.trouble: str | None = None  # why the last commit had to wait; None: it did not
-        self.last_commit_s = 0.0
+        self.on_commit: Callable[[float], None] = _nobody_listens  # called on the thread, with seconds
 
     async def start(self) -> int:
         """Open the file and register this process; the owner id. Raises LedgerError."""
@@ -54,13 +55,18 @@ class Writer:
         self._thread.start()
         return await self._opened
 
-    def post(self, operation: Operation, *, answer: bool) -> asyncio.Future[Verdict | None] | None:
-        """Queue an operation for the next commit; the future resolves once it is durable."""
+    def post(
+        self, operation: Operation, *, answer: bool, orphaned: Orphaned | None = None
+    ) -> asyncio.Future[Verdict | None] | None:
+        """Queue an operation for the next commit; the future resolves once it is durable.
+
+        The operation is carried out even if its future is cancelled: `orphaned` gets the answer then.
+        """
         assert self._loop is not None
         future = self._loop.create_future() if answer else None
         if not self._gathered:
             self._loop.call_soon(self._send)
-        self._gathered.append((operation, future))
+        self._gathered.append((operation, future, orphaned))
         return future
 
     async def call(self, function: Callable[[apsw.Connection], T]) -> T:
@@ -143,7 +149,7 @@ class Writer:
     def _commit_batch(
         self, db: apsw.Connection, committer: Committer, gate: int, batch: list[_Waiting]
     ) -> None:
-        operations = [operation for operation, _ in batch]
+        operations = [waiting[0] for waiting in batch]
         while True:
             # A fair queue of processes: SQLite's own busy waiting lets one starve the others.
             fcntl.flock(gate, fcntl.LOCK_EX)
@@ -152,7 +158,7 @@ class Writer:
                 db.execute("BEGIN IMMEDIATE")
                 answers = committer.apply(operations, int(started * 1000))
                 db.execute("COMMIT")
-                self.last_commit_s = self._wall() - started
+                self.on_commit(self._wall() - started)
                 self.trouble = None
                 break
             except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as error:
@@ -163,11 +169,8 @@ class Writer:
                 fcntl.flock(gate, fcntl.LOCK_UN)
             if self._stopping.wait(_RETRY_S) and self._mail.empty():
                 return
-        waiting = [
-            (future, answer) for (_, future), answer in zip(batch, answers, strict=True) if future is not None
-        ]
-        if waiting:
-            self._tell(lambda: _resolve(waiting))
+        if any(future is not None for _, future, _ in batch):
+            self._tell(lambda: _resolve(batch, answers))
         if self._wal_pages >= CHECKPOINT_PAGES:
             self._checkpoint(db)
 
@@ -196,7 +199,15 @@ class Writer:
             self._loop.call_soon_threadsafe(callback)
 
 
-def _resolve(waiting: list[tuple[asyncio.Future[Verdict | None], Verdict | None]]) -> None:
-    for future, answer in waiting:
+def _resolve(batch: list[_Waiting], answers: list[Verdict | None]) -> None:
+    for (_, future, orphaned), answer in zip(batch, answers, strict=True):
+        if future is None:
+            continue
         if not future.done():
             future.set_result(answer)
+        elif orphaned is not None:
+            orphaned(answer)
+
+
+def _nobody_listens(_seconds: float) -> None:
+    """Stands in until the owner sets `on_commit`."""

@@ -25,7 +25,7 @@ class HostCheck:
     """
 
     def __init__(self, bound: str, allowed: Iterable[str] = ()) -> None:
-        self._names = {"localhost", bound.lower(), *(name.lower() for name in allowed)} - _WILDCARDS
+        self._names = {"localhost", bound.lower(), *(name.lower() for name in allowed)}
         self._any_address = bound in _WILDCARDS
 
     def __call__(self, header: str | None) -> bool:

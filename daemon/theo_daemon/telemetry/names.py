@@ -12,6 +12,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from theo_daemon import event_names
+
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -80,7 +82,7 @@ def _attribute(name: str, meaning: str) -> str:
     return name
 
 
-# Log events. A job's own line first, then the life of the process, then what goes wrong.
+# Log events. A job's own line and what only the log tells; then everything that `P:events` tells, too.
 
 JOB_FINISHED = _event("job_finished", "info", "A job ended and its reply is on its way; one line per job.")
 
@@ -89,44 +91,17 @@ PROCESS_STOPPED = _event("process_stopped", "info", "The daemon has finished wha
 PROCESS_CRASHED = _event(
     "process_crashed", "error", "An exception nobody caught ended a thread or the process."
 )
-PROCESS_JOINED = _event("process_joined", "info", "A process began to read this group's lanes.")
-PROCESS_LEFT = _event("process_left", "info", "A process stopped reading, by a drain or by dying.")
+WARNING = _event("warning", "warning", "The configuration or the Redis server deserves a look; says what.")
 DRAIN_STARTED = _event("drain_started", "info", "SIGTERM came: no more reads, unsent jobs are handed back.")
 DRAIN_FINISHED = _event("drain_finished", "info", "The drain ended; says how many calls were cut off.")
-
-CIRCUIT_OPENED = _event("circuit_opened", "warning", "A model failed too often in a row and is left alone.")
-CIRCUIT_HALF_OPEN = _event("circuit_half_open", "info", "A model's cool-down ended and one probe may try it.")
-CIRCUIT_CLOSED = _event("circuit_closed", "info", "A probe succeeded and the model serves again.")
-MODEL_DISABLED = _event("model_disabled", "error", "A model is out of use until an operator enables it.")
-MODEL_ENABLED = _event("model_enabled", "info", "An operator put a model back into use.")
-MODEL_PAUSED = _event("model_paused", "info", "A provider asked for a pause; the model waits for it.")
+LEDGER_OPENED = _event("ledger_opened", "info", "The ledger is open and of the right schema.")
 MODEL_UNKNOWN = _event("model_unknown", "error", "A provider does not know the configured model.")
+PRICE_UNKNOWN = _event("price_unknown", "warning", "No price is known for a model, and none is configured.")
 WORKER_RESTARTED = _event(
     "worker_restarted", "error", "A model's worker died of a bug and was started again."
 )
 WORKER_GAVE_UP = _event("worker_gave_up", "error", "A model's worker died too often and stays down.")
-
-BUDGET_WARNING = _event("budget_warning", "warning", "Spend passed the warning ratio of its ceiling.")
-BUDGET_EXHAUSTED = _event("budget_exhausted", "warning", "Spend reached its ceiling; paid calls are refused.")
-BUDGET_OVERRUN = _event("budget_overrun", "error", "A provider billed more than the bound that was reserved.")
-PRICE_UNKNOWN = _event("price_unknown", "warning", "No price is known for a model, and none is configured.")
-
-LEASE_LOST = _event("lease_lost", "warning", "An entry this process ran now belongs to another process.")
-DUPLICATE_SUPPRESSED = _event("duplicate_suppressed", "info", "A second final reply was not published.")
-OUTCOME_UNKNOWN = _event(
-    "outcome_unknown", "warning", "A call was sent and nobody knows whether it was billed."
-)
-JOB_DEAD_LETTERED = _event("job_dead_lettered", "warning", "A job went to the dead-letter stream.")
-JOB_RECLAIMED = _event("job_reclaimed", "warning", "An entry of a dead or stalled process was taken over.")
-REPLY_UNDELIVERABLE = _event("reply_undeliverable", "warning", "A reply went to the default stream instead.")
 UNCAUGHT_BUG = _event("uncaught_bug", "error", "An unforeseen exception ended one job as internal_error.")
-
-REDIS_CONNECTED = _event("redis_connected", "info", "Redis answers (again).")
-REDIS_LOST = _event("redis_lost", "warning", "Redis does not answer; the router keeps trying.")
-GROUP_RECREATED = _event("group_recreated", "warning", "A consumer group had vanished and was created again.")
-LEDGER_OPENED = _event("ledger_opened", "info", "The ledger file is open and of the right schema.")
-LEDGER_FAILED = _event("ledger_failed", "error", "The ledger could not commit; nothing is sent meanwhile.")
-
 STATUS_PORT_OPENED = _event("status_port_opened", "info", "The status port listens; says where.")
 STATUS_PORT_TAKEN = _event("status_port_taken", "warning", "The configured status port was taken.")
 STATUS_PORT_FAILED = _event(
@@ -134,6 +109,16 @@ STATUS_PORT_FAILED = _event(
 )
 LOG_LINES_DROPPED = _event("log_lines_dropped", "warning", "Standard error was blocked and lines were lost.")
 LIBRARY_LOG = _event("library_log", "warning", "A library logged a warning or worse (at its own level).")
+
+_STREAM_LEVELS: dict[str, Level] = {
+    **dict.fromkeys(("bound_violated", "model_disabled", "worker_restarted", "ledger_trouble"), "error"),
+    **dict.fromkeys(("budget_warning", "budget_exhausted", "circuit_opened", "outcome_unknown"), "warning"),
+    **dict.fromkeys(("lease_lost", "entries_reclaimed", "entries_vanished", "dead_lettered"), "warning"),
+    **dict.fromkeys(("redis_lost", "publish_stalled", "publish_refused", "events_dropped"), "warning"),
+}
+
+for _name, _meaning in event_names.EVENTS.items():
+    _event(_name, _STREAM_LEVELS.get(_name, "info"), f"{_meaning[0].upper()}{_meaning[1:]}.")
 
 # Metrics. Durations are seconds.
 

@@ -8,7 +8,6 @@ ours as ready data points; they are cumulative whatever temporality is asked for
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -31,6 +30,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from theo_daemon.telemetry import names
+from theo_daemon.telemetry.daemon_thread import in_daemon_thread
 from theo_daemon.telemetry.metrics import Distribution, Family, Metrics
 from theo_daemon.telemetry.names import Kind, Metric
 from theo_workers.clock import Clock, sleep
@@ -75,12 +75,12 @@ class OtelMetrics:
         """Send everything once. A collector that does not answer is logged by the exporter, not raised."""
         self._snapshot.families = {family.metric.name: family for family in self._metrics.collect()}
         self._snapshot.now_ns = _nano(self._clock.wall())
-        await asyncio.to_thread(self._collect)
+        await in_daemon_thread(self._collect, "otlp-metrics")
 
     async def close(self) -> None:
-        """Send a last time and let go. To be called after `run` was cancelled."""
+        """Send a last time and let go, after `run` was cancelled. The caller sets the limit."""
         await self.send()
-        await asyncio.to_thread(self._provider.shutdown)
+        await in_daemon_thread(self._provider.shutdown, "otlp-metrics-close")
 
     def _collect(self) -> None:
         try:

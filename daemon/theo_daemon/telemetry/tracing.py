@@ -25,6 +25,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from theo_daemon.job import Answered, Envelope, JobOutcome
 from theo_daemon.money import to_usd
 from theo_daemon.telemetry import names
+from theo_daemon.telemetry.daemon_thread import in_daemon_thread
 from theo_daemon.telemetry.records import AttemptRecord, JobRecord
 from theo_daemon.telemetry.redaction import Redactor
 from theo_workers.clock import Clock
@@ -95,11 +96,11 @@ class Tracing:
             self._spans(self._waiting.popleft(), offset)
 
     async def close(self) -> None:
-        """Send what is left. Takes as long as the collector takes, at most about five seconds."""
+        """Send what is left. Takes as long as the collector takes: the caller sets the limit."""
         if self._timer is not None:
             self._timer.cancel()
         self.flush()
-        await asyncio.to_thread(self._shutdown)
+        await in_daemon_thread(self._shutdown, "otlp-traces-close")
 
     def _shutdown(self) -> None:
         self._provider.force_flush(_SHUTDOWN_TIMEOUT_MS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from theo_workers.errors import ProviderTimeout, ProviderUnavailable, RateLimite
 from theo_workers.failures import FailureClass
 from theo_workers.messages import Completion, Message, Request
 from theo_workers.model_spec import ModelSpec, Timeouts
+from theo_workers.upstreams import http
 from theo_workers.upstreams.openai import OpenAIUpstream
 
 CLOCK = SystemClock()
+HURRIED = Timeouts(first_byte_s=0.2, inter_chunk_s=0.15)
 REQUEST = Request(messages=(Message(role="user", content="hi"),), params={}, stream=True)
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 DONE = b"data: [DONE]\n\n"
@@ -47,23 +50,19 @@ def streams(*pieces: bytes, then: str = "end") -> Behaviour:
     return behave
 
 
-async def run(behave: Behaviour, *, request: Request = REQUEST, times: int = 1) -> tuple[list[str], Any, Any]:
-    """The deltas, the completion or error of the last call, and the server."""
-    hurried = Timeouts(connect_s=0.3, first_byte_s=0.2, inter_chunk_s=0.15)
+async def run(behave: Behaviour, *, hurried: bool = False) -> tuple[list[str], Any, Any]:
+    """The deltas, the completion or error, and the server."""
+    timeouts = HURRIED if hurried else Timeouts()
     async with ugly_server(behave) as server:
         upstream = OpenAIUpstream(
-            ModelSpec(name="m", provider="openai", model="m", base_url=server.url, timeouts=hurried), CLOCK
+            ModelSpec(name="m", provider="openai", model="m", base_url=server.url, timeouts=timeouts), CLOCK
         )
         deltas: list[str] = []
-        outcome: Completion | UpstreamError | None = None
-        for _ in range(times):
-            deltas.clear()
-            try:
-                outcome = await upstream.generate(
-                    request, deadline=CLOCK.monotonic() + 1, on_delta=deltas.append
-                )
-            except UpstreamError as error:
-                outcome = error
+        outcome: Completion | UpstreamError
+        try:
+            outcome = await upstream.generate(REQUEST, deadline=CLOCK.monotonic() + 4, on_delta=deltas.append)
+        except UpstreamError as error:
+            outcome = error
         await upstream.close()
     return deltas, outcome, server
 
@@ -113,10 +112,18 @@ ENDINGS: list[Any] = [
 
 @pytest.mark.parametrize(("pieces", "then"), ENDINGS)
 async def test_an_answer_that_says_it_is_whole_is_whole(pieces: tuple[bytes, ...], then: str) -> None:
-    deltas, completion, _ = await run(streams(*pieces, then=then))
+    deltas, completion, _ = await run(streams(*pieces, then=then), hurried=then == "hang")
     assert isinstance(completion, Completion), completion
     assert deltas == ["a"]
     assert completion.output == "a"
+
+
+async def test_a_whole_answer_does_not_wait_long_for_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "LAST_WORDS_S", 0.05)
+    began = time.monotonic()
+    _, completion, _ = await run(streams(event("a"), event(finish="stop"), then="hang"))
+    assert completion.output == "a"
+    assert time.monotonic() - began < 2  # the deadline is at 4, other clocks beyond it
 
 
 BROKEN: list[Any] = [
@@ -155,7 +162,7 @@ BROKEN: list[Any] = [
 async def test_a_broken_stream_may_have_been_billed(
     pieces: tuple[bytes, ...], then: str, leaf: type[UpstreamError]
 ) -> None:
-    deltas, error, server = await run(streams(*pieces, then=then))
+    deltas, error, server = await run(streams(*pieces, then=then), hurried=leaf is ProviderTimeout)
     assert type(error) is leaf
     assert error.failure is FailureClass.MAYBE
     assert "".join(deltas) in {"", "a"}
@@ -189,12 +196,6 @@ async def test_an_error_status_is_read_as_for_plain_calls() -> None:
 
     deltas, error, _ = await run(behave)
     assert (type(error), error.retry_after_s, deltas) == (RateLimited, 2.0, [])
-
-
-async def test_the_connection_of_a_finished_stream_is_used_again() -> None:
-    _, completion, server = await run(streams(event("a"), event(finish="stop") + DONE), times=3)
-    assert completion.output == "a"
-    assert (len(server.requests), server.connections) == (3, 1)
 
 
 async def test_a_stream_larger_than_the_limit_is_ended() -> None:

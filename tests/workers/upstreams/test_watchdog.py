@@ -26,9 +26,9 @@ def begin() -> asyncio.Task[object]:
 
 async def test_cancels_exactly_the_overdue_ones_when_they_are_due() -> None:
     clock = FakeClock()
-    dog = Watchdog(clock, asyncio.get_running_loop())
+    dog = Watchdog(clock)
     tasks = [begin() for _ in range(3)]
-    watches = [dog.start(task, clock.monotonic() + s) for task, s in zip(tasks, (3, 1, 2), strict=True)]
+    watches = [dog.start(task, s, deadline=2_000) for task, s in zip(tasks, (3, 1, 2), strict=True)]
     await clock.advance(0.9)
     assert [watch.fired for watch in watches] == [False, False, False]
     await clock.advance(0.1)
@@ -40,23 +40,32 @@ async def test_cancels_exactly_the_overdue_ones_when_they_are_due() -> None:
 
 async def test_a_later_phase_can_be_due_earlier_or_later() -> None:
     clock = FakeClock()
-    dog = Watchdog(clock, asyncio.get_running_loop())
+    dog = Watchdog(clock)
     shortened, extended = begin(), begin()
-    dog.move(dog.start(shortened, clock.monotonic() + 50), Phase.BODY, clock.monotonic() + 1)
-    dog.move(dog.start(extended, clock.monotonic() + 1), Phase.FIRST_BYTE, clock.monotonic() + 50)
+    dog.move(dog.start(shortened, 50, deadline=2_000), Phase.BODY, 1)
+    dog.move(dog.start(extended, 1, deadline=2_000), Phase.FIRST_BYTE, 50)
     await clock.advance(1)
     assert (shortened.cancelled(), extended.cancelled()) == (True, False)
     await clock.advance(49)
     assert extended.cancelled()
 
 
+async def test_no_phase_outlasts_the_deadline() -> None:
+    clock = FakeClock()
+    dog = Watchdog(clock)
+    task = begin()
+    dog.move(dog.start(task, 50, deadline=clock.monotonic() + 2), Phase.BODY, 50)
+    await clock.advance(2)
+    assert task.cancelled()
+
+
 async def test_calls_that_end_in_time_arm_no_alarm_of_their_own() -> None:
     clock = CountingClock()
-    dog = Watchdog(clock, asyncio.get_running_loop())
+    dog = Watchdog(clock)
     task = begin()
     for _ in range(1_000):
-        watch = dog.start(task, clock.monotonic() + 5)
-        dog.move(watch, Phase.FIRST_BYTE, clock.monotonic() + 120)
+        watch = dog.start(task, 5, deadline=2_000)
+        dog.move(watch, Phase.FIRST_BYTE, 120)
         dog.stop(watch)
         await clock.advance(0.001)
     assert clock.armed == 1
@@ -65,9 +74,9 @@ async def test_calls_that_end_in_time_arm_no_alarm_of_their_own() -> None:
 
 async def test_nothing_rings_after_close() -> None:
     clock = FakeClock()
-    dog = Watchdog(clock, asyncio.get_running_loop())
+    dog = Watchdog(clock)
     task = begin()
-    watch = dog.start(task, clock.monotonic() + 1)
+    watch = dog.start(task, 1, deadline=2_000)
     dog.close()
     dog.close()
     await clock.advance(2)

@@ -16,6 +16,7 @@ from theo_workers.tokens.definitions import Size
 from theo_workers.tokens.families import Family, Linear, OpenAI
 from theo_workers.tokens.images import image_tokens
 from theo_workers.tokens.parts import calls_of, content_of
+from theo_workers.tokens.tokenizer import byte_length
 
 _PER_MESSAGE = 24
 _PER_CALL = 96
@@ -35,7 +36,7 @@ def bound_from_count(
 ) -> int | None:
     """`count` is what `count_openai` gave. None when a part of the request has no known bound."""
     slack = _slack(family, messages, model)
-    if slack is None or tools.bytes is None or schema.bytes is None:
+    if slack is None or not (tools.resolved and schema.resolved):
         return None
     # The rendering of definitions is known by experiment only: their whole JSON is kept beside it.
     slack += (tools.json + _TOOLS if tools.json else 0) + (schema.json + _SCHEMA if schema.json else 0)
@@ -49,15 +50,18 @@ def bound_from_bytes(
 ) -> int | None:
     """Needs no tokenizer. None when a part of the request has no known bound."""
     slack = _slack(family, messages, model)
-    if slack is None or tools.bytes is None or schema.bytes is None:
+    if slack is None or not (tools.resolved and schema.resolved):
         return None
     length = 0
     for message in messages:
         content = message.content
-        length += _bytes(content if isinstance(content, str) else content_of(message).text)
+        length += byte_length(content if isinstance(content, str) else content_of(message).text)
         if message.tool_calls is not UNSET:
-            length += sum(2 * _bytes(call.name) + _bytes(call.arguments) for call in calls_of(message))
-    slack += (tools.bytes + _TOOLS if tools.bytes else 0) + (schema.bytes + _SCHEMA if schema.bytes else 0)
+            length += sum(
+                2 * byte_length(call.name) + byte_length(call.arguments) for call in calls_of(message)
+            )
+    length += tools.json_bytes + _TOOLS if tools.json else 0
+    length += schema.json_bytes + _SCHEMA if schema.json else 0
     return length + family.hidden + slack
 
 
@@ -66,7 +70,7 @@ def _slack(family: Family, messages: Sequence[Message], model: str) -> int | Non
     for message in messages:
         slack += _PER_MESSAGE
         if message.name is not UNSET:
-            slack += _bytes(message.name)
+            slack += byte_length(message.name)
         if message.content is not None and not isinstance(message.content, str):
             sorted_ = content_of(message)
             if sorted_.others:
@@ -76,8 +80,3 @@ def _slack(family: Family, messages: Sequence[Message], model: str) -> int | Non
             per_call = _PER_CALL + (family.hidden_per_call if isinstance(family, Linear) else 0)
             slack += per_call * len(message.tool_calls)
     return slack
-
-
-def _bytes(text: str) -> int:
-    # "surrogatepass" cannot matter for jobs, which are valid UTF-8, and keeps the function total.
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

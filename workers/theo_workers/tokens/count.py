@@ -17,7 +17,7 @@ from theo_workers.tokens.families import Family, Linear, OpenAI, family_for
 from theo_workers.tokens.formulas import count_linear, count_openai
 from theo_workers.tokens.parts import content_of, encode, open_ended
 from theo_workers.tokens.ranks import Encodings, RanksDamagedError
-from theo_workers.tokens.tokenizer import Tokenizer
+from theo_workers.tokens.tokenizer import Tokenizer, byte_length
 
 LARGE_CHARS = 16_384  # above this a count holds the event loop for more than about 2 ms
 
@@ -175,4 +175,4 @@ def _ranks(encoding: str | None) -> str:
 
 def _by_length(text: str) -> int:
     # Four characters of English a token; other scripts come nearer to one character each.
-    return ceil(len(text) / 4) if text.isascii() else ceil(len(text.encode("utf-8", "surrogatepass")) / 3)
+    return ceil(byte_length(text) / (4 if text.isascii() else 3))

@@ -17,14 +17,12 @@ _REMEMBERED = 256
 
 
 class Size(Struct, frozen=True):
-    """`rendered` and `json` in tokens, `bytes` of the JSON, references resolved or not, whichever is longer.
-
-    `bytes` is None when it is too large to resolve.
-    """
+    """`rendered` and `json` in tokens; of the JSON with its references resolved, if that was possible."""
 
     rendered: int = 0
     json: int = 0
-    bytes: int | None = 0
+    json_bytes: int = 0
+    resolved: bool = True
 
 
 _NOTHING = Size()
@@ -91,4 +89,4 @@ def _schema_size(schema: dict[str, Any], tokens: Tokens) -> Size:
 
 def _unresolved(json: bytes, tokens: Tokens) -> Size:
     length = tokens(json.decode())
-    return Size(length, length, None)
+    return Size(length, length, len(json), resolved=False)

@@ -89,7 +89,6 @@ def count_linear(
     definitions: Definitions,
 ) -> int:
     """The prompt tokens; `tokens` measures in o200k_base."""
-    calls = 0
     total = family.base + family.per_message * len(messages)
     for message in messages:
         content = message.content
@@ -101,14 +100,16 @@ def count_linear(
             total += sum(image_tokens(family, model, image).tokens for image in sorted_.images)
         if message.tool_calls is not UNSET:
             for call in calls_of(message):
-                calls += tokens(call.name) + tokens(call.arguments)
-                total += family.call_base
-    total += family.call * calls
+                total += family.call_base + sum(
+                    tokens.weigh(text, each=family.call, rare=0) for text in (call.name, call.arguments)
+                )
     if params:
         total += family.thinking * thinking_of(params)
-        if tools := definitions.tools(params, "o200k_base", tokens).json:
-            total += family.tools_base + family.tools * tools
+        tools = definitions.tools(params, "o200k_base", tokens)
+        if tools.json:
+            total += family.tools_base + min(family.tools * tools.json, tools.json_bytes)
             total += family.tools_forced if call_is_forced(params) else 0
-        if schema := definitions.output_schema(params, "o200k_base", tokens).json:
-            total += family.schema_base + family.schema * schema
+        schema = definitions.output_schema(params, "o200k_base", tokens)
+        if schema.json:
+            total += family.schema_base + min(family.schema * schema.json, schema.json_bytes)
     return ceil(total)

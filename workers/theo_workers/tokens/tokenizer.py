@@ -22,8 +22,13 @@ class Tokenizer:
         return len(self._encode(text))
 
     def weigh(self, text: str, *, each: float, rare: float) -> float:
-        """`each` per token and `rare` on top of it per rare token."""
-        if not rare:
-            return each * len(self._encode(text))
+        """`each` per token and `rare` on top of it per rare token, but not more than one per byte."""
         ids = self._encode(text)
-        return each * len(ids) + rare * sum(map(_is_rare, ids))
+        weight = each * len(ids) + (rare * sum(map(_is_rare, ids)) if rare else 0.0)
+        return min(weight, byte_length(text))
+
+
+def byte_length(text: str) -> int:
+    """UTF-8 bytes: no byte-level tokenizer makes more tokens of a text."""
+    # "surrogatepass" keeps the function total; jobs are valid UTF-8.
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

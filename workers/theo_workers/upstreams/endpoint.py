@@ -13,6 +13,7 @@ from theo_workers.errors import ConfigError
 from theo_workers.model_spec import ModelSpec
 from theo_workers.upstreams.http import HttpEndpoint
 from theo_workers.upstreams.origin import Origin
+from theo_workers.upstreams.pool import Pool
 
 _DEFAULTS = {
     "User-Agent": "theo-router",
@@ -70,16 +71,20 @@ def open_endpoint(
         headers = {known: kept for known, kept in headers.items() if known.lower() != name.lower()}
         headers[name] = value
     url = base.joinpath(*path.split("/")).with_query([*base.query.items(), *spec.query.items()])
-    return HttpEndpoint(
+    pool = Pool(
         url,
         headers,
+        clock=clock,
+        concurrency=spec.concurrency,
+        proxy=_url(spec, "proxy", spec.proxy) if spec.proxy else None,
+        ssl_context=_trusting(spec, spec.ca_file) if spec.ca_file else None,
+    )
+    return HttpEndpoint(
+        pool,
         origin=origin,
         clock=clock,
         timeouts=spec.timeouts,
         max_response_bytes=spec.max_response_bytes,
-        concurrency=spec.concurrency,
-        proxy=_url(spec, "proxy", spec.proxy) if spec.proxy else None,
-        ssl_context=_trusting(spec, spec.ca_file) if spec.ca_file else None,
     )
 
 

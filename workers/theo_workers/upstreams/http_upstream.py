@@ -64,6 +64,10 @@ class _Streamed:
     def sufficient(self) -> bool:
         return self.plain.sufficient if self.answer is None else self.answer.sufficient
 
+    @property
+    def streamed(self) -> bool:
+        return self.answer is not None
+
     def head(self, status: int, headers: Headers) -> None:
         self.plain.head(status, headers)
         if 200 <= status < 300 and "event-stream" in headers.get("content-type", "").lower():

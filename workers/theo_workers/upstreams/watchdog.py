@@ -19,12 +19,12 @@ class Phase(StrEnum):
 
 
 class Watch:
-    """One call under watch: its task is cancelled once `due` has passed, and `fired` is then True."""
+    """One call under watch: its task is cancelled once `due` has come, and `fired` is then True."""
 
-    __slots__ = ("due", "fired", "phase", "task")
+    __slots__ = ("deadline", "due", "fired", "phase", "task")
 
-    def __init__(self, task: asyncio.Task[object], due: float) -> None:
-        self.task, self.due = task, due
+    def __init__(self, task: asyncio.Task[object], due: float, deadline: float) -> None:
+        self.task, self.due, self.deadline = task, due, deadline
         self.phase = Phase.CONNECT
         self.fired = False
 
@@ -37,26 +37,28 @@ class Watchdog:
     when it rings.
     """
 
-    def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
-        self._clock, self._loop = clock, loop
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._watches: set[Watch] = set()
         self._alarm_at = math.inf
         self._alarm: asyncio.Future[None] | None = None
         self._handle: asyncio.TimerHandle | None = None
 
-    def start(self, task: asyncio.Task[object], due: float) -> Watch:
-        """Watch `task` until `stop`; `due` is monotonic seconds."""
-        watch = Watch(task, due)
+    def start(self, task: asyncio.Task[object], wait_s: float, *, deadline: float) -> Watch:
+        """Watch `task` until `stop`: its first phase may last `wait_s`, all of them until `deadline`."""
+        due = min(self._clock.monotonic() + wait_s, deadline)
+        watch = Watch(task, due, deadline)
         self._watches.add(watch)
         if due < self._alarm_at:
-            self._arm(due)
+            self._arm(due, task.get_loop())
         return watch
 
-    def move(self, watch: Watch, phase: Phase, due: float) -> None:
-        """The call has come to `phase`, which may last until `due`."""
+    def move(self, watch: Watch, phase: Phase, wait_s: float) -> None:
+        """The call has come to `phase`, which may last `wait_s` from now."""
+        due = min(self._clock.monotonic() + wait_s, watch.deadline)
         watch.phase, watch.due = phase, due
         if due < self._alarm_at:
-            self._arm(due)
+            self._arm(due, watch.task.get_loop())
 
     def stop(self, watch: Watch) -> None:
         """The call is over."""
@@ -71,10 +73,10 @@ class Watchdog:
         self._alarm = self._handle = None
         self._alarm_at = math.inf
 
-    def _arm(self, at: float) -> None:
+    def _arm(self, at: float, loop: asyncio.AbstractEventLoop) -> None:
         self.close()
         self._alarm_at = at
-        self._alarm = self._loop.create_future()
+        self._alarm = loop.create_future()
         self._alarm.add_done_callback(self._ring)
         self._handle = self._clock.call_at(at, self._alarm)
 
@@ -89,4 +91,4 @@ class Watchdog:
             watch.fired = True
             watch.task.cancel()
         if self._watches:
-            self._arm(min(watch.due for watch in self._watches))
+            self._arm(min(watch.due for watch in self._watches), alarm.get_loop())

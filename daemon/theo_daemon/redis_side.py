@@ -1,0 +1,140 @@
+"""Everything of one process that talks to Redis, built together and started in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from theo_daemon.config import Config
+from theo_daemon.control import ControlReader
+from theo_daemon.dispatcher import Dispatcher
+from theo_daemon.events import StreamEvents
+from theo_daemon.held import HeldEntries, Room
+from theo_daemon.intake import IntakeRules, StreamIntake
+from theo_daemon.keys import Keys
+from theo_daemon.leases import LeaseRules, Leases
+from theo_daemon.levelling import LevelRules
+from theo_daemon.publisher import ReplyBounds, StreamPublisher
+from theo_daemon.redis_clock import RedisClock
+from theo_daemon.redis_link import RedisLink
+from theo_daemon.reply import delta_fields, final_fields
+from theo_workers.clock import Clock
+
+BLOCK_S = 1.0
+READ_TIMEOUT_S = 5.0  # above BLOCK_S: a reader that hears nothing for so long has lost its connection
+LEVEL_BASE = 64
+
+
+class RedisSide:
+    """Made in two steps, since the dispatcher stands between publisher and intake: init, then `attach`."""
+
+    intake: StreamIntake
+    leases: Leases
+    control: ControlReader
+
+    def __init__(
+        self,
+        config: Config,
+        link: RedisLink,
+        *,
+        consumer: str,
+        clock: Clock,
+        rng: random.Random,
+        log: Callable[..., None],
+    ) -> None:
+        self._config, self._link, self._consumer = config, link, consumer
+        self._clock, self._rng = clock, rng
+        self.keys = Keys(config.redis.prefix)
+        self.time = RedisClock(link.wire(), clock)
+        self.events = StreamEvents(
+            wire=link.wire(), keys=self.keys, max_len=config.events.max_len, now_ms=self.time.now_ms,
+            clock=clock, rng=rng, log=log,
+        )  # fmt: skip
+        self.publisher = StreamPublisher(
+            wire=link.wire(), queries=link.wire(), keys=self.keys, group=config.ingress.group,
+            bounds=_bounds(config), final_fields=final_fields, delta_fields=delta_fields,
+            now_ms=self.time.now_ms, events=self.events, clock=clock, rng=rng,
+        )  # fmt: skip
+        self.held = HeldEntries()
+
+    def attach(self, dispatcher: Dispatcher, levers: Mapping[str, Callable[[str], None]]) -> None:
+        """Build what feeds the dispatcher."""
+        config, keys, link = self._config, self.keys, self._link
+        ingress, held = config.ingress, self.held
+
+        def room() -> Room:
+            return Room(ingress.max_in_flight - len(held), ingress.max_in_flight_bytes - held.bytes)
+
+        common = {
+            "keys": keys, "consumer": self._consumer, "held": held, "room": room,
+            "events": self.events, "clock": self._clock, "rng": self._rng,
+        }  # fmt: skip
+        reading: Any = {**common, "wire": link.wire(timeout_s=READ_TIMEOUT_S), "rules": _intake_rules(config)}
+        leasing: Any = {**common, "wire": link.wire(), "rules": _lease_rules(config)}
+        self.intake = StreamIntake(**reading)
+        self.leases = Leases(**leasing)
+        self.control = ControlReader(
+            wire=link.wire(timeout_s=READ_TIMEOUT_S), keys=keys, on_cancel=dispatcher.cancel, levers=levers,
+            clock=self._clock, rng=self._rng,
+        )  # fmt: skip
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Start what must run before the first job is read, and until the last reply is out."""
+        await self.control.catch_up()
+        await stack.enter_async_context(running(self.publisher.run(), stop=self.publisher.stop))
+        await stack.enter_async_context(running(self.events.run(), stop=self.events.stop))
+        await stack.enter_async_context(running(self.time.run()))
+        await stack.enter_async_context(running(self.control.run()))
+
+
+@asynccontextmanager
+async def running(
+    work: Coroutine[Any, Any, None], *, stop: Callable[[], None] | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Run `work` beside; at the end ask it to stop and wait a little, or cancel it."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        if stop is not None:
+            stop()
+            await asyncio.wait((task,), timeout=5.0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _bounds(config: Config) -> ReplyBounds:
+    reply = config.reply
+    return ReplyBounds(
+        default_reply=reply.default,
+        max_len=reply.max_len,
+        ttl_s=reply.ttl_s,
+        dead_max_len=config.dead.max_len,
+    )
+
+
+def _intake_rules(config: Config) -> IntakeRules:
+    ingress = config.ingress
+    return IntakeRules(
+        group=ingress.group,
+        lanes=ingress.lanes,
+        max_job_bytes=ingress.max_job_bytes,
+        block_s=BLOCK_S,
+        level=LevelRules(base=LEVEL_BASE),
+    )
+
+
+def _lease_rules(config: Config) -> LeaseRules:
+    ingress = config.ingress
+    return LeaseRules(
+        group=ingress.group,
+        lanes=tuple(ingress.lanes),
+        lease_s=ingress.lease_s,
+        max_job_bytes=ingress.max_job_bytes,
+        adopt_after_s=2 * READ_TIMEOUT_S,
+    )

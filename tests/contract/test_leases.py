@@ -1,0 +1,343 @@
+"""Who owns a pending entry, on a real server: renewing, losing, taking over and handing back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from tests.doubles import RecordedEvents, running, until
+from theo_daemon.held import HeldEntries, Room
+from theo_daemon.job import Delivery, EntryRef
+from theo_daemon.keys import Keys
+from theo_daemon.lease_scripts import TAKE
+from theo_daemon.leases import LeaseRules, Leases, _autoclaimed
+from theo_daemon.redis_link import RedisLink
+from theo_daemon.wire import Wire
+from theo_workers.clock import SystemClock
+
+GROUP = "theo"
+LANES = ("default", "high")
+
+
+class Process:
+    """One process's leases, with what it was given and what it lost."""
+
+    def __init__(self, link: RedisLink, keys: Keys, name: str, *, room: int = 10_000, **rules: Any) -> None:
+        self.name, self.keys, self.stream, self.outside = name, keys, keys.jobs(), link.wire()
+        self.wire, self.held, self.events, self.most = link.wire(), HeldEntries(), RecordedEvents(), room
+        self.seen: list[Delivery] = []
+        self.lost: list[EntryRef] = []
+        self.leases = Leases(
+            wire=self.wire,
+            keys=keys,
+            rules=LeaseRules(group=GROUP, lanes=LANES, **rules),
+            consumer=name,
+            held=self.held,
+            room=lambda: Room(self.most - len(self.held), 1_000_000_000_000),
+            on_lost=self.lost.extend,
+            events=self.events,
+            clock=SystemClock(),
+            rng=random.Random(1),
+        )
+
+    def deliver(self, batch: Sequence[Delivery]) -> None:
+        self.seen += batch
+
+    async def read(self, count: int, *, hold: bool = True, stream: str | None = None) -> list[EntryRef]:
+        """Push and read entries; without `hold` it is as if the answer of Redis had been lost."""
+        stream = stream or self.stream
+        await self.outside.ask_all([("XADD", stream, "*", "prompt", "hi", "prompt", "\x00")] * count)
+        read = await self.outside.ask(
+            *("XREADGROUP", "GROUP", GROUP, self.name, "COUNT", count, "STREAMS", stream, ">")
+        )
+        found = [Delivery(EntryRef(stream, row[0].decode()), "default", row[1]) for row in read[0][1]]
+        if hold:
+            self.held.take(found)
+        return [delivery.ref for delivery in found]
+
+    async def age(self, *refs: EntryRef, by_s: float = 3_600.0) -> None:
+        """Make pending entries look as if nobody had kept them for so long; their owner stays."""
+        for ref in refs:
+            ((_, owner, _, _),) = await self.pending(ref)
+            await self.outside.ask(
+                *("XCLAIM", ref.stream, GROUP, owner, 0, ref.entry_id, "IDLE", int(by_s * 1000), "JUSTID")
+            )
+
+    async def pending(self, ref: EntryRef) -> list[Any]:
+        rows: list[Any] = await self.outside.ask("XPENDING", ref.stream, GROUP, ref.entry_id, ref.entry_id, 1)
+        return rows
+
+    async def owners(self) -> dict[str, str]:
+        rows = await self.outside.ask("XPENDING", self.stream, GROUP, "-", "+", 10_000)
+        return {entry_id.decode(): owner.decode() for entry_id, owner, _, _ in rows}
+
+    async def consumers(self) -> set[bytes]:
+        rows = await self.outside.ask("XINFO", "CONSUMERS", self.stream, GROUP)
+        return {row[1] for row in rows}
+
+    async def close(self) -> None:
+        await self.wire.close()
+        await self.outside.close()
+
+
+@pytest.fixture
+async def groups(wire: Wire, keys: Keys) -> None:
+    await wire.ask_all([("XGROUP", "CREATE", keys.jobs(lane), GROUP, "0", "MKSTREAM") for lane in LANES])
+
+
+@pytest.fixture
+async def me(link: RedisLink, keys: Keys, groups: None) -> AsyncIterator[Process]:
+    process = Process(link, keys, "me", adopt_after_s=60.0)
+    yield process
+    await process.close()
+
+
+@pytest.fixture
+async def peer(link: RedisLink, keys: Keys, groups: None) -> AsyncIterator[Process]:
+    process = Process(link, keys, "peer")
+    yield process
+    await process.close()
+
+
+async def test_renewing_restarts_the_lease_and_leaves_the_delivery_count(me: Process) -> None:
+    refs = [*await me.read(1_200), *await me.read(3, stream=me.keys.jobs("high"))]
+    await me.age(refs[0], refs[-1])
+    await me.leases.renew()
+    for ref in (refs[0], refs[-1]):
+        ((_, owner, idle_ms, deliveries),) = await me.pending(ref)
+        assert (owner, deliveries) == (b"me", 1)
+        assert idle_ms < 60_000
+    assert (me.lost, me.events.seen) == ([], [])
+
+
+async def test_renewing_does_not_steal_back_what_a_peer_has_taken(me: Process, peer: Process) -> None:
+    kept, taken = await me.read(2)
+    await me.age(taken)
+    assert await peer.leases.reclaim(peer.deliver) == 1
+    await me.leases.renew()
+    assert await me.owners() == {kept.entry_id: "me", taken.entry_id: "peer"}
+    assert me.lost == [taken]
+    assert me.events.seen == [("lease_lost", {"job_stream": me.stream, "count": 1, "why": "claimed"})]
+    await me.leases.renew()
+    assert me.lost == [taken]  # told once
+
+
+async def test_an_entry_that_is_gone_is_lost_only_if_it_is_still_held_at_the_next_look(me: Process) -> None:
+    finished, deleted = await me.read(2)
+    for ref in (finished, deleted):
+        await me.outside.ask_all(
+            [("XACK", ref.stream, GROUP, ref.entry_id), ("XDEL", ref.stream, ref.entry_id)]
+        )
+    await me.leases.renew()
+    assert me.lost == []
+    me.held.release(finished)
+    await me.leases.renew()
+    await me.leases.renew()
+    assert me.lost == [deleted]
+    assert [details["why"] for _, details in me.events.seen] == ["gone"]
+
+
+async def test_a_lost_group_loses_every_lease_without_an_error(me: Process) -> None:
+    refs = await me.read(2)
+    await me.outside.ask("XGROUP", "DESTROY", me.stream, GROUP)
+    await me.leases.renew()
+    assert me.lost == refs
+    assert await me.leases.reclaim(me.deliver) == 0
+    assert await me.leases.adopt(me.deliver) == 0
+    await me.leases.leave()
+
+
+async def test_takes_over_only_what_nobody_has_kept_for_a_lease(me: Process, peer: Process) -> None:
+    old, fresh = await peer.read(2)
+    await me.age(old, by_s=31)
+    await me.age(fresh, by_s=20)
+    assert await me.leases.reclaim(me.deliver) == 1
+    (delivery,) = me.seen
+    fields = [b"prompt", b"hi", b"prompt", b"\x00"]
+    assert delivery == Delivery(old, "default", fields, redelivered=True)
+    assert old in me.held
+    assert await me.owners() == {old.entry_id: "me", fresh.entry_id: "peer"}
+    assert me.events.seen == [("entries_reclaimed", {"job_stream": me.stream, "count": 1})]
+
+
+async def test_finds_abandoned_entries_behind_many_that_are_kept(me: Process, peer: Process) -> None:
+    await peer.read(3_000)
+    (old,) = await peer.read(1)
+    await me.age(old)
+    me.most = 2
+    assert await me.leases.reclaim(me.deliver) == 1
+
+
+async def test_takes_over_no_more_than_there_is_room_for(me: Process, peer: Process) -> None:
+    await me.age(*await peer.read(50))
+    me.most = 20
+    await me.leases.reclaim(me.deliver)
+    assert len(me.seen) == 20
+    for ref in list(me.held):
+        me.held.release(ref)
+    me.most = 1_000
+    await me.leases.reclaim(me.deliver)
+    assert len({delivery.ref for delivery in me.seen}) == 50
+
+
+async def test_an_own_entry_whose_lease_ran_out_is_not_worked_on_twice(me: Process) -> None:
+    (ref,) = await me.read(1)
+    await me.age(ref)
+    assert await me.leases.reclaim(me.deliver) == 0
+    assert me.seen == []
+
+
+async def test_deleted_entries_are_reported_as_lost_jobs(me: Process, peer: Process) -> None:
+    refs = await peer.read(3)
+    await me.age(*refs)
+    await me.outside.ask("XDEL", me.stream, refs[0].entry_id, refs[1].entry_id)
+    assert await me.leases.reclaim(me.deliver) == 1
+    assert ("entries_vanished", {"job_stream": me.stream, "count": 2}) in me.events.seen
+    assert await me.owners() == {refs[2].entry_id: "me"}
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ([b"0-0", []], (b"0-0", [], 0)),
+        ([b"7-0", [[b"1-0", [b"a", b"b"]], None]], (b"7-0", [[b"1-0", [b"a", b"b"]], None], 0)),
+        ([b"0-0", [], [b"1-0", b"2-0"]], (b"0-0", [], 2)),
+    ],
+)
+def test_reads_the_two_and_the_three_part_answer_of_xautoclaim(reply: Any, expected: Any) -> None:
+    assert _autoclaimed(reply) == expected
+
+
+async def test_adopts_own_entries_that_never_arrived(me: Process) -> None:
+    (held,) = await me.read(1)
+    lost, recent = await me.read(2, hold=False)
+    await me.age(held, lost, by_s=61)
+    assert await me.leases.adopt(me.deliver) == 1
+    assert [delivery.ref for delivery in me.seen] == [lost]
+    assert recent not in me.held  # it may still be on its way
+    assert await me.leases.adopt(me.deliver) == 0
+
+
+async def test_adopts_any_number(me: Process) -> None:
+    lost = await me.read(1_200, hold=False)
+    ids = [ref.entry_id for ref in lost]
+    await me.outside.ask("XCLAIM", me.stream, GROUP, "me", 0, *ids, "IDLE", 61_000, "JUSTID")
+    assert await me.leases.adopt(me.deliver) == 1_200
+
+
+async def test_adopting_leaves_held_entries_alone(me: Process) -> None:
+    held, _ = await me.read(1), await me.read(1, hold=False)
+    await me.age(*held, by_s=61)
+    await me.leases.adopt(me.deliver)
+    ((_, _, idle_ms, deliveries),) = await me.pending(held[0])
+    assert idle_ms > 60_000
+    assert deliveries == 1
+
+
+async def test_an_entry_that_found_another_owner_meanwhile_is_not_taken(me: Process, peer: Process) -> None:
+    ref, fresh = await peer.read(2)
+    await me.age(ref)
+    args: list[str] = [GROUP, "me", "dead", "0", ref.entry_id]
+    assert await me.wire.run(TAKE, (me.stream,), args) == [[], 0]
+    args = [GROUP, "me", "peer", "60000", ref.entry_id, fresh.entry_id]
+    entries, vanished = await me.wire.run(TAKE, (me.stream,), args)
+    assert ([row[0].decode() for row in entries], vanished) == ([ref.entry_id], 0)
+
+
+async def test_survivors_share_what_a_dead_consumer_held_each_entry_once(
+    me: Process, peer: Process, link: RedisLink, keys: Keys
+) -> None:
+    dead = Process(link, keys, "dead")
+    refs = await dead.read(30)
+    me.most = 10
+    assert await me.leases.take_over("dead", me.deliver) == 10
+    assert await peer.leases.take_over("dead", peer.deliver) == 20
+    assert {delivery.ref for delivery in me.seen + peer.seen} == set(refs)
+    assert await me.leases.take_over("dead", me.deliver) == 0
+    await dead.close()
+
+
+async def test_what_is_handed_back_a_peer_takes_at_once(me: Process, peer: Process) -> None:
+    kept, given = await me.read(2)
+    await me.leases.hand_back([given])
+    assert list(me.held) == [kept]
+    await me.leases.renew()  # must not take it back
+    assert await peer.leases.reclaim(peer.deliver) == 1
+    assert await me.owners() == {kept.entry_id: "me", given.entry_id: "peer"}
+
+
+async def test_handing_back_does_not_touch_what_a_peer_has_taken(me: Process, peer: Process) -> None:
+    (ref,) = await me.read(1)
+    await me.age(ref)
+    await peer.leases.reclaim(peer.deliver)
+    await me.leases.hand_back([ref])
+    ((_, owner, idle_ms, _),) = await me.pending(ref)
+    assert owner == b"peer"
+    assert idle_ms < 30_000
+
+
+async def test_leaving_gives_back_what_never_arrived_and_keeps_the_name_while_something_is_pending(
+    me: Process, peer: Process
+) -> None:
+    (lost,) = await me.read(1, hold=False)
+    await me.leases.leave()
+    assert b"me" in await me.consumers()
+    assert await peer.leases.reclaim(peer.deliver) == 1
+    assert peer.seen[0].ref == lost
+
+
+async def test_leaving_with_nothing_pending_deletes_the_own_name_alone(me: Process, peer: Process) -> None:
+    for process in (me, peer):
+        (ref,) = await process.read(1)
+        await me.outside.ask("XACK", ref.stream, GROUP, ref.entry_id)
+        process.held.release(ref)
+    await me.leases.leave()
+    assert await me.consumers() == {b"peer"}
+
+
+async def test_only_silent_and_empty_names_are_deleted(link: RedisLink, keys: Keys, me: Process) -> None:
+    busy, empty = Process(link, keys, "busy"), Process(link, keys, "empty")
+    (pending,) = await busy.read(1)
+    (done,) = await empty.read(1)
+    await me.outside.ask("XACK", done.stream, GROUP, done.entry_id)
+    cleaner = Process(link, keys, "cleaner", forget_s=0.05, reclaim_s=0.02)
+    async with running(cleaner.leases.run(cleaner.deliver)):
+        await until(lambda: "consumer_removed" in cleaner.events.names)
+    assert ("consumer_removed", {"consumer": "empty"}) in cleaner.events.seen
+    assert b"busy" in await me.consumers()
+    assert pending.entry_id in await me.owners()
+    for process in (busy, empty, cleaner):
+        await process.close()
+
+
+async def test_keeps_its_leases_and_takes_over_the_dead_while_running(
+    link: RedisLink, keys: Keys, groups: None
+) -> None:
+    one, two = (
+        Process(link, keys, name, lease_s=0.4, reclaim_s=0.05, adopt_after_s=9.0) for name in ("one", "two")
+    )
+    dead = Process(link, keys, "dead")
+    kept = await one.read(5)
+    orphans = await dead.read(5)
+    async with running(one.leases.run(one.deliver)), running(two.leases.run(two.deliver)):
+        await until(lambda: len(one.seen) + len(two.seen) == 5)
+        assert {delivery.ref for delivery in one.seen + two.seen} == set(orphans)
+        owners = await one.owners()
+        assert {owners[ref.entry_id] for ref in kept} == {"one"}
+    for process in (one, two, dead):
+        await process.close()
+
+
+async def test_goes_on_after_a_lost_connection(me: Process, link: RedisLink) -> None:
+    fast = Process(link, me.keys, "fast", reclaim_s=0.02)
+    async with running(fast.leases.run(fast.deliver)):
+        await me.age(*await me.read(1))
+        await until(lambda: len(fast.seen) == 1)
+        await me.outside.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await me.close()
+        await me.age(*await me.read(1))
+        await until(lambda: len(fast.seen) == 2)
+    await fast.close()

@@ -1,0 +1,139 @@
+"""Connections to one endpoint: made, handed out, and given up before a request could be lost on them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import select
+import socket
+import ssl
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+from aiohttp.connector import Connection
+from yarl import URL
+
+from theo_workers.clock import Clock
+
+# Servers close idle connections, and a request that crosses with it can't be told from one that was
+# billed. uvicorn and llama.cpp wait 5 s; what stands before public https endpoints, a minute or more.
+IDLE_HTTP_S, IDLE_HTTPS_S = 4.0, 20.0
+REST_S = 0.05  # llama.cpp closes after a stream, without having said so
+
+_TRIES = 8
+_UNTIMED = aiohttp.ClientTimeout()  # the watchdog has the clocks
+
+
+class Pool:
+    """Opened at the first `acquire`, on the loop that runs then."""
+
+    def __init__(
+        self,
+        url: URL,
+        headers: Mapping[str, str],
+        *,
+        clock: Clock,
+        concurrency: int,
+        proxy: URL | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._url, self._headers, self._clock, self._concurrency = url, headers, clock, concurrency
+        self._proxy, self._ssl_context = proxy, ssl_context
+        self._opened: tuple[aiohttp.TCPConnector, aiohttp.ClientRequest] | None = None
+        self._head: bytes | None = None
+        self._used: weakref.WeakSet[asyncio.BaseProtocol] = weakref.WeakSet()
+        self._resting: dict[Connection, asyncio.TimerHandle | None] = {}
+
+    async def acquire(self) -> tuple[Connection, bytes]:
+        """A connection, and the head of a request on it up to the value of Content-Length.
+
+        It is a new one, or one on which nothing has come since its last answer. Raises aiohttp's errors.
+        """
+        connector, template = self._opened or self._open()
+        for _ in range(_TRIES):
+            connection = await connector.connect(template, traces=[], timeout=_UNTIMED)
+            protocol = connection.protocol
+            if protocol is not None and protocol.transport is not None and not protocol.should_close:
+                if self._head is None:
+                    self._head = self._write_head(template)
+                if protocol not in self._used:
+                    self._used.add(protocol)
+                    return connection, self._head
+                if not _readable(protocol.transport):
+                    return connection, self._head
+            # The server's goodbye, or something that would be taken for the answer to the next request.
+            connection.close()
+        raise aiohttp.ServerDisconnectedError
+
+    def give_back(self, connection: Connection, *, streamed: bool) -> None:
+        """The answer was read to its end. After a stream the connection rests, to see whether it stays."""
+        if not streamed or len(self._resting) >= self._concurrency:
+            connection.release()
+            return
+        rested: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        rested.add_done_callback(functools.partial(self._rested, connection))
+        self._resting[connection] = self._clock.call_at(self._clock.monotonic() + REST_S, rested)
+
+    async def close(self) -> None:
+        """Close every connection, those in use too. Idempotent; `acquire` opens the pool anew."""
+        for connection, timer in self._resting.items():
+            if timer is not None:
+                timer.cancel()
+            connection.close()
+        self._resting.clear()
+        opened, self._opened, self._head = self._opened, None, None
+        if opened is not None:
+            await opened[0].close()
+
+    def _rested(self, connection: Connection, _: asyncio.Future[None]) -> None:
+        if connection in self._resting:
+            del self._resting[connection]
+            connection.release()
+
+    def _open(self) -> tuple[aiohttp.TCPConnector, aiohttp.ClientRequest]:
+        loop = asyncio.get_running_loop()
+        connector = aiohttp.TCPConnector(
+            limit=2 * self._concurrency,  # those at work, and those at rest
+            keepalive_timeout=IDLE_HTTPS_S if self._url.scheme == "https" else IDLE_HTTP_S,
+            ssl=self._ssl_context if self._ssl_context is not None else True,
+            socket_factory=_kept_alive_socket,
+        )
+        # The connector reads from it where to connect to and how; it is never sent itself.
+        template = aiohttp.ClientRequest(
+            "POST", self._url, headers=self._headers, loop=loop, proxy=self._proxy
+        )
+        self._opened = connector, template
+        return self._opened
+
+    def _write_head(self, template: aiohttp.ClientRequest) -> bytes:
+        target, headers = self._url.raw_path_qs, {"Host": template.headers["Host"], **self._headers}
+        if self._proxy is not None and self._url.scheme == "http":
+            # Such a proxy wants the whole URL, and its own credentials, which connecting has put there.
+            target = str(self._url)
+            if credentials := template.headers.get("Proxy-Authorization"):
+                headers["Proxy-Authorization"] = credentials
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"POST {target} HTTP/1.1\r\n{lines}Content-Length: ".encode("ascii")
+
+
+def _readable(transport: asyncio.Transport) -> bool:
+    """Has anything come that the loop has not read yet? An end of file counts."""
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return True
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _kept_alive_socket(address: tuple[Any, ...]) -> socket.socket:
+    """TCP keepalive: a peer that vanished during a long answer is noticed, and middleboxes keep the flow."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, seconds in (("TCP_KEEPIDLE", 45), ("TCP_KEEPINTVL", 15)):
+        if hasattr(socket, option):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
+    return made
