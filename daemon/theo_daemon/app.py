@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import socket
-import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 from theo_daemon import __version__
 from theo_daemon.config import Config
 from theo_daemon.core import Core
+from theo_daemon.ledger import process_name
 from theo_daemon.observer import DaemonObserver
 from theo_daemon.redis_link import RedisLink
 from theo_daemon.redis_side import RedisSide, running
@@ -36,7 +34,7 @@ class Daemon:
         self.config, self._url = config, redis_url
         self._clock = clock or SystemClock()
         self._rng = random.Random()
-        self.consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.consumer = process_name()  # in the consumer group and in the ledger alike
         self._drain_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self.status_url: str | None = None
@@ -95,7 +93,7 @@ class Daemon:
 
     async def _core(self, stack: AsyncExitStack, side: RedisSide, telemetry: Telemetry) -> Core:
         observer = DaemonObserver(telemetry, side.events, self._clock)
-        core = Core(self.config, clock=self._clock, rng=self._rng, observer=observer)
+        core = Core(self.config, name=self.consumer, clock=self._clock, rng=self._rng, observer=observer)
         core.ledger.on_commit(telemetry.commit_finished)
         await stack.enter_async_context(core)
         telemetry.event(names.LEDGER_OPENED, path=str(core.ledger.path))
@@ -139,12 +137,15 @@ class Daemon:
         dispatcher = core.dispatcher
         leasing = asyncio.create_task(side.leases.run(dispatcher.deliver))
         reading = asyncio.create_task(side.intake.run(dispatcher.deliver))
+        inheriting = asyncio.create_task(side.heir(dispatcher))
+        core.ledger.on_death(side.inherit)
         side.events.emit("process_joined", consumer=self.consumer)
         try:
             await self._until_drained(reading, leasing, core.supervising)
             telemetry.event(names.DRAIN_STARTED, held=dispatcher.held)
         finally:
             side.intake.stop()
+            inheriting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
         handed_back = await dispatcher.drain()

@@ -48,6 +48,7 @@ class Core:
         self,
         config: Config,
         *,
+        name: str | None = None,
         clock: Clock,
         observer: CoreObserver,
         rng: random.Random | None = None,
@@ -61,6 +62,7 @@ class Core:
             raise ConfigError('[ledger] url: "redis" is not available yet; use sqlite:///PATH')
         self.ledger = Ledger(
             config.ledger.url,
+            name=name,
             clock=clock,
             keep_days=config.ledger.keep_days,
             id_ttl_s=config.ingress.id_ttl_s,
@@ -113,6 +115,7 @@ class Core:
         """Build the dispatcher between an intake and `publisher`."""
         config = self.config
         self.dispatcher = Dispatcher(
+            config,
             reception=Reception(
                 catalogue=self.catalogue,
                 max_job_bytes=config.ingress.max_job_bytes,
@@ -123,9 +126,6 @@ class Core:
             ledger=self.ledger,
             publisher=publisher,
             holds=holds,
-            ingress=config.ingress,
-            routing=config.routing,
-            on_unknown=config.ledger.on_unknown,
             clock=self.clock,
             redis_now_ms=redis_now_ms,
             rng=self._rng,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from theo_daemon.catalogue import Route
-from theo_daemon.job import EntryRef, Failed, Job
-from theo_daemon.ledger.records import Settled, Verdict
+from theo_daemon.job import EntryRef, Failed
+from theo_daemon.ledger.records import Settled
+from theo_daemon.reception import Accepted
 from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.messages import Attempt
@@ -16,38 +16,36 @@ class Ticket:
     """One job from delivery to reply. Exactly one outcome is published for it."""
 
     __slots__ = (
-        "check", "deadline_timer", "ended", "flight", "job", "key", "queued_ms", "received", "records",
-        "redelivered", "repeat", "route", "seq", "size", "stored",
+        "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "job", "key",
+        "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size", "stored",
     )  # fmt: skip
 
-    def __init__(
-        self, job: Job, route: Route, key: str, *, received: float, redelivered: bool, size: int
-    ) -> None:
-        self.job, self.route, self.key = job, route, key
+    def __init__(self, accepted: Accepted, *, received: float) -> None:
+        delivery = accepted.delivery
+        self.job, self.route, self.key = accepted.job, accepted.route, accepted.key
+        self.ref: EntryRef = delivery.ref
+        self.fields = delivery.fields  # as they came, for a dead letter
         self.received = received  # monotonic seconds
-        self.redelivered = redelivered
-        self.size = size
+        self.redelivered = delivery.redelivered
+        self.size = accepted.size
         self.queued_ms = 0
+        self.deaths = 0  # of processes that ran it before
         self.records: tuple[AttemptRecord, ...] = ()  # its own attempts, once it has ended
         self.repeat = False  # a repeated id: it gets the outcome of another push, and pays nothing
         self.ended = False
         self.stored = False  # its outcome lies in the ledger until it is published
         self.flight: Flight | None = None
-        self.check: asyncio.Future[Verdict | None] | None = None  # is its id free? asked when joining
         self.deadline_timer: asyncio.Future[None] | None = None
-        self.seq = 0  # of its deltas
-
-    @property
-    def ref(self) -> EntryRef:
-        return self.job.envelope.ref
+        self.delta_attempt = self.delta_chars = self.seq = 0  # what was streamed to it so far
 
 
 class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempts", "cost_nano", "holding", "key", "landing", "lead", "looked", "prompt_bounds", "records",
-        "route", "sent_attempt", "settled", "task", "text", "tried", "waited_since_ms", "waiters", "withdrawn",
+        "attempt_number", "attempts", "cost_nano", "flush", "holding", "key", "landing", "lead", "looked",
+        "prompt_bounds", "records", "route", "sent_attempt", "settled", "task", "text", "tried",
+        "waited_since_ms", "waiters", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, key: str, lead: Ticket) -> None:
@@ -57,8 +55,8 @@ class Flight:
         self.task: asyncio.Task[None] | None = None
         self.holding = False  # the ledger's claim on the key is ours
         self.landing = False  # the outcome is being recorded: too late to withdraw
-        self.sent_attempt: int | None = None  # the attempt on record as sent, in this or an earlier round
         self.looked = False  # the ledger was asked for answers already
+        self.sent_attempt: int | None = None  # the attempt on record as sent, in this or an earlier round
         self.waited_since_ms: int | None = None  # since when we wait for another process's call
         self.withdrawn: Failed | None = None  # why the last job that waited left
         self.attempts: list[Attempt] = []
@@ -67,7 +65,9 @@ class Flight:
         self.cost_nano = 0
         self.settled: Settled | None = None  # the last attempt's end, to be recorded with the outcome
         self.prompt_bounds: dict[str, int] = {}  # most prompt tokens by model, where counted beforehand
+        self.attempt_number = 0  # grows through all rounds, so that deltas of an earlier one are told apart
         self.text: list[str] = []  # streamed so far in this attempt
+        self.flush: asyncio.Future[None] | None = None  # rings when the next delta is due
 
     @property
     def tickets(self) -> list[Ticket]:
@@ -79,4 +79,16 @@ class Flight:
         self.attempts, self.records, self.tried = [], [], []
         self.cost_nano, self.settled = 0, None
         self.looked, self.landing, self.sent_attempt = False, False, None
+        self.withdrawn = None
         self.text = []
+
+
+def flight_key(ticket: Ticket) -> str:
+    """Jobs with one key share a call. `refresh` shares with `refresh` only, `off` with nobody."""
+    match ticket.job.cache:
+        case "use":
+            return ticket.key
+        case "refresh":
+            return f"{ticket.key}:refresh"
+        case "off":
+            return f"{ticket.key}:{ticket.ref.stream}:{ticket.ref.entry_id}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from theo_daemon.attempts import Started
 from theo_daemon.catalogue import Route
 from theo_daemon.config import RoutingConfig
 from theo_daemon.fair_queue import FairQueue
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
-from theo_daemon.generation import Started
 from theo_workers.clock import Clock
 from theo_workers.errors import NoModelAvailable
 
@@ -18,14 +18,13 @@ Start = Callable[[Flight, Sequence[str]], Started | None]
 
 
 class TurnQueue:
-    """Starts flights as slots free up. `start` is set by the owner before the first turn."""
-
-    start: Start
+    """Starts flights as slots free up."""
 
     def __init__(
-        self, queue: FairQueue[Flight], *, fleet: Fleet, routing: RoutingConfig, clock: Clock
+        self, queue: FairQueue[Flight], *, start: Start, fleet: Fleet, routing: RoutingConfig, clock: Clock
     ) -> None:
-        self._queue, self._fleet, self._routing, self._clock = queue, fleet, routing, clock
+        self._queue, self._start, self._fleet = queue, start, fleet
+        self._routing, self._clock = routing, clock
         self._turns: dict[Flight, asyncio.Future[Started]] = {}
         self._routes: dict[str, Route] = {}
         self._parked: set[Flight] = set()
@@ -55,7 +54,7 @@ class TurnQueue:
     def pump(self) -> None:
         """Start whoever is next while there are slots."""
         while (flight := self._queue.pop(self._startable)) is not None:
-            started = self.start(flight, _names(flight.route))
+            started = self._start(flight, _names(flight.route))
             if started is None:  # the slot went between the look and the call; the line is kept
                 job = flight.lead.job
                 self._queue.push(flight, lane=job.lane, route=flight.route.name, tenant=job.tenant)
