@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from theo_daemon import __version__
 from theo_daemon.config import Config
@@ -141,7 +142,7 @@ class Daemon:
         core.ledger.on_death(side.inherit)
         side.events.emit("process_joined", consumer=self.consumer)
         try:
-            await self._until_drained(reading, leasing, core.supervising)
+            await self._until_drained(reading, leasing, core.supervising, core.ledger.crashed)
             telemetry.event(names.DRAIN_STARTED, held=dispatcher.held)
         finally:
             side.intake.stop()
@@ -161,11 +162,12 @@ class Daemon:
             "process_left", consumer=self.consumer, handed_back=len(handed_back), cut_off=cut_off
         )
 
-    async def _until_drained(self, *essential: asyncio.Task[None]) -> None:
+    async def _until_drained(self, *essential: asyncio.Future[None]) -> None:
         """Wait for the order to drain; an essential task that ends before is an error, and raised."""
         asked = asyncio.create_task(self._drain_asked.wait())
+        waited: set[asyncio.Future[Any]] = {asked, *essential}
         try:
-            await asyncio.wait((asked, *essential), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         finally:
             asked.cancel()
         for task in essential:
@@ -202,7 +204,10 @@ def _levers(core: Core) -> dict[str, Callable[[str], None]]:
 
 def _secrets(config: Config, redis_url: str) -> Iterator[str]:
     """Every value that must never leave by a log line, trace or reply."""
-    yield redis_url
+    password = urlsplit(redis_url).password
+    if password:
+        yield password
+        yield unquote(password)
     for model in config.models:
         if model.api_key is not None:
             yield model.api_key.reveal()

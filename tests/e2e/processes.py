@@ -63,7 +63,9 @@ class Serve:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log lines of this event."""
-        lines = (json.loads(line) for line in self.log.splitlines() if line.startswith("{") and line.endswith("}"))
+        lines = (
+            json.loads(line) for line in self.log.splitlines() if line.startswith("{") and line.endswith("}")
+        )
         return [line for line in lines if line["event"] == name]
 
     def wait_event(self, name: str, within_s: float = 15) -> dict[str, Any]:

@@ -24,7 +24,10 @@ def group(fleet: Fleet, **bad: Any) -> None:
 
 
 def attempts(reply: Reply) -> list[tuple[Any, ...]]:
-    return [(a["model"], a["outcome"] == "ok", a["status_code"], a["error_code"]) for a in json.loads(reply["attempts"])]
+    return [
+        (a["model"], a["outcome"] == "ok", a["status_code"], a["error_code"])
+        for a in json.loads(reply["attempts"])
+    ]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,11 @@ def test_the_breaker_opens_after_three_failures_for_all_and_is_seen_everywhere(f
 
 
 def test_a_good_probe_closes_the_breaker(fleet: Fleet) -> None:
-    fleet.config["routing"] = {"default": "fast", "circuit_breaker_timeout_s": 1.0, "when_unavailable": "fail"}
+    fleet.config["routing"] = {
+        "default": "fast",
+        "circuit_breaker_timeout_s": 1.0,
+        "when_unavailable": "fail",
+    }
     fleet.start().wait_ready()
     fleet.provider.answer(*[failing(500, "boom")] * 3, Fate())
     assert fleet.ask(prompt="x", max_attempts="1")["status"] in {"ok", "error"}
