@@ -109,12 +109,16 @@ class Fleet:
         cap = output_cap(job, member.config)
         if member.free:
             return 0
+        if cap is None:
+            return None
         if prompt_bound is None:
-            prompt_bound = self._counter.bound_request(
+            tight = member.config.routing.spend_ceiling is not None or job.max_cost_nano is not None
+            bound = self._counter.bound_request if tight else self._counter.loose_bound_request
+            prompt_bound = bound(
                 job.messages, job.params, provider=member.config.provider, model=member.config.model
             )
-        if cap is None or prompt_bound is None:
-            return None
+            if prompt_bound is None:
+                return None
         return bound_nano(member.price, prompt_bound, cap)
 
     async def prompt_bounds(self, route: Route, job: Job) -> dict[str, int]:

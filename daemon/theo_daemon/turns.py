@@ -86,14 +86,15 @@ class TurnQueue:
     def pump(self) -> None:
         """Start whoever is next while there are slots."""
         while (flight := self._queue.pop(self._startable)) is not None:
+            future = self._turns[flight]
+            if future.done():
+                continue  # given up, and about to leave the line
             started = self._start(flight, flight.route.names)
             if started is None:  # the slot went between the look and the call; the line is kept
                 job = flight.lead.job
                 self._queue.push(flight, lane=job.lane, route=flight.route.name, tenant=job.tenant)
                 return
-            future = self._turns[flight]
-            if not future.done():
-                future.set_result(started)
+            future.set_result(started)
         for route in self._queue.routes():
             if not self._fleet.available(self._routes[route].names):
                 for parked in self._queue.waiting_on(route):

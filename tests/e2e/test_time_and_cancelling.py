@@ -61,8 +61,8 @@ def test_cancelling_reaches_jobs_that_run_that_wait_and_that_are_read_later(flee
     runs = fleet.push(prompt="runs", id="runs")
     until(lambda: fleet.provider.called("runs"), 5)
     waits, unnamed = fleet.push(prompt="waits", id="waits"), fleet.push(prompt="unnamed")
-    other = fleet.push(prompt="waits", id="waits", tenant="other")
     control(fleet, id="waits")
+    other = fleet.push(prompt="waits", id="waits", tenant="other")  # after the command: not meant by it
     control(fleet, id=unnamed)
     for reply in fleet.answers([waits, unnamed], 3):
         assert (reply["error_code"], reply["error_retryable"]) == ("cancelled", "0")

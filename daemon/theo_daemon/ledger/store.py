@@ -269,7 +269,11 @@ def write_ends(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None
     insert_rows(
         db,
         "INSERT INTO outcomes(stream, entry_id, outcome, created_at)",
-        [(*end.ref, end.outcome.decode(), now_ms) for end in ends if end.outcome is not None],
+        [
+            (*end.ref, end.outcome.decode(), now_ms)
+            for end in ends
+            if end.outcome is not None and not (end.remember and end.client_id)  # that is kept with the id
+        ],
         "ON CONFLICT(entry_id, stream) DO NOTHING",
     )
     named = [end for end in ends if end.client_id is not None]
