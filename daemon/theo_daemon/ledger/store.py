@@ -61,7 +61,7 @@ def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) ->
     keys = _padded(ask.key for ask in asks if isinstance(ask, Ask))
     if keys:
         parts.append(
-            f"SELECT 'f' AS k, key AS a, '' AS b, owner AS c, NULL AS d FROM inflight "
+            f"SELECT 'f', key, '', owner, NULL FROM inflight "
             f"WHERE key IN ({_marks(len(keys))})"
         )
         binds += keys
@@ -92,7 +92,9 @@ def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) ->
         binds += [*entries, *entries]
     known = Known(now_ms=now_ms)
     if parts:
-        sql = f"SELECT json_group_array(json_array(k, a, b, c, d)) FROM ({' UNION ALL '.join(parts)})"
+        # Any part may come first, so the columns are named for all of them.
+        found_rows = f"WITH found(k, a, b, c, d) AS ({' UNION ALL '.join(parts)})"
+        sql = f"{found_rows} SELECT json_group_array(json_array(k, a, b, c, d)) FROM found"
         (found,) = db.execute(sql, binds).fetchone() or ("[]",)
         _sort_known(known, found)
     known.balances = _read_balances(db, asks)
