@@ -60,9 +60,10 @@ def test_cancelling_reaches_jobs_that_run_that_wait_and_that_are_read_later(flee
     fleet.provider.answer(Fate(latency_s=20))
     runs = fleet.push(prompt="runs", id="runs")
     until(lambda: fleet.provider.called("runs"), 5)
-    waits, unnamed = fleet.push(prompt="waits", id="waits"), fleet.push(prompt="unnamed")
+    waits, unnamed = fleet.push(prompt="waits", id="waits", tenant="one"), fleet.push(prompt="unnamed")
     other = fleet.push(prompt="waits", id="waits", tenant="other")
-    control(fleet, id="waits")
+    control(fleet, id="waits", tenant="stranger")
+    control(fleet, id="waits", tenant="one")
     control(fleet, id=unnamed)
     for reply in fleet.answers([waits, unnamed], 3):
         assert (reply["error_code"], reply["error_retryable"]) == ("cancelled", "0")
