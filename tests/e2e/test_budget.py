@@ -39,6 +39,19 @@ def test_calls_that_use_their_bound_stop_exactly_at_the_ceiling(fleet: Fleet) ->
     fleet.settled()
 
 
+def test_a_ceiling_that_is_near_and_one_that_is_reached_are_told(fleet: Fleet) -> None:
+    ceiling(fleet, 5.0)
+    fleet.provider.answer(Fate(usage=(10, 1000)))
+    fleet.start().wait_ready()
+    for n in range(4):
+        assert fleet.ask(prompt=f"x{n}", params=ONE_DOLLAR)["status"] == "ok"
+    (warning,) = until(lambda: fleet.events("budget_warning"), 3, "budget_warning at four of five dollars")
+    assert fleet.ask(prompt="x4", params=ONE_DOLLAR)["status"] == "ok"
+    assert fleet.ask(prompt="x5", params=ONE_DOLLAR)["error_code"] == "budget_exceeded"
+    (exhausted,) = until(lambda: fleet.events("budget_exhausted"), 3, "budget_exhausted")
+    assert (warning["model"], exhausted["model"]) == ("fast", "fast")
+
+
 def test_jobs_blocked_only_by_holds_wait_for_calls_that_turn_out_cheaper(fleet: Fleet) -> None:
     ceiling(fleet, 4.0)
     fleet.provider.answer(Fate(latency_s=0.2, usage=(10, 100)))
@@ -82,6 +95,15 @@ def test_spend_outlives_the_process(fleet: Fleet) -> None:
     fleet.start("b").wait_ready()
     assert fleet.ask(prompt="y", params=ONE_DOLLAR)["error_code"] == "budget_exceeded"
     assert fleet.ask(prompt="x", params=ONE_DOLLAR)["cache_hit"] == "1"
+
+
+def test_a_jobs_own_ceiling_is_kept(fleet: Fleet) -> None:
+    fleet.config["models"] = [fleet.model("fast", output_cost_per_mtok=1000)]
+    fleet.start().wait_ready()
+    reply = fleet.ask(prompt="x", params=ONE_DOLLAR, max_cost="0.99")
+    assert (reply["error_code"], reply["error_retryable"]) == ("budget_exceeded", "0")
+    assert fleet.ask(prompt="x", params=ONE_DOLLAR, max_cost="1.01")["status"] == "ok"
+    assert len(fleet.provider.calls) == 1
 
 
 def test_a_model_without_a_known_price_is_refused_under_a_ceiling(fleet: Fleet) -> None:

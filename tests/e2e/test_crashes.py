@@ -59,6 +59,17 @@ def test_every_job_of_a_killed_process_gets_its_one_reply_and_lost_calls_are_cha
     assert spent_usd(fleet) == pytest.approx(len(lost(fleet)) * BOUND_USD + 12 * 0.005, abs=1e-3)
 
 
+def test_a_reply_after_a_crash_tells_the_lost_attempt_and_its_cost(fleet: Fleet) -> None:
+    for n, reply in enumerate(fleet.answers(crash(fleet), 25)):
+        attempts = [(attempt["outcome"], attempt["cost"]) for attempt in json.loads(reply["attempts"])]
+        if f"x{n}" in lost(fleet):
+            assert [outcome for outcome, _ in attempts] == ["unknown", "ok"]
+            assert float(reply["cost"]) == pytest.approx(BOUND_USD + 0.005, abs=1e-3)
+        else:
+            assert [outcome for outcome, _ in attempts] == ["ok"]
+            assert float(reply["cost"]) == pytest.approx(0.005)
+
+
 def test_a_lost_call_that_must_not_be_repeated_is_told_as_unknown(fleet: Fleet) -> None:
     replies = fleet.answers(crash(fleet, on_unknown="fail"), 25)
     assert len(fleet.provider.calls) == 12
@@ -70,6 +81,13 @@ def test_a_lost_call_that_must_not_be_repeated_is_told_as_unknown(fleet: Fleet) 
     fleet.settled(within_s=10)
     kept = 12 - len(lost(fleet))
     assert spent_usd(fleet) == pytest.approx(len(lost(fleet)) * BOUND_USD + kept * 0.005, abs=1e-3)
+
+
+def test_an_unknown_outcome_is_told_with_the_cost_it_is_charged_at(fleet: Fleet) -> None:
+    replies = fleet.answers(crash(fleet, on_unknown="fail"), 25)
+    charged = [float(reply["cost"]) for reply in replies if reply["status"] == "error"]
+    assert charged == pytest.approx([BOUND_USD] * len(charged), abs=1e-3)
+    assert len(fleet.events("outcome_unknown")) == len(charged) > 0
 
 
 def finished_more_than(process: Serve, jobs: int) -> bool:
@@ -94,6 +112,28 @@ def test_kills_at_random_moments_lose_no_job_and_answer_none_twice(fleet: Fleet)
     assert {reply["status"] for reply in replies} == {"ok"}
     fleet.settled(within_s=10)
     assert fleet.entries("dead") == []
+
+
+def test_a_drain_hands_unsent_jobs_back_at_once_and_finishes_sent_ones(fleet: Fleet) -> None:
+    fleet.config["models"] = [fleet.model("fast", concurrency=2)]
+    leaver = fleet.start("leaver").wait_ready()
+    fleet.provider.answer(Fate(latency_s=3), prompt="sent")
+    sent = fleet.push_all({"prompt": f"sent{n}"} for n in range(2))
+    until(lambda: len(fleet.provider.calls) == 2, 5)
+    unsent = fleet.push_all({"prompt": f"unsent{n}"} for n in range(10))
+    fleet.start("peer").wait_ready()
+    leaver.terminate()
+    replies = fleet.answers(unsent, 2)
+    assert {reply["status"] for reply in replies} == {"ok"}
+    assert not leaver.events("process_stopped")
+    late = fleet.ask(prompt="late")
+    assert late["status"] == "ok"
+    assert [reply["status"] for reply in fleet.answers(sent, 5)] == ["ok", "ok"]
+    assert leaver.wait_exit(5) == 0
+    assert len(fleet.provider.called("sent")) == 2
+    assert fleet.events("process_left")
+    assert len(leaver.events("job_finished")) == 2
+    fleet.settled()
 
 
 def test_a_second_signal_ends_it_at_once_and_the_peer_takes_over(fleet: Fleet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -139,6 +140,23 @@ def test_the_breaker_opens_after_three_failures_and_is_seen(fleet: Fleet) -> Non
     fleet.settled()
 
 
+def test_a_breaker_that_one_process_opened_is_open_in_its_peer(fleet: Fleet) -> None:
+    group(fleet)
+    one, two = fleet.start_all("a", "b")
+    fleet.provider.answer(failing(500, "boom"), model="bad")
+    n = 0
+    while not fleet.events("circuit_opened"):
+        n += 1
+        assert fleet.ask(prompt=f"x{n}")["model"] == "fast"
+    for process in (one, two):
+        until(partial(is_open, process), 1, f"open in {process.name}")
+    before = len(fleet.provider.called(model="bad"))
+    fleet.answers(fleet.push_all({"prompt": f"y{n}"} for n in range(20)))
+    assert len(fleet.provider.called(model="bad")) == before
+    late = fleet.start("c").wait_ready()
+    until(partial(is_open, late), 1, "open in a process that came later")
+
+
 def test_a_good_probe_closes_the_breaker(fleet: Fleet) -> None:
     fleet.config["routing"] = {"default": "fast", "max_attempts": 1, "when_unavailable": "fail"}
     fleet.config["routing"] |= {"circuit_breaker_threshold": 1, "circuit_breaker_timeout_s": 2.0}
@@ -150,3 +168,11 @@ def test_a_good_probe_closes_the_breaker(fleet: Fleet) -> None:
     until(lambda: fleet.ask(prompt="z", cache="off")["status"] == "ok", 5)
     until(lambda: fleet.events("circuit_closed"), 5)
     assert len(fleet.events("circuit_half_open")) == 1
+
+
+def test_jobs_wait_for_a_model_to_come_back(fleet: Fleet) -> None:
+    fleet.config["routing"] = {"default": "fast", "circuit_breaker_timeout_s": 1.0, "max_attempts": 10}
+    fleet.start().wait_ready()
+    fleet.provider.answer(*[failing(500, "boom")] * 3, Fate())
+    replies = fleet.answers(fleet.push_all({"prompt": f"x{n}"} for n in range(5)), 20)
+    assert {reply["status"] for reply in replies} == {"ok"}
