@@ -145,7 +145,7 @@ class Fleet:
     def jobs_key(self, lane: str = "") -> str:
         return f"{self.prefix}:jobs:{lane}" if lane else f"{self.prefix}:jobs"
 
-    def push(self, lane: str = "", **fields: str | int) -> str:
+    def push(self, lane: str = "", /, **fields: Any) -> str:
         """XADD one job; its entry id."""
         return str(self.redis.xadd(self.jobs_key(lane), fields))
 
@@ -180,7 +180,7 @@ class Fleet:
         assert {entry: len(finals[entry]) for entry in asked if len(finals[entry]) != 1} == {}
         return [finals[entry][0] for entry in asked]
 
-    def ask(self, within_s: float = 10, **fields: str | int) -> Reply:
+    def ask(self, within_s: float = 10, /, **fields: Any) -> Reply:
         """Push a job and wait for its reply in the default stream."""
         return self.answers([self.push(**fields)], within_s)[0]
 

@@ -94,9 +94,8 @@ def _identify(ask: Ask | Check, known: Known) -> Verdict | None:
             return None if outcome is None else Replay(outcome, own=True)
         case Remembered(digest=digest) if digest != ask.digest:
             return Conflict()
-        case Remembered(outcome=None):
-            return Busy(on_id=True)
-    return Replay(remembered.outcome, own=False)
+        case Remembered(outcome=outcome):
+            return Busy(on_id=True) if outcome is None else Replay(outcome, own=False)
 
 
 def _admit(ask: Ask, known: Known, claims: Claims, owner: int) -> Verdict:
