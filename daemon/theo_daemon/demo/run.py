@@ -41,6 +41,7 @@ class DemoOptions(Struct, frozen=True, kw_only=True):
 
 def run_demo(options: DemoOptions, out: Console) -> int:
     """Exit status 0 only if every job got its one reply, as expected. Raises RouterError."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: stop everything, in order
     folder = Path(tempfile.mkdtemp(prefix="theo-demo-"))
     try:
         # Redis is started here, on the main thread: Linux ends it with the thread that started it.
