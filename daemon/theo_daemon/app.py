@@ -137,12 +137,15 @@ class Daemon:
         dispatcher = core.dispatcher
         leasing = asyncio.create_task(side.leases.run(dispatcher.deliver))
         reading = asyncio.create_task(side.intake.run(dispatcher.deliver))
+        inheriting = asyncio.create_task(side.heir(dispatcher))
+        core.ledger.on_death(side.inherit)
         side.events.emit("process_joined", consumer=self.consumer)
         try:
             await self._until_drained(reading, leasing, core.supervising)
             telemetry.event(names.DRAIN_STARTED, held=dispatcher.held)
         finally:
             side.intake.stop()
+            inheriting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
         handed_back = await dispatcher.drain()

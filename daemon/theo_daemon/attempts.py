@@ -232,7 +232,7 @@ class Attempts:
         flight.tried.append(Tried(want.model, error.failure, error.retryable, error.retry_after_s))
         return after_failure(
             flight.tried,
-            [one.name for one in flight.route.candidates],
+            flight.route.names,
             max_attempts=self._max_attempts,
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
             jitter=self._rng.random(),

@@ -79,7 +79,12 @@ class Dispatcher:
             on_unknown=on_unknown, on_settled=observer.on_settled, redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
         self._turns = TurnQueue(
-            FairQueue(config.ingress.lanes), start=attempts.start, fleet=fleet, routing=routing, clock=clock
+            FairQueue(config.ingress.lanes),
+            start=attempts.start,
+            look=lambda flight: ledger.ask(questions.ask(flight, None)),
+            fleet=fleet,
+            routing=routing,
+            clock=clock,
         )
         self._generation = Generation(
             fleet=fleet,

@@ -41,6 +41,7 @@ class Fleet:
     ) -> None:
         self._members = members
         self._counter, self._clock, self._rng = counter, clock, rng
+        self._scopes: dict[str, tuple[tuple[Scope, ...], int | None]] = {}
 
     def __getitem__(self, model: str) -> Member:
         return self._members[model]
@@ -51,20 +52,26 @@ class Fleet:
     def members(self) -> Iterable[Member]:
         return self._members.values()
 
-    def has_slot(self, route: Route) -> bool:
-        """Would some candidate start a call at once?"""
+    def has_slot(self, models: Iterable[str]) -> bool:
+        """Would one of these start a call at once?"""
         now = self._clock.monotonic()
-        return any(self._members[one.name].worker.free(now) > 0 for one in route.candidates)
+        for name in models:  # noqa: SIM110 - asked for every job that starts: a generator costs as much again
+            if self._members[name].worker.free(now) > 0:
+                return True
+        return False
 
-    def choose(self, models: Iterable[str]) -> str | None:
+    def choose(self, models: Sequence[str]) -> str | None:
         """Of these, the one to start a call on now; None when none has a free slot."""
-        now = self._clock.monotonic()
+        now, members = self._clock.monotonic(), self._members
+        if len(models) == 1:
+            (only,) = models
+            return only if members[only].worker.free(now) > 0 else None
         candidates = [
             Candidate(
                 model=name,
-                weight=self._members[name].config.routing.weight,
-                free=self._members[name].worker.free(now),
-                slow=self._slow(self._members[name]),
+                weight=members[name].config.routing.weight,
+                free=members[name].worker.free(now),
+                slow=self._slow(members[name]),
             )
             for name in models
         ]
@@ -129,13 +136,20 @@ class Fleet:
 
     def scopes(self, model: str) -> tuple[Scope, ...]:
         """The budgets a call draws on: always the model's total, and its window when it has one."""
+        scopes, reset_ms = self._scopes.get(model, ((), 0))
+        if reset_ms is not None and int(self._clock.wall() * 1000) >= reset_ms:
+            scopes, reset_ms = self._scopes[model] = self._scopes_now(model)
+        return scopes
+
+    def _scopes_now(self, model: str) -> tuple[tuple[Scope, ...], int | None]:
+        """The scopes, and when they change (Unix ms; None: never)."""
         routing = self._members[model].config.routing
         ceiling = None if routing.spend_ceiling is None else to_nano(routing.spend_ceiling)
         name = f"model:{model}"
         start_ms, reset_ms = window_of(routing.spend_window, int(self._clock.wall() * 1000))
         if start_ms == 0:
-            return (Scope(name, 0, ceiling),)
-        return (Scope(name, 0), Scope(name, start_ms, ceiling, reset_ms))
+            return (Scope(name, 0, ceiling),), None
+        return (Scope(name, 0), Scope(name, start_ms, ceiling, reset_ms)), reset_ms
 
     def estimate(self, model: str, job: Job, output: str) -> Usage:
         """Usage counted by ourselves, for a provider that reported none."""

@@ -44,7 +44,7 @@ class Flight:
 
     __slots__ = (
         "attempt_number", "attempts", "cost_nano", "flush", "holding", "key", "landing", "lead", "looked",
-        "prompt_bounds", "records", "route", "sent_attempt", "settled", "task", "text", "tried",
+        "prompt_bounds", "queued_at", "records", "route", "sent_attempt", "settled", "task", "text", "tried",
         "waited_since_ms", "waiters", "withdrawn",
     )  # fmt: skip
 
@@ -56,6 +56,7 @@ class Flight:
         self.holding = False  # the ledger's claim on the key is ours
         self.landing = False  # the outcome is being recorded: too late to withdraw
         self.looked = False  # the ledger was asked for answers already
+        self.queued_at = 0.0  # monotonic seconds; since when it waits for a slot
         self.sent_attempt: int | None = None  # the attempt on record as sent, in this or an earlier round
         self.waited_since_ms: int | None = None  # since when we wait for another process's call
         self.withdrawn: Failed | None = None  # why the last job that waited left

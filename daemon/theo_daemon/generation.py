@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 
-from theo_daemon.attempts import Attempts, NotGranted, Started
+from theo_daemon.attempts import Attempts, NotGranted
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.job import Answer, Answered, OnUnknown
@@ -29,19 +28,13 @@ from theo_daemon.ledger.watcher import OnId, OnKey
 from theo_daemon.money import format_usd
 from theo_daemon.outcomes import Result, replayed
 from theo_daemon.reply import decode_outcome
+from theo_daemon.turns import Found, TurnQueue
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import BudgetExceeded, DeliveryLimitExceeded, IdConflict, OutcomeUnknown
 from theo_workers.messages import Outcome
 
 LARGE_BYTES = 16_384  # above this, tokens are counted in a thread
 decode_answer = msgspec.json.Decoder(Answer).decode
-
-
-class Turns(Protocol):
-    """Where flights wait for a slot in fair order."""
-
-    async def turn(self, flight: Flight) -> Started:
-        """Raises NoModelAvailable when the wait is over."""
 
 
 class LedgerQuestions:
@@ -87,7 +80,7 @@ class Generation:
     """Runs flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Ledger, turns: Turns, attempts: Attempts, questions: LedgerQuestions,
+        self, *, fleet: Fleet, ledger: Ledger, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
         clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._turns = fleet, ledger, turns
@@ -98,24 +91,30 @@ class Generation:
         """Bring the flight to its end. Raises GenerationError for what ends it without a call."""
         if flight.lead.size > LARGE_BYTES:
             flight.prompt_bounds = await self._fleet.prompt_bounds(flight.route, flight.lead.job)
-        if not flight.lead.redelivered and self._fleet.has_slot(flight.route):
-            flight.looked = True  # the claim itself looks
+        # The claim itself looks for answers; a look before it is for those that are likely to have one.
+        look_first = flight.lead.redelivered
         while True:
-            if not flight.looked:
-                verdict = await self._ledger.ask(self._questions.ask(flight, None))
+            if look_first:
+                verdict = await self._look(flight)
                 result = await self._heed(flight, verdict)
                 if result is not None:
                     return result
-                if isinstance(verdict, Busy):
-                    continue
-                flight.looked = True
-            started = await self._turns.turn(flight)
+                look_first = isinstance(verdict, Busy)  # it has ended meanwhile: look for its answer
+                continue
             try:
+                started = await self._turns.turn(flight)
                 result = await self._attempts.run(flight, started)
-            except NotGranted as refused:
-                result = await self._heed(flight, refused.verdict)
+            except (NotGranted, Found) as found:
+                result = await self._heed(flight, found.verdict)
+                look_first = isinstance(found.verdict, Busy)
             if result is not None:
                 return result
+
+    async def _look(self, flight: Flight) -> Verdict:
+        flight.looked = True
+        verdict = await self._ledger.ask(self._questions.ask(flight, None))
+        assert verdict is not None
+        return verdict
 
     async def _heed(self, flight: Flight, verdict: Verdict | None) -> Result | None:
         """What a verdict means; None: go on (after waiting, if somebody else is at it)."""
@@ -140,7 +139,6 @@ class Generation:
         job = flight.lead.job
         if flight.waited_since_ms is None:
             flight.waited_since_ms = int(self._clock.wall() * 1000)
-        flight.looked = False
         await self._ledger.wait(OnId(job.tenant, job.client_id or "") if on_id else OnKey(flight.key))
 
     async def _over_budget(self, verdict: OverBudget) -> None:

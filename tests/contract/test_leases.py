@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.doubles import RecordedEvents, running, until
+from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.held import HeldEntries, Room
 from theo_daemon.job import Delivery, EntryRef
 from theo_daemon.keys import Keys
@@ -296,6 +297,18 @@ async def test_leaving_with_nothing_pending_deletes_the_own_name_alone(me: Proce
         process.held.release(ref)
     await me.leases.leave()
     assert await me.consumers() == {b"peer"}
+
+
+async def test_a_drain_goes_on_while_redis_is_away(own_valkey: EmbeddedValkey, keys: Keys) -> None:
+    link = RedisLink(own_valkey.url)
+    process = Process(link, keys, "me")
+    await process.outside.ask("XGROUP", "CREATE", process.stream, GROUP, "0", "MKSTREAM")
+    given, kept = await process.read(2)
+    own_valkey.kill()
+    assert not await process.leases.hand_back([given])
+    assert not await process.leases.leave()
+    assert list(process.held) == [kept]
+    await process.close()
 
 
 async def test_only_silent_and_empty_names_are_deleted(link: RedisLink, keys: Keys, me: Process) -> None:

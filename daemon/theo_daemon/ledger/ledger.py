@@ -18,7 +18,7 @@ from typing import Self
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger import owners, pruning
 from theo_daemon.ledger.reading import LedgerTransaction, reading
-from theo_daemon.ledger.records import Ask, Bury, Check, Forget, Landing, Verdict
+from theo_daemon.ledger.records import Ask, Check, Forget, Landing, Verdict
 from theo_daemon.ledger.watcher import OnKey, Token, Watcher
 from theo_daemon.ledger.writer import Orphaned, Writer
 from theo_workers.clock import Clock, SystemClock, sleep, timeout_at
@@ -41,7 +41,8 @@ class InflightTimeout(RouterError, TimeoutError):
 class Ledger:
     """One SQLite file in WAL mode, shared by all processes of a host.
 
-    `path` is the file; `name` is this process's, unique to its boot; `keep_days` bounds the history of attempts, `id_ttl_s` the memory of client ids.
+    `path` is the file; `name` is this process's, unique to its boot; `keep_days` bounds the history of
+    attempts, `id_ttl_s` the memory of client ids.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Ledger:
         self.name = name or process_name()
         self._folder = owners.owners_folder(path)
         self._writer = Writer(path, self.name, wall=self._clock.wall)
-        self._watcher = Watcher(self._writer, self._folder, self._clock, self._bury)
+        self._watcher = Watcher(self._writer, self._folder, self._clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._lock: owners.OwnerLock | None = None
         self._forgotten: list[EntryRef] = []
@@ -80,7 +81,8 @@ class Ledger:
                 self._lock.release()
             raise
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._watcher.run()), loop.create_task(self._prune())]
+        endless = (self._watcher.run(), self._watcher.watch_deaths(), self._prune())
+        self._tasks = [loop.create_task(work) for work in endless]
         return self
 
     async def __aexit__(
@@ -133,6 +135,10 @@ class Ledger:
     def next_attempt_id(self) -> int:
         """Unique in this ledger: the owner, which no other boot shares, and a counter below it."""
         return self._owner << 40 | next(self._attempts)
+
+    def on_death(self, told: Callable[[str], None]) -> None:
+        """Tell `told` the name of every process that died, once its calls are booked as unknown."""
+        self._watcher.on_death = told
 
     def on_commit(self, told: Callable[[float], None]) -> None:
         """Tell `told` the seconds of every commit; it is called on the writer's thread."""
@@ -196,9 +202,6 @@ class Ledger:
         return await self._writer.call(lambda db: LedgerTransaction(db).answer(key, now_ms))
 
     # -- housekeeping --------------------------------------------------------------------------------
-
-    def _bury(self, bury: Bury) -> None:
-        self._writer.post(bury, answer=False)
 
     def _flush_forgotten(self) -> None:
         if self._forgotten:
