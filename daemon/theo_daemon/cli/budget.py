@@ -37,7 +37,7 @@ def show(as_json: Json = False, config: ConfigFile = None, redis_url: RedisUrl =
 @app.command()
 def reset(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models; by default, all with a ceiling.")
+        list[str] | None, typer.Argument(metavar="MODEL", help="Models; by default, all with a ceiling.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,

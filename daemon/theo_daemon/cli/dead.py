@@ -19,7 +19,7 @@ from theo_daemon.cli.target import Target, find_target
 from theo_daemon.wire import Wire
 from theo_workers.errors import RouterError
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[LETTER]...", help="Ids as `dead ls` shows them.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="LETTER", help="Ids as `dead ls` shows them.")]
 All = Annotated[bool, typer.Option("--all", help="All of them.")]
 Code = Annotated[str | None, typer.Option("--code", help="Only those with this error code.")]
 

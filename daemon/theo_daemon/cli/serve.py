@@ -22,6 +22,7 @@ from theo_daemon.config import Config
 from theo_daemon.config_file import load_config
 from theo_daemon.config_parse import Overrides
 from theo_daemon.redis_link import RedisLink
+from theo_workers.clock import SystemClock
 from theo_workers.errors import ConfigError
 
 EMBEDDED_PORT = 6390  # tried first, so that clients find a private server again after a restart
@@ -120,13 +121,18 @@ async def _run(settings: Config, url: str) -> int:
 def _serve_many(settings: Config, url: str, processes: int) -> int:
     from theo_daemon.cli.processes import Processes  # noqa: PLC0415 - not needed by one process
     from theo_daemon.server_check import check_server  # noqa: PLC0415
+    from theo_daemon.telemetry.line_sink import LineSink  # noqa: PLC0415
+    from theo_daemon.telemetry.logs import Logs  # noqa: PLC0415
+    from theo_daemon.telemetry.redaction import Redactor  # noqa: PLC0415
 
     assert settings.source is not None  # it was read from a file
     asyncio.run(check_server(RedisLink(url)))  # once, in place of N complaints
     command = child_command(settings.source)
     # The address goes by the environment: the command line of a process can be read by everyone.
     environment = {**os.environ, "THEO_REDIS_URL": url}
-    return asyncio.run(Processes(command, environment, count=processes).run())
+    level, redactor = settings.telemetry.log_level, Redactor()
+    logs = Logs(level=level, clock=SystemClock(), redactor=redactor, sink=LineSink())
+    return asyncio.run(Processes(command, environment, count=processes, log=logs.write).run())
 
 
 def child_command(config: Path) -> list[str]:
