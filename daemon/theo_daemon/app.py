@@ -149,6 +149,7 @@ class Daemon:
             inheriting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
+        side.leases.take_no_more()
         handed_back = await dispatcher.drain()
         await side.leases.hand_back(handed_back)
         cut_off = 0 if await self._finish(dispatcher.idle()) else dispatcher.held

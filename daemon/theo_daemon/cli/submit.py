@@ -21,7 +21,9 @@ app = new_app()
 
 @app.command()
 def submit(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; `-` reads it from standard input.")],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="The prompt; `-` reads it from standard input.")
+    ],
     model: Annotated[str | None, typer.Option("--model", "-m", help="Model or group.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="System prompt.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the text as it is made.")] = False,
