@@ -84,6 +84,11 @@ class Fleet:
             name for name in models if isinstance(self._members[name].worker.availability(now), Available)
         ]
 
+    def any_available(self, models: Iterable[str]) -> bool:
+        """Does one of these take calls at all?"""
+        now = self._clock.monotonic()
+        return any(isinstance(self._members[name].worker.availability(now), Available) for name in models)
+
     def reopens_at(self, models: Sequence[str]) -> float | None:
         """The earliest monotonic second at which one of these unavailable models is tried again, if known."""
         now = self._clock.monotonic()
