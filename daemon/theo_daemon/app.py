@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
@@ -67,6 +68,7 @@ class Daemon:
             core = await self._core(stack, side, telemetry)
             await self._status_port(stack, core, side, telemetry, link)
             await side.start(stack)
+            gc.freeze()  # what is loaded by now stays: price tables and vocabularies need no walking through again
             telemetry.event(
                 names.PROCESS_STARTED, version=__version__, consumer=self.consumer, redis=link.shown
             )

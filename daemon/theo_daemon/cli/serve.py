@@ -83,7 +83,6 @@ def _serve_one(settings: Config, url: str) -> int:
     """Exit status 0 after a clean drain; 1 when a second signal cut it short."""
     # The interpreter's switch interval stays at its 5 ms: a shorter one brings commits back sooner on a busy loop,
     # but they are smaller then, and both threads spend a quarter more CPU on handing the lock back and forth.
-    gc.freeze()  # what is loaded by now stays: price tables and vocabularies are not walked again and again
     gc.set_threshold(50_000, 20, 50)  # a job makes dozens of short-lived objects; few of them are in cycles
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
