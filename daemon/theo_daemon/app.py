@@ -8,13 +8,14 @@ import random
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from theo_daemon import __version__
 from theo_daemon.config import Config
 from theo_daemon.core import Core
 from theo_daemon.ledger import process_name
 from theo_daemon.observer import DaemonObserver
-from theo_daemon.redis_link import RedisLink
+from theo_daemon.redis_link import RedisLink, redacted
 from theo_daemon.redis_side import RedisSide, running
 from theo_daemon.reply_patterns import allowed_reply, compile_patterns
 from theo_daemon.server_check import ServerFacts, check_server
@@ -202,7 +203,12 @@ def _levers(core: Core) -> dict[str, Callable[[str], None]]:
 
 def _secrets(config: Config, redis_url: str) -> Iterator[str]:
     """Every value that must never leave by a log line, trace or reply."""
-    yield redis_url
+    if (
+        redacted(redis_url) != redis_url
+    ):  # an address without a password is shown: it helps whoever reads the log
+        yield redis_url
+        password = urlsplit(redis_url).password or ""
+        yield from (password, unquote(password))
     for model in config.models:
         if model.api_key is not None:
             yield model.api_key.reveal()
