@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
@@ -67,6 +68,7 @@ class Daemon:
             core = await self._core(stack, side, telemetry)
             await self._status_port(stack, core, side, telemetry, link)
             await side.start(stack)
+            gc.freeze()  # what is loaded by now stays: price tables and vocabularies need no walking through again
             telemetry.event(
                 names.PROCESS_STARTED, version=__version__, consumer=self.consumer, redis=link.shown
             )
@@ -142,13 +144,14 @@ class Daemon:
         core.ledger.on_death(side.inherit)
         side.events.emit("process_joined", consumer=self.consumer)
         try:
-            await self._until_drained(reading, leasing, core.supervising)
+            await self._until_drained(reading, leasing, core.supervising, core.ledger.crashed)
             telemetry.event(names.DRAIN_STARTED, held=dispatcher.held)
         finally:
             side.intake.stop()
             inheriting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
+        side.leases.take_no_more()
         handed_back = await dispatcher.drain()
         await side.leases.hand_back(handed_back)
         cut_off = 0 if await self._finish(dispatcher.idle()) else dispatcher.held
@@ -162,11 +165,12 @@ class Daemon:
             "process_left", consumer=self.consumer, handed_back=len(handed_back), cut_off=cut_off
         )
 
-    async def _until_drained(self, *essential: asyncio.Task[None]) -> None:
+    async def _until_drained(self, *essential: asyncio.Future[None]) -> None:
         """Wait for the order to drain; an essential task that ends before is an error, and raised."""
         asked = asyncio.create_task(self._drain_asked.wait())
+        waited: set[asyncio.Future[Any]] = {asked, *essential}
         try:
-            await asyncio.wait((asked, *essential), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         finally:
             asked.cancel()
         for task in essential:
@@ -203,9 +207,7 @@ def _levers(core: Core) -> dict[str, Callable[[str], None]]:
 
 def _secrets(config: Config, redis_url: str) -> Iterator[str]:
     """Every value that must never leave by a log line, trace or reply."""
-    if (
-        redacted(redis_url) != redis_url
-    ):  # an address without a password is shown: it helps whoever reads the log
+    if redacted(redis_url) != redis_url:  # an address without a password helps whoever reads the log
         yield redis_url
         password = urlsplit(redis_url).password or ""
         yield from (password, unquote(password))

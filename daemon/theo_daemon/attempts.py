@@ -64,12 +64,12 @@ class Attempts:
     """Runs the attempts of flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Ledger, deltas: DeltaFeed, asking: Asking, max_attempts: int,
+        self, *, fleet: Fleet, ledger: Ledger, deltas: DeltaFeed, asking: Asking, max_attempts: int, max_wait_s: float,
         on_unknown: OnUnknown, on_settled: Callable[[AttemptRecord], None], redis_now_ms: Callable[[], int],
         clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
-        self._max_attempts, self._on_unknown = max_attempts, on_unknown
+        self._max_attempts, self._max_wait_s, self._on_unknown = max_attempts, max_wait_s, on_unknown
         self._on_settled, self._redis_now_ms = on_settled, redis_now_ms
         self._clock, self._rng = clock, rng
 
@@ -79,7 +79,7 @@ class Attempts:
         return None if model is None else self._submit(flight, model)
 
     async def run(self, flight: Flight, started: Started) -> Result | None:
-        """From the first call on; None: nothing was sent, ask the ledger again. Raises NotGranted."""
+        """From the first call on; None: another turn is needed, to begin or to go on. Raises NotGranted."""
         while True:
             try:
                 result = await started.result
@@ -97,10 +97,10 @@ class Attempts:
                 return self._answered(flight, started.want, result)
             step = self._failed(flight, started.want, result)
             if isinstance(step, GiveUp):
-                return self._gave_up(flight, result.error, unknown=step.unknown)
+                return self.gave_up(flight, result.error, unknown=step.unknown)
             following = await self._next(flight, step)
             if following is None:
-                return self._gave_up(flight, result.error, unknown=False)
+                return None if self._worth_waiting(step) else self.gave_up(flight, result.error)
             started = following
 
     # -- sending -------------------------------------------------------------------------------------
@@ -167,6 +167,11 @@ class Attempts:
                 return queued
         return None
 
+    def _worth_waiting(self, step: TryOneOf) -> bool:
+        """None of them takes calls now: will one do so before the longest wait is over?"""
+        reopens = self._fleet.reopens_at(step.models)
+        return reopens is not None and reopens - self._clock.monotonic() <= self._max_wait_s
+
     # -- ends ----------------------------------------------------------------------------------------
 
     def _answered(self, flight: Flight, want: Want, result: Completed) -> Result:
@@ -229,6 +234,7 @@ class Attempts:
         )
         self._note(flight, done, cost, usage=error.usage)
         flight.settled = _settled(want, state, cost_nano=cost, latency_ms=result.latency_ms, error=error)
+        flight.last_error = error
         flight.tried.append(Tried(want.model, error.failure, error.retryable, error.retry_after_s))
         return after_failure(
             flight.tried,
@@ -253,7 +259,8 @@ class Attempts:
         flight.settled = _settled(want, outcome, cost_nano=cost, latency_ms=0.0, code=code)
         return True
 
-    def _gave_up(self, flight: Flight, error: UpstreamError, *, unknown: bool) -> Result:
+    def gave_up(self, flight: Flight, error: UpstreamError, *, unknown: bool = False) -> Result:
+        """The last candidate's own error is the job's."""
         final: GenerationError = error
         if unknown:
             final = OutcomeUnknown(

@@ -76,6 +76,7 @@ class Dispatcher:
         )
         attempts = Attempts(
             fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, max_attempts=routing.max_attempts,
+            max_wait_s=routing.max_wait_s if routing.when_unavailable == "park" else 0.0,
             on_unknown=on_unknown, on_settled=observer.on_settled, redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
         self._turns = TurnQueue(

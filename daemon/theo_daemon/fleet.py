@@ -84,6 +84,11 @@ class Fleet:
             name for name in models if isinstance(self._members[name].worker.availability(now), Available)
         ]
 
+    def any_available(self, models: Iterable[str]) -> bool:
+        """Does one of these take calls at all?"""
+        now = self._clock.monotonic()
+        return any(isinstance(self._members[name].worker.availability(now), Available) for name in models)
+
     def reopens_at(self, models: Sequence[str]) -> float | None:
         """The earliest monotonic second at which one of these unavailable models is tried again, if known."""
         now = self._clock.monotonic()
@@ -109,12 +114,16 @@ class Fleet:
         cap = output_cap(job, member.config)
         if member.free:
             return 0
+        if cap is None:
+            return None
         if prompt_bound is None:
-            prompt_bound = self._counter.bound_request(
+            tight = member.config.routing.spend_ceiling is not None or job.max_cost_nano is not None
+            bound = self._counter.bound_request if tight else self._counter.loose_bound_request
+            prompt_bound = bound(
                 job.messages, job.params, provider=member.config.provider, model=member.config.model
             )
-        if cap is None or prompt_bound is None:
-            return None
+            if prompt_bound is None:
+                return None
         return bound_nano(member.price, prompt_bound, cap)
 
     async def prompt_bounds(self, route: Route, job: Job) -> dict[str, int]:

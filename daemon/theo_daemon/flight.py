@@ -9,6 +9,7 @@ from theo_daemon.ledger.records import Settled
 from theo_daemon.reception import Accepted
 from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
+from theo_workers.errors import UpstreamError
 from theo_workers.messages import Attempt
 
 
@@ -43,7 +44,7 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempt_number", "attempts", "cost_nano", "flush", "holding", "key", "landing", "lead", "looked",
+        "attempt_number", "attempts", "cost_nano", "flush", "holding", "key", "landing", "last_error", "lead", "looked",
         "prompt_bounds", "queued_at", "records", "route", "sent_attempt", "settled", "task", "text", "tried",
         "waited_since_ms", "waiters", "withdrawn",
     )  # fmt: skip
@@ -63,6 +64,7 @@ class Flight:
         self.attempts: list[Attempt] = []
         self.records: list[AttemptRecord] = []  # the same attempts, for telemetry
         self.tried: list[Tried] = []
+        self.last_error: UpstreamError | None = None  # of this round's attempts
         self.cost_nano = 0
         self.settled: Settled | None = None  # the last attempt's end, to be recorded with the outcome
         self.prompt_bounds: dict[str, int] = {}  # most prompt tokens by model, where counted beforehand
@@ -78,7 +80,7 @@ class Flight:
         """The next waiting job takes over: with attempts and costs of its own."""
         self.lead = lead
         self.attempts, self.records, self.tried = [], [], []
-        self.cost_nano, self.settled = 0, None
+        self.cost_nano, self.settled, self.last_error = 0, None, None
         self.looked, self.landing, self.sent_attempt = False, False, None
         self.withdrawn = None
         self.text = []

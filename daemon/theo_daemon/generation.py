@@ -30,7 +30,13 @@ from theo_daemon.outcomes import Result, replayed
 from theo_daemon.reply import decode_outcome
 from theo_daemon.turns import Found, TurnQueue
 from theo_workers.clock import Clock, sleep
-from theo_workers.errors import BudgetExceeded, DeliveryLimitExceeded, IdConflict, OutcomeUnknown
+from theo_workers.errors import (
+    BudgetExceeded,
+    DeliveryLimitExceeded,
+    IdConflict,
+    NoModelAvailable,
+    OutcomeUnknown,
+)
 from theo_workers.messages import Outcome
 
 LARGE_BYTES = 16_384  # above this, tokens are counted in a thread
@@ -104,6 +110,10 @@ class Generation:
             try:
                 started = await self._turns.turn(flight)
                 result = await self._attempts.run(flight, started)
+            except NoModelAvailable:
+                if flight.last_error is None:
+                    raise
+                return self._attempts.gave_up(flight, flight.last_error)
             except (NotGranted, Found) as found:
                 result = await self._heed(flight, found.verdict)
                 look_first = isinstance(found.verdict, Busy)

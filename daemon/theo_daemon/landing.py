@@ -100,7 +100,7 @@ class Landings:
         )
         flight.holding, flight.settled = False, None
         for ticket, _ in ends:
-            ticket.stored = called
+            ticket.stored = called and not (result.remember and ticket.job.client_id and not ticket.repeat)
         await self._ledger.land(landing)
 
     def _outcome_for(self, ticket: Ticket, flight: Flight, result: Result) -> JobOutcome:

@@ -69,7 +69,7 @@ class TurnQueue:
         self._queue.push(flight, lane=job.lane, route=route.name, tenant=job.tenant)
         if self._fleet.has_slot(route.names):
             self.pump()
-        elif not self._fleet.available(route.names):
+        elif not self._fleet.any_available(route.names):
             self._park(flight)
         self._watch()
         try:
@@ -86,16 +86,17 @@ class TurnQueue:
     def pump(self) -> None:
         """Start whoever is next while there are slots."""
         while (flight := self._queue.pop(self._startable)) is not None:
+            future = self._turns[flight]
+            if future.done():
+                continue  # given up, and about to leave the line
             started = self._start(flight, flight.route.names)
             if started is None:  # the slot went between the look and the call; the line is kept
                 job = flight.lead.job
                 self._queue.push(flight, lane=job.lane, route=flight.route.name, tenant=job.tenant)
                 return
-            future = self._turns[flight]
-            if not future.done():
-                future.set_result(started)
+            future.set_result(started)
         for route in self._queue.routes():
-            if not self._fleet.available(self._routes[route].names):
+            if not self._fleet.any_available(self._routes[route].names):
                 for parked in self._queue.waiting_on(route):
                     self._park(parked)
 
@@ -131,7 +132,7 @@ class TurnQueue:
         verdict = look.result()
         if isinstance(verdict, Hit | Replay | Conflict | Busy):
             future.set_exception(Found(verdict))
-        elif not self._fleet.available(flight.route.names):
+        elif not self._fleet.any_available(flight.route.names):
             self._park(flight)
 
     # -- parking -------------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ class TurnQueue:
         """The longest wait is over: the job fails, unless a model came back and is only busy."""
         future = self._turns.get(flight)
         self._parked.discard(flight)
-        if future is not None and not future.done() and not self._fleet.available(flight.route.names):
+        if future is not None and not future.done() and not self._fleet.any_available(flight.route.names):
             future.set_exception(self._unavailable(flight.route.names))
 
     def _unavailable(self, models: Sequence[str]) -> NoModelAvailable:

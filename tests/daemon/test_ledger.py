@@ -21,6 +21,7 @@ from theo_daemon.ledger.records import (
     Ask,
     Busy,
     CacheWrite,
+    Check,
     Clear,
     Conflict,
     Granted,
@@ -335,3 +336,28 @@ async def eventually(condition: object, within_s: float = 5.0) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it did not happen"
         await asyncio.sleep(0.02)
+
+
+async def test_a_job_that_joins_a_flight_is_checked_alone(ledger: Ledger) -> None:
+    asked = await granted(ledger, ask(ledger, client_id="mine"))
+    await ledger.land(landing(asked, answer=b'{"first":true}'))
+    other = EntryRef("theo:jobs", "9-0")
+    assert await ledger.ask(Check(ref=other, digest="k", client_id="mine")) == Replay(
+        b'{"first":true}', own=False
+    )
+    assert await ledger.ask(Check(ref=other, digest="x", client_id="mine")) == Conflict()
+    assert await ledger.ask(Check(ref=other, digest="k", client_id="new")) == Clear()
+    assert await ledger.ask(Check(ref=other, digest="k", redelivered=True)) == Clear()
+
+
+async def test_a_writer_that_fails_in_an_unforeseen_way_is_noticed(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    monkeypatch.setattr("theo_daemon.ledger.commit.Committer.apply", broken)
+    ledger.tell(Landing())
+    with pytest.raises(LedgerError, match="ZeroDivisionError"):
+        await asyncio.wait_for(ledger.crashed, 5)

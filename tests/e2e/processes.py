@@ -63,7 +63,9 @@ class Serve:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log lines of this event."""
-        lines = (json.loads(line) for line in self.log.splitlines() if line.startswith("{") and line.endswith("}"))
+        lines = (
+            json.loads(line) for line in self.log.splitlines() if line.startswith("{") and line.endswith("}")
+        )
         return [line for line in lines if line["event"] == name]
 
     def wait_event(self, name: str, within_s: float = 15) -> dict[str, Any]:
@@ -143,7 +145,7 @@ class Fleet:
     def jobs_key(self, lane: str = "") -> str:
         return f"{self.prefix}:jobs:{lane}" if lane else f"{self.prefix}:jobs"
 
-    def push(self, lane: str = "", **fields: str | int) -> str:
+    def push(self, lane: str = "", /, **fields: Any) -> str:
         """XADD one job; its entry id."""
         return str(self.redis.xadd(self.jobs_key(lane), fields))
 
@@ -178,7 +180,7 @@ class Fleet:
         assert {entry: len(finals[entry]) for entry in asked if len(finals[entry]) != 1} == {}
         return [finals[entry][0] for entry in asked]
 
-    def ask(self, within_s: float = 10, **fields: str | int) -> Reply:
+    def ask(self, within_s: float = 10, /, **fields: Any) -> Reply:
         """Push a job and wait for its reply in the default stream."""
         return self.answers([self.push(**fields)], within_s)[0]
 

@@ -118,7 +118,13 @@ class Provider:
             return await _streamed(request, call, text, fate)
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         return web.json_response(
-            {"id": "c", "object": "chat.completion", "model": call.model, "choices": [choice], "usage": _usage(fate)},
+            {
+                "id": "c",
+                "object": "chat.completion",
+                "model": call.model,
+                "choices": [choice],
+                "usage": _usage(fate),
+            },
             headers=fate.headers,
         )
 

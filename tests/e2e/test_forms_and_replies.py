@@ -32,7 +32,15 @@ def test_a_job_as_redis_cli_sends_it_is_answered_with_every_field_of_the_contrac
     assert "reasoning_tokens" in usage
     assert not usage.get("estimated")
     (attempt,) = json.loads(reply["attempts"])
-    assert attempt.keys() >= {"model", "provider", "outcome", "status_code", "latency_ms", "cost", "error_code"}
+    assert attempt.keys() >= {
+        "model",
+        "provider",
+        "outcome",
+        "status_code",
+        "latency_ms",
+        "cost",
+        "error_code",
+    }
     assert (attempt["model"], attempt["provider"], attempt["outcome"]) == ("fast", "openai", "ok")
     assert not {"metadata", "tenant", "traceparent"} & reply.keys()
     fleet.settled()

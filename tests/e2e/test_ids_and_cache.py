@@ -59,7 +59,7 @@ def test_an_id_remembers_what_the_table_says(fleet: Fleet, fate: Fate, code: str
     fleet.start().wait_ready()
     fleet.provider.answer(fate, Fate(), prompt="x")
     assert fleet.ask(prompt="x", id="a")["error_code"] == code
-    again = fleet.ask(prompt="x", id="a", within_s=30)
+    again = fleet.ask(30, prompt="x", id="a")
     assert again.get("error_code") == (code if remembered else None)
     assert len(fleet.provider.calls) == (1 if remembered else 2)
     assert float(again["cost"]) == 0

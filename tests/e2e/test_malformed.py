@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import redis
 
@@ -13,7 +15,7 @@ pytestmark = pytest.mark.e2e
 
 def test_every_malformed_job_gets_its_one_refusal_and_good_ones_their_answer(fleet: Fleet) -> None:
     fleet.start().wait_ready()
-    raw = redis.Redis.from_url(fleet.url)
+    raw: Any = redis.Redis.from_url(fleet.url)
     bad: dict[str, int] = {}
     good: list[str] = []
     for number, job in enumerate(MALFORMED):

@@ -136,6 +136,12 @@ class Ledger:
         """Unique in this ledger: the owner, which no other boot shares, and a counter below it."""
         return self._owner << 40 | next(self._attempts)
 
+    @property
+    def crashed(self) -> asyncio.Future[None]:
+        """Never resolves; raises LedgerError when nothing can be recorded any more."""
+        assert self._writer.crashed is not None
+        return self._writer.crashed
+
     def on_death(self, told: Callable[[str], None]) -> None:
         """Tell `told` the name of every process that died, once its calls are booked as unknown."""
         self._watcher.on_death = told

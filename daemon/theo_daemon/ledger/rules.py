@@ -86,16 +86,16 @@ def _identify(ask: Ask | Check, known: Known) -> Verdict | None:
     own = known.outcomes.get(ask.ref)
     if own is not None:
         return Replay(own, own=True)
-    if ask.client_id is None:
-        return None
-    remembered = known.ids.get((ask.tenant, ask.client_id))
-    if remembered is None or remembered.ref == ask.ref:
-        return None
-    if remembered.digest != ask.digest:
-        return Conflict()
-    if remembered.outcome is not None:
-        return Replay(remembered.outcome, own=False)
-    return Busy(on_id=True)
+    remembered = None if ask.client_id is None else known.ids.get((ask.tenant, ask.client_id))
+    match remembered:
+        case None:
+            return None
+        case Remembered(ref=ref, outcome=outcome) if ref == ask.ref:
+            return None if outcome is None else Replay(outcome, own=True)
+        case Remembered(digest=digest) if digest != ask.digest:
+            return Conflict()
+        case Remembered(outcome=outcome):
+            return Busy(on_id=True) if outcome is None else Replay(outcome, own=False)
 
 
 def _admit(ask: Ask, known: Known, claims: Claims, owner: int) -> Verdict:

@@ -60,10 +60,7 @@ def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) ->
     binds: list[_Bind] = []
     keys = _padded(ask.key for ask in asks if isinstance(ask, Ask))
     if keys:
-        parts.append(
-            f"SELECT 'f' AS k, key AS a, '' AS b, owner AS c, NULL AS d FROM inflight "
-            f"WHERE key IN ({_marks(len(keys))})"
-        )
+        parts.append(f"SELECT 'f', key, '', owner, NULL FROM inflight WHERE key IN ({_marks(len(keys))})")
         binds += keys
     cached = _padded(ask.cache_key for ask in asks if isinstance(ask, Ask) and ask.cache_key is not None)
     if cached:
@@ -92,7 +89,10 @@ def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) ->
         binds += [*entries, *entries]
     known = Known(now_ms=now_ms)
     if parts:
-        sql = f"SELECT json_group_array(json_array(k, a, b, c, d)) FROM ({' UNION ALL '.join(parts)})"
+        sql = (
+            f"WITH found(k, a, b, c, d) AS ({' UNION ALL '.join(parts)})"
+            " SELECT json_group_array(json_array(k, a, b, c, d)) FROM found"
+        )
         (found,) = db.execute(sql, binds).fetchone() or ("[]",)
         _sort_known(known, found)
     known.balances = _read_balances(db, asks)
@@ -269,7 +269,11 @@ def write_ends(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None
     insert_rows(
         db,
         "INSERT INTO outcomes(stream, entry_id, outcome, created_at)",
-        [(*end.ref, end.outcome.decode(), now_ms) for end in ends if end.outcome is not None],
+        [
+            (*end.ref, end.outcome.decode(), now_ms)
+            for end in ends
+            if end.outcome is not None and not (end.remember and end.client_id)  # that is kept with the id
+        ],
         "ON CONFLICT(entry_id, stream) DO NOTHING",
     )
     named = [end for end in ends if end.client_id is not None]

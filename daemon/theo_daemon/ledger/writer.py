@@ -43,6 +43,7 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._opened: asyncio.Future[int] | None = None
+        self.crashed: asyncio.Future[None] | None = None  # raises LedgerError when the thread died
         self._wal_pages = 0
         self._stopping = threading.Event()
         self.trouble: str | None = None  # why the last commit had to wait; None: it did not
@@ -51,7 +52,7 @@ class Writer:
     async def start(self) -> int:
         """Open the file and register this process; the owner id. Raises LedgerError."""
         self._loop = asyncio.get_running_loop()
-        self._opened = self._loop.create_future()
+        self._opened, self.crashed = self._loop.create_future(), self._loop.create_future()
         self._thread.start()
         return await self._opened
 
@@ -102,11 +103,23 @@ class Writer:
             return
         db.set_wal_hook(self._count_wal)
         self._tell(lambda: self._announce(owner))
-        with contextlib.closing(db):
-            self._serve(db, Committer(db, owner), gate)
-            with contextlib.suppress(apsw.BusyError):
-                db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        os.close(gate)
+        try:
+            with contextlib.closing(db):
+                self._serve(db, Committer(db, owner), gate)
+                with contextlib.suppress(apsw.BusyError):
+                    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except BaseException as error:
+            crash = error  # nothing can be recorded any more: the process must not go on
+            self._tell(lambda: self._crash(crash))
+            raise
+        finally:
+            os.close(gate)
+
+    def _crash(self, error: BaseException) -> None:
+        if self.crashed is not None and not self.crashed.done():
+            crash = LedgerError(f"the writer of {self._path} ended: {type(error).__name__}: {error}")
+            crash.__cause__ = error
+            self.crashed.set_exception(crash)
 
     def _announce(self, opened: int | LedgerError) -> None:
         if self._opened is None or self._opened.done():
