@@ -284,7 +284,7 @@ class Dispatcher:
             await self._landings.land(flight, result, all_of_it=serves_all)
             if serves_all:
                 return
-            flight.restart(flight.waiters.pop(0))
+            flight.restart()
 
     def _withdraw(self, ticket: Ticket, outcome: Failed) -> None:
         """A job ends early. The call goes on while somebody else waits for it; else it is closed."""
@@ -297,7 +297,7 @@ class Dispatcher:
                 flight.task.cancel()
             return
         if ticket is flight.lead:
-            flight.lead = flight.waiters.pop(0)
+            flight.promote()
         else:
             self._leave(ticket)
         self._landings.release_id(ticket)

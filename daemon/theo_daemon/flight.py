@@ -76,9 +76,14 @@ class Flight:
     def tickets(self) -> list[Ticket]:
         return [self.lead, *self.waiters]
 
-    def restart(self, lead: Ticket) -> None:
+    def promote(self) -> None:
+        """The longest waiting job becomes the one that the call is made for."""
+        self.lead = self.waiters.pop(0)
+        self.lead.repeat = False  # if it repeats an id, the id is its own from now on
+
+    def restart(self) -> None:
         """The next waiting job takes over: with attempts and costs of its own."""
-        self.lead = lead
+        self.promote()
         self.attempts, self.records, self.tried = [], [], []
         self.cost_nano, self.settled, self.last_error = 0, None, None
         self.looked, self.landing, self.sent_attempt = False, False, None

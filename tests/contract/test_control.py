@@ -18,6 +18,9 @@ from theo_daemon.redis_link import RedisLink
 from theo_daemon.wire import Wire
 from theo_workers.clock import SystemClock
 
+# The fake server's threads do not expect that a client closes its connection.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
 
 @pytest.fixture(scope="module")
 def fake_url() -> Iterator[str]:
