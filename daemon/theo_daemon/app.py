@@ -16,7 +16,7 @@ from theo_daemon.config import Config
 from theo_daemon.core import Core
 from theo_daemon.ledger import process_name
 from theo_daemon.observer import DaemonObserver
-from theo_daemon.redis_link import RedisLink
+from theo_daemon.redis_link import RedisLink, redacted
 from theo_daemon.redis_side import RedisSide, running
 from theo_daemon.reply_patterns import allowed_reply, compile_patterns
 from theo_daemon.server_check import ServerFacts, check_server
@@ -207,10 +207,10 @@ def _levers(core: Core) -> dict[str, Callable[[str], None]]:
 
 def _secrets(config: Config, redis_url: str) -> Iterator[str]:
     """Every value that must never leave by a log line, trace or reply."""
-    password = urlsplit(redis_url).password
-    if password:
-        yield password
-        yield unquote(password)
+    if redacted(redis_url) != redis_url:  # an address without a password helps whoever reads the log
+        yield redis_url
+        password = urlsplit(redis_url).password or ""
+        yield from (password, unquote(password))
     for model in config.models:
         if model.api_key is not None:
             yield model.api_key.reveal()

@@ -142,7 +142,7 @@ class Generation:
             case Hit(answer):
                 waited = flight.waited_since_ms is not None
                 hit = Answered(answer=decode_answer(answer), cache_hit=not waited, coalesced=waited)
-                return Result(hit, shared=True)
+                return Result(hit, shared=True, remember=True)
             case Replay(outcome, own):
                 return Result(replayed(decode_outcome(outcome), own=own), shared=False)
             case Conflict():

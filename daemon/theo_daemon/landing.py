@@ -86,6 +86,7 @@ class Landings:
             JobEnd(
                 ref=ticket.ref,
                 outcome=encode_outcome(outcome) if called or result.remember else None,
+                digest=ticket.key,
                 tenant=ticket.job.tenant,
                 client_id=None if ticket.repeat else ticket.job.client_id,
                 remember=result.remember,

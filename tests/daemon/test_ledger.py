@@ -398,3 +398,20 @@ async def test_a_writer_that_fails_in_an_unforeseen_way_is_noticed(
     ledger.tell(Landing())
     with pytest.raises(LedgerError, match="ZeroDivisionError"):
         await asyncio.wait_for(ledger.crashed, 5)
+
+
+async def test_an_id_is_free_though_its_job_ends_while_its_ask_is_under_way(ledger: Ledger) -> None:
+    asked = ask(ledger, client_id="mine", want=None)
+    looking = ledger.ask(asked)
+    end = JobEnd(ref=asked.ref, outcome=None, client_id="mine")
+    await ledger.land(Landing(ends=(end,)))  # in one batch with the look
+    assert await looking == Clear()
+    assert rows(ledger, "SELECT count(*) FROM ids") == [(0,)]
+
+
+async def test_a_promoted_repeat_is_remembered_under_the_id(ledger: Ledger) -> None:
+    end = JobEnd(
+        ref=EntryRef("theo:jobs", "5-0"), outcome=b'{"a":1}', digest="k", client_id="mine", remember=True
+    )
+    await ledger.land(Landing(ends=(end,)))
+    assert await ledger.ask(ask(ledger, 6, client_id="mine")) == Replay(b'{"a":1}', own=False)

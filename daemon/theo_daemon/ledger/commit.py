@@ -53,6 +53,8 @@ class Committer:
         # Landings first: an answer that is being recorded now serves the asks beside it.
         asks = [operation for operation in operations if isinstance(operation, Ask | Check)]
         verdicts = iter(self._answer(asks, now_ms))
+        # Ids are let go last: a job may end while its own ask is in this very batch, and would take its id again.
+        store.free_ids(self._db, [end for landing in landings for end in landing.ends])
         return [next(verdicts) if isinstance(one, Ask | Check) else None for one in operations]
 
     def _answer(self, asks: Sequence[Ask | Check], now_ms: int) -> list[Verdict]:

@@ -146,6 +146,7 @@ class JobEnd(Struct, frozen=True, kw_only=True, gc=False):
 
     ref: EntryRef
     outcome: bytes | None  # None: nothing to publish again, e.g. a hit
+    digest: str = ""  # as in the job's Ask
     tenant: str = ""
     client_id: str | None = None
     remember: bool = False  # the outcome also answers repeated pushes of the id; else the id is free again

@@ -291,11 +291,14 @@ def write_ends(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None
         ],
         "ON CONFLICT(entry_id, stream) DO NOTHING",
     )
-    named = [end for end in ends if end.client_id is not None]
-    kept = [end for end in named if end.remember and end.outcome is not None]
-    _remember(db, kept)
-    for end in named:
-        if not end.remember:
+    kept = [end for end in ends if end.client_id is not None and end.remember and end.outcome is not None]
+    _remember(db, kept, now_ms)
+
+
+def free_ids(db: apsw.Connection, ends: Sequence[JobEnd]) -> None:
+    """Let go of the ids whose jobs ended without an outcome to remember."""
+    for end in ends:
+        if end.client_id is not None and not end.remember:
             db.execute(
                 "DELETE FROM ids WHERE client_id = ? AND tenant = ? AND stream = ? AND entry_id = ?"
                 " AND outcome IS NULL",
@@ -303,22 +306,18 @@ def write_ends(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None
             )
 
 
-def _remember(db: apsw.Connection, ends: Sequence[JobEnd]) -> None:
+def _remember(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None:
     """Only the push that holds the id decides what it is answered."""
-    start = 0
-    while start < len(ends):
-        size = _chunk(len(ends) - start)
-        db.execute(
-            f"WITH v AS (VALUES {','.join(['(?,?,?,?,?)'] * size)}) UPDATE ids SET outcome = v.column5 FROM v"
-            " WHERE ids.client_id = v.column1 AND ids.tenant = v.column2 AND ids.stream = v.column3"
-            " AND ids.entry_id = v.column4",
-            [
-                value
-                for end in ends[start : start + size]
-                for value in (end.client_id, end.tenant, *end.ref, (end.outcome or b"").decode())
-            ],
-        )
-        start += size
+    insert_rows(
+        db,
+        "INSERT INTO ids(tenant, client_id, digest, stream, entry_id, outcome, created_at)",
+        [
+            (end.tenant, end.client_id, end.digest, *end.ref, (end.outcome or b"").decode(), now_ms)
+            for end in ends
+        ],
+        "ON CONFLICT(client_id, tenant) DO UPDATE SET outcome = excluded.outcome"
+        " WHERE ids.stream = excluded.stream AND ids.entry_id = excluded.entry_id",
+    )
 
 
 def release_keys(db: apsw.Connection, keys: Sequence[str], owner: int) -> None:
