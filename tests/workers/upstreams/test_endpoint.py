@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from theo_workers.clock import SystemClock
 from theo_workers.errors import ConfigError
@@ -14,6 +15,7 @@ from theo_workers.secret import Secret
 from theo_workers.upstreams.build import PROVIDERS, build_upstream
 from theo_workers.upstreams.endpoint import origin_of
 from theo_workers.upstreams.openai import OpenAIUpstream
+from theo_workers.upstreams.pool import Pool
 
 CLOCK = SystemClock()
 CANARY = "canary-9f8e7d6c5b4a"
@@ -73,3 +75,28 @@ def test_neither_the_specification_nor_the_origin_shows_a_secret() -> None:
     assert CANARY not in repr(full) + repr(origin)
     told = f"{CANARY} header-{CANARY} query-{CANARY} proxy-{CANARY}"
     assert origin.show(told) == "[key] [key] [key] [key]"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "sent"),
+    [
+        ("https://api.openai.com/v1", ("Authorization", f"Bearer {CANARY}")),
+        ("https://mine.openai.azure.com/openai/v1", ("api-key", CANARY)),
+        ("https://azure.com.evil.example/v1", ("Authorization", f"Bearer {CANARY}")),
+    ],
+)
+def test_the_key_goes_into_the_header_that_the_host_wants(
+    base_url: str, sent: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[URL, dict[str, str]]] = []
+
+    class Recorded(Pool):
+        def __init__(self, url: URL, headers: dict[str, str], **how: Any) -> None:
+            made.append((url, headers))
+            super().__init__(url, headers, **how)
+
+    monkeypatch.setattr("theo_workers.upstreams.endpoint.Pool", Recorded)
+    OpenAIUpstream(spec(base_url=base_url, api_key=Secret(CANARY)), CLOCK)
+    [(url, headers)] = made
+    assert str(url) == f"{base_url}/chat/completions"
+    assert [pair for pair in headers.items() if CANARY in pair[1]] == [sent]

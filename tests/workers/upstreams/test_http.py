@@ -513,20 +513,31 @@ async def test_the_client_is_told_of_answers_larger_than_its_limit() -> None:
             assert "larger than" in str(await failure_of(upstream))
 
 
-async def test_an_early_refusal_while_the_request_is_still_going_out_is_heard() -> None:
-    refused = asyncio.Event()
+async def test_an_early_refusal_is_heard_and_its_connection_not_used_for_the_next_request() -> None:
+    connections = 0
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
         await reader.readuntil(b"\r\n\r\n")
         told = b'{"error":{"message":"maximum context length is 8 tokens"}}'
         writer.write(b"HTTP/1.1 413 X\r\nContent-Length: %d\r\n\r\n%b" % (len(told), told))
-        await refused.wait()
+        await over.wait()
         writer.close()
 
+    over = asyncio.Event()
     request = Request(messages=(Message(role="user", content="x" * 20_000_000),), params={})
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    async with server, upstream_to(url) as upstream:
-        error = await failure_of(upstream, request=request)
-        refused.set()
-    assert type(error) is ContextLengthExceeded
+    async with server, upstream_to(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1") as upstream:
+        assert type(await failure_of(upstream, request=request)) is ContextLengthExceeded
+        assert type(await failure_of(upstream)) is ContextLengthExceeded
+        over.set()
+    assert connections == 2
+
+
+async def test_a_compressed_answer_is_refused_by_name() -> None:
+    async with (
+        ugly_server(sends(BOMB, Content_Encoding="gzip")) as server,
+        upstream_to(server.url) as upstream,
+    ):
+        assert "compressed" in str(await failure_of(upstream))

@@ -22,6 +22,7 @@ def parse(*pieces: bytes, **limits: int) -> list[SseEvent]:
         (b"data: a\r\rdata: b\r\r", [(b"", b"a"), (b"", b"b")]),
         (b"event: error\ndata: a\n\ndata: b\n\n", [(b"error", b"a"), (b"", b"b")]),
         (b"data: a\ndata: b\n\n", [(b"", b"a\nb")]),
+        (b"data: a\r\ndata: b\r\n\r\n", [(b"", b"a\nb")]),
         (b"data:a\n\n", [(b"", b"a")]),
         (b"data:  a\n\n", [(b"", b" a")]),
         (b"data\n\n", [(b"", b"")]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from theo_workers.errors import ProviderTimeout, ProviderUnavailable, RateLimite
 from theo_workers.failures import FailureClass
 from theo_workers.messages import Completion, Message, Request
 from theo_workers.model_spec import ModelSpec, Timeouts
+from theo_workers.upstreams import http
 from theo_workers.upstreams.openai import OpenAIUpstream
 
 CLOCK = SystemClock()
@@ -114,6 +116,14 @@ async def test_an_answer_that_says_it_is_whole_is_whole(pieces: tuple[bytes, ...
     assert isinstance(completion, Completion), completion
     assert deltas == ["a"]
     assert completion.output == "a"
+
+
+async def test_a_whole_answer_does_not_wait_long_for_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "LAST_WORDS_S", 0.05)
+    began = time.monotonic()
+    _, completion, _ = await run(streams(event("a"), event(finish="stop"), then="hang"))
+    assert completion.output == "a"
+    assert time.monotonic() - began < 2  # the deadline is at 4, other clocks beyond it
 
 
 BROKEN: list[Any] = [
