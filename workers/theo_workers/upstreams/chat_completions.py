@@ -11,9 +11,10 @@ from msgspec import Raw, Struct
 
 from theo_workers.errors import InvalidRequest, UpstreamError
 from theo_workers.messages import Completion, Request
+from theo_workers.upstreams.answer import completion
 from theo_workers.upstreams.chat_errors import call_id, refusal, refusal_in_answer
 from theo_workers.upstreams.chat_stream import ChatStream
-from theo_workers.upstreams.chat_words import completion, joined_text, read_usage
+from theo_workers.upstreams.chat_words import joined_text, read_usage
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
 
