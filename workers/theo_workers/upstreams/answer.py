@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from theo_workers.errors import ContentFiltered
 from theo_workers.messages import Completion, FinishReason, Usage
@@ -50,6 +50,8 @@ _BROKEN_OFF = frozenset({"error", "abort", "cancelled", "insufficient_system_res
 
 _MOST_TOKENS = 1 << 40  # a larger count is nonsense, and would not fit where counts are stored
 
+S = TypeVar("S", bound=Struct)
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -93,6 +95,17 @@ def clean(text: str) -> str:
 def count(told: Any) -> int:
     """A number of tokens, or 0 for what can't be one."""
     return int(told) if isinstance(told, int | float) and 0 <= told < _MOST_TOKENS else 0
+
+
+def latest(first: S, last: S) -> S:
+    """What a stream has told of itself twice, as one: where the last one says something, it counts."""
+    names = first.__struct_fields__
+    return type(first)(
+        **{
+            name: getattr(first, name) if getattr(last, name) is None else getattr(last, name)
+            for name in names
+        }
+    )
 
 
 def _tool_calls(

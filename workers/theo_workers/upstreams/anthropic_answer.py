@@ -83,13 +83,3 @@ def read_usage(told: UsageTold | None) -> Usage | None:
         cache_write_tokens=written,
         reasoning_tokens=min(thinking, completed_),
     )
-
-
-def later(first: UsageTold, last: UsageTold) -> UsageTold:
-    """A stream's two usages as one: where the last says a number, it counts."""
-    return UsageTold(
-        **{
-            name: getattr(first, name) if getattr(last, name) is None else getattr(last, name)
-            for name in UsageTold.__struct_fields__
-        }
-    )

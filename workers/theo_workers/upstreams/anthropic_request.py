@@ -18,6 +18,8 @@ from theo_workers.upstreams.chat_form import (
     no_name,
     no_such_part,
     parts_of,
+    rest_of,
+    schema_of,
     text_of,
 )
 from theo_workers.upstreams.params import (
@@ -94,7 +96,7 @@ def _settings(left: Params, cap: Any, model: str) -> dict[str, Any]:
     if kind == "json_object":
         raise UntranslatableError("params.response_format: Anthropic has no json_object, only json_schema")
     if kind == "json_schema":
-        output["format"] = {"type": "json_schema", "schema": described["schema"]}
+        output["format"] = {"type": "json_schema", "schema": schema_of(described)}
     if output:
         settings["output_config"] = output
     if tools := left.pop("tools", None):
@@ -201,11 +203,12 @@ def _heard(part: dict[str, Any]) -> dict[str, Any]:
             return _text(part, "this part")
         case "image_url":
             url = image_url_of(part, details=("auto", "high"))
-            return {"type": "image", "source": _source(url)}
+            return {"type": "image", "source": _source(url), **rest_of(part, "type", "image_url")}
         case "file":
             held, name = file_of(part)
-            source: dict[str, Any] = {"type": "base64", "media_type": held.media_type, "data": held.data}
-            return {"type": "document", "source": source, **({"title": name} if name else {})}
+            source = {"type": "base64", "media_type": held.media_type, "data": held.data}
+            title = {"title": name} if name else {}
+            return {"type": "document", "source": source, **title, **rest_of(part, "type", "file")}
         case "image" | "document" | "search_result":
             return part  # in Anthropic's own form
         case _:

@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from theo_workers.errors import UpstreamError
 from theo_workers.messages import Completion
-from theo_workers.upstreams.answer import clean
-from theo_workers.upstreams.anthropic_answer import Block, UsageTold, completed, later, read_usage
+from theo_workers.upstreams.answer import clean, latest
+from theo_workers.upstreams.anthropic_answer import Block, UsageTold, completed, read_usage
 from theo_workers.upstreams.chat_errors import refusal_in_answer
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
@@ -74,7 +74,7 @@ class AnthropicStream:
                 if told.delta is not None and told.delta.stop_reason is not None:
                     self._stop_reason = told.delta.stop_reason
                 if told.usage is not None:
-                    self._usage = later(self._usage, told.usage)
+                    self._usage = latest(self._usage, told.usage)
             case "message_stop":
                 self.done = True
             case "error":

@@ -35,13 +35,19 @@ def function_of(tool: Any) -> dict[str, Any] | None:
     """The definition of a function; None for a provider's own kind of tool, which is passed on as it is."""
     match tool:
         case {"type": "function", "function": {"name": str()} as function}:
-            return dict(function)
+            return {**rest_of(tool, "type", "function"), **function}
         case {"type": "function", "function": _} | {"type": "custom", "custom": _}:
             raise UntranslatableError(f"params.tools: a tool of type {tool['type']} cannot be sent like that")
         case {}:
             return None
         case _:
             raise UntranslatableError("params.tools must be a list of objects")
+
+
+def schema_of(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a `json_schema` for those who have no other place for its description."""
+    about = described.get("description")
+    return {**({"description": about} if about else {}), **described["schema"]}
 
 
 def text_of(content: str | Sequence[Any] | None, where: str) -> str:
@@ -61,6 +67,11 @@ def parts_of(content: str | Sequence[Any] | None) -> Iterator[dict[str, Any]]:
         if not isinstance(part, dict):
             raise UntranslatableError("a content part must be an object")
         yield part
+
+
+def rest_of(part: Mapping[str, Any], *known: str) -> dict[str, Any]:
+    """What a part has beyond OpenAI's form, as marks for a cache: it is passed on as it is."""
+    return {name: value for name, value in part.items() if name not in known}
 
 
 def no_such_part(part: Mapping[str, Any], reason: str) -> UntranslatableError:

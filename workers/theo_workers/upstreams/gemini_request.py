@@ -21,6 +21,8 @@ from theo_workers.upstreams.chat_form import (
     no_name,
     no_such_part,
     parts_of,
+    rest_of,
+    schema_of,
     text_of,
 )
 from theo_workers.upstreams.params import (
@@ -103,7 +105,7 @@ def _settings(left: Params, most: int | None, model: str) -> dict[str, Any]:
     if kind != "text":
         generation["responseMimeType"] = "application/json"
     if kind == "json_schema":
-        generation["responseJsonSchema"] = described["schema"]
+        generation["responseJsonSchema"] = schema_of(described)
     settings: dict[str, Any] = {"generationConfig": generation} if generation else {}
     if tools := left.pop("tools", None):
         settings["tools"] = _tools(tools)
@@ -122,7 +124,7 @@ def _tools(tools: list[Any]) -> list[dict[str, Any]]:
         if function is None:
             others.append(tool)
             continue
-        declaration = {"name": function["name"], "description": function.get("description") or ""}
+        declaration = {"description": "", **rest_of(function, "parameters", "strict")}
         if function.get("parameters"):
             declaration["parametersJsonSchema"] = function["parameters"]
         declared.append(declaration)
@@ -220,7 +222,7 @@ def _heard(part: dict[str, Any]) -> dict[str, Any]:
     """A part that the model reads."""
     match part:
         case {"type": "text"}:
-            return {"text": text_of([part], "this part")}
+            return {"text": text_of([part], "this part"), **rest_of(part, "type", "text")}
         case {"type": "image_url"}:
             url = image_url_of(part, details=("auto", "high"))
             held = data_url(url)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from theo_workers.messages import Completion, Usage
-from theo_workers.upstreams.answer import clean
+from theo_workers.messages import Completion
+from theo_workers.upstreams.answer import clean, latest
 from theo_workers.upstreams.chat_errors import refusal_in_answer
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.gemini_answer import (
@@ -13,6 +13,7 @@ from theo_workers.upstreams.gemini_answer import (
     Chunk,
     Part,
     PromptFeedback,
+    UsageTold,
     blocked,
     completed,
     read_usage,
@@ -35,7 +36,7 @@ class GeminiStream:
         self._calls: list[Part] = []
         self._finish: str | None = None
         self._blocked: PromptFeedback | None = None
-        self._usage: Usage | None = None
+        self._told = UsageTold()
         self._begun = False
 
     @property
@@ -48,12 +49,13 @@ class GeminiStream:
         chunk = self._origin.decode(_decoder, event.data)
         if self._identity is None and isinstance(chunk.response_id, str):
             self._identity = request_id(chunk.response_id)
-        self._usage = read_usage(chunk.usage_metadata) or self._usage  # they grow; the last one counts
+        if chunk.usage_metadata is not None:  # they grow, and not every one says everything
+            self._told = latest(self._told, chunk.usage_metadata)
         if chunk.error:
             error = refusal_in_answer(
                 self._origin, complaint_of(chunk.error), begun=self._begun, provider_request_id=self._identity
             )
-            error.usage = self._usage
+            error.usage = read_usage(self._told)
             raise error
         if chunk.prompt_feedback is not None and chunk.prompt_feedback.block_reason:
             self._blocked = chunk.prompt_feedback
@@ -61,20 +63,21 @@ class GeminiStream:
 
     def finish(self) -> Completion:
         """The answer. Raises ProviderUnavailable when the stream ended without a reason to finish."""
+        usage = read_usage(self._told)
         if self._blocked is not None:
-            raise blocked(self._origin, self._blocked, self._usage, self._identity)
+            raise blocked(self._origin, self._blocked, usage, self._identity)
         if self._finish is None:
             raise self._origin.garbage(
                 "the stream ended in the middle of the answer" if self._begun else "the stream was empty",
                 provider_request_id=self._identity,
-                usage=self._usage,
+                usage=usage,
             )
         return completed(
             self._origin,
             self._calls,
             text="".join(self._texts),
             finish=self._finish,
-            usage=self._usage,
+            usage=usage,
             identity=self._identity,
         )
 

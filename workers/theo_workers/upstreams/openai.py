@@ -20,6 +20,7 @@ class OpenAIUpstream(HttpUpstream):
             origin,
             model=spec.model,
             openai_host=is_azure(base) or base.host == "api.openai.com",
+            google_host=(base.host or "").endswith("googleapis.com"),
             max_output_tokens=spec.max_output_tokens,
         )
         auth = bearer_of(spec, base)

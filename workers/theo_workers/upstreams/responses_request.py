@@ -14,6 +14,7 @@ from theo_workers.upstreams.chat_form import (
     no_name,
     no_such_part,
     parts_of,
+    rest_of,
 )
 from theo_workers.upstreams.params import (
     Params,
@@ -139,13 +140,14 @@ def _items(messages: tuple[Message, ...]) -> Iterator[dict[str, Any]]:
 def _heard(part: dict[str, Any]) -> dict[str, Any]:
     """A part that the model reads."""
     match part:
-        case {"type": "text", "text": str(text)}:
-            return {"type": "input_text", "text": text}
+        case {"type": "text", "text": str()}:
+            return {**part, "type": "input_text"}
         case {"type": "image_url", "image_url": dict(image)}:
             url = image_url_of(part, details=("auto", "low", "high", "original"))
-            return {"type": "input_image", "image_url": url, "detail": image.get("detail") or "auto"}
+            rest = rest_of(part, "type", "image_url")
+            return {"type": "input_image", "image_url": url, "detail": image.get("detail") or "auto", **rest}
         case {"type": "file", "file": dict(file)}:
-            return {"type": "input_file", **file}
+            return {"type": "input_file", **file, **rest_of(part, "type", "file")}
         case {"type": "input_text" | "input_image" | "input_file"}:
             return part
         case _:
@@ -155,11 +157,9 @@ def _heard(part: dict[str, Any]) -> dict[str, Any]:
 def _said(part: dict[str, Any]) -> dict[str, Any]:
     """A part of what the model said before."""
     match part:
-        case {"type": "text", "text": str(text)}:
-            return {"type": "output_text", "text": text}
-        case {"type": "refusal", "refusal": str(refusal)}:
-            return {"type": "refusal", "refusal": refusal}
-        case {"type": "output_text"}:
+        case {"type": "text", "text": str()}:
+            return {**part, "type": "output_text"}
+        case {"type": "refusal" | "output_text"}:
             return part
         case _:
             raise no_such_part(part, "an assistant's turn is text or a refusal")
