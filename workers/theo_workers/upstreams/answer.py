@@ -51,6 +51,7 @@ _BROKEN_OFF = frozenset({"error", "abort", "cancelled", "insufficient_system_res
 _MOST_TOKENS = 1 << 40  # a larger count is nonsense, and would not fit where counts are stored
 
 S = TypeVar("S", bound=Struct)
+T = TypeVar("T")
 
 _encoder = msgspec.json.Encoder()
 
@@ -95,6 +96,14 @@ def clean(text: str) -> str:
 def count(told: Any) -> int:
     """A number of tokens, or 0 for what can't be one."""
     return int(told) if isinstance(told, int | float) and 0 <= told < _MOST_TOKENS else 0
+
+
+def lenient(decoder: msgspec.json.Decoder[T], raw: Raw) -> T | None:
+    """What `raw` says, or None: an odd report of usage does not spoil an answer."""
+    try:
+        return decoder.decode(raw)
+    except (ValueError, RecursionError):  # msgspec's and Unicode's errors are ValueErrors
+        return None
 
 
 def latest(first: S, last: S) -> S:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import Struct
+import msgspec
+from msgspec import Raw, Struct
 
 from theo_workers.messages import Completion, Usage
-from theo_workers.upstreams.answer import completion, count
+from theo_workers.upstreams.answer import completion, count, lenient
 from theo_workers.upstreams.origin import Origin
 
 
@@ -39,6 +40,9 @@ class UsageTold(Struct):
     output_tokens_details: _OutputDetails | None = None
 
 
+_usage_decoder = msgspec.json.Decoder(UsageTold)
+
+
 def completed(
     origin: Origin,
     blocks: Sequence[Block],
@@ -67,10 +71,13 @@ def completed(
     )
 
 
-def read_usage(told: UsageTold | None) -> Usage | None:
+def usage_told(raw: Raw) -> UsageTold:
+    """Usage as it came, or nothing where it can't be read."""
+    return lenient(_usage_decoder, raw) or UsageTold()
+
+
+def read_usage(told: UsageTold) -> Usage | None:
     """Tokens as billed, or None when nothing usable was reported."""
-    if told is None:
-        return None
     cached, written = count(told.cache_read_input_tokens), count(told.cache_creation_input_tokens)
     prompt, completed_ = count(told.input_tokens) + cached + written, count(told.output_tokens)
     if not prompt and not completed_:

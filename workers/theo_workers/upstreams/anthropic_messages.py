@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from theo_workers.messages import Completion
-from theo_workers.upstreams.anthropic_answer import Block, UsageTold, completed, read_usage
+from theo_workers.upstreams.anthropic_answer import Block, completed, read_usage, usage_told
 from theo_workers.upstreams.anthropic_request import anthropic_body
 from theo_workers.upstreams.anthropic_stream import AnthropicStream
 from theo_workers.upstreams.chat_errors import call_id, refusal_in_answer
@@ -22,7 +22,7 @@ class _Answer(Struct):
     id: Any = None
     content: list[Block] | None = None
     stop_reason: str | None = None
-    usage: UsageTold | None = None
+    usage: Raw = Raw()
     error: Any = None
 
 
@@ -42,7 +42,7 @@ class AnthropicMessages(TranslatedFormat):
             raise refusal_in_answer(
                 self._origin, complaint_of(told.error), begun=False, provider_request_id=identity
             )
-        usage = read_usage(told.usage)
+        usage = read_usage(usage_told(told.usage))
         if told.content is None:
             raise self._origin.garbage("the answer has no content", provider_request_id=identity, usage=usage)
         return completed(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from theo_workers.errors import UpstreamError
 from theo_workers.messages import Completion
 from theo_workers.upstreams.answer import clean, latest
-from theo_workers.upstreams.anthropic_answer import Block, UsageTold, completed, read_usage
+from theo_workers.upstreams.anthropic_answer import Block, UsageTold, completed, read_usage, usage_told
 from theo_workers.upstreams.chat_errors import refusal_in_answer
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
@@ -28,7 +28,7 @@ class _Delta(Struct):
 
 class _Message(Struct):
     id: Any = None
-    usage: UsageTold | None = None
+    usage: Raw = Raw()
 
 
 class _Event(Struct):
@@ -37,7 +37,7 @@ class _Event(Struct):
     message: _Message | None = None
     content_block: Block | None = None
     delta: _Delta | None = None
-    usage: UsageTold | None = None
+    usage: Raw = Raw()
     error: Any = None
 
 
@@ -73,8 +73,7 @@ class AnthropicStream:
             case "message_delta":
                 if told.delta is not None and told.delta.stop_reason is not None:
                     self._stop_reason = told.delta.stop_reason
-                if told.usage is not None:
-                    self._usage = latest(self._usage, told.usage)
+                self._usage = latest(self._usage, usage_told(told.usage))
             case "message_stop":
                 self.done = True
             case "error":
@@ -98,8 +97,7 @@ class AnthropicStream:
     def _begin(self, message: _Message) -> None:
         if self._identity is None and isinstance(message.id, str):
             self._identity = request_id(message.id)
-        if message.usage is not None:
-            self._usage = message.usage
+        self._usage = usage_told(message.usage)
 
     def _block(self, index: Any) -> _BlockParts:
         for parts in reversed(self._blocks):

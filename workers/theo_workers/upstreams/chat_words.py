@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from theo_workers.messages import Usage
-from theo_workers.upstreams.answer import count
+from theo_workers.upstreams.answer import count, lenient
 
 
 class _PromptDetails(Struct):
@@ -51,9 +51,8 @@ def read_usage(raw: Raw) -> Usage | None:
     xAI leaves reasoning out of `completion_tokens` and says so in the total. Where gateways report more
     reasoning than completion tokens, the completion tokens are what is billed.
     """
-    try:
-        told = _usage_decoder.decode(raw)
-    except (ValueError, RecursionError):
+    told = lenient(_usage_decoder, raw)
+    if told is None:
         return None
     prompt, completed = count(told.prompt_tokens), count(told.completion_tokens)
     if not prompt and not completed:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import Struct
+import msgspec
+from msgspec import Raw, Struct
 
 from theo_workers.errors import ContentFiltered
 from theo_workers.messages import Completion, Usage
-from theo_workers.upstreams.answer import completion, count
+from theo_workers.upstreams.answer import completion, count, lenient
 from theo_workers.upstreams.origin import Origin
 
 
@@ -63,9 +64,12 @@ class Chunk(Struct, rename="camel"):
 
     candidates: list[Candidate] | None = None
     prompt_feedback: PromptFeedback | None = None
-    usage_metadata: UsageTold | None = None
+    usage_metadata: Raw = Raw()
     response_id: Any = None
     error: Any = None
+
+
+_usage_decoder = msgspec.json.Decoder(UsageTold)
 
 
 def text_of(parts: Sequence[Part]) -> str:
@@ -110,10 +114,13 @@ def blocked(
     )
 
 
-def read_usage(told: UsageTold | None) -> Usage | None:
+def usage_told(raw: Raw) -> UsageTold:
+    """Usage as it came, or nothing where it can't be read."""
+    return lenient(_usage_decoder, raw) or UsageTold()
+
+
+def read_usage(told: UsageTold) -> Usage | None:
     """Tokens as billed, or None when nothing usable was reported."""
-    if told is None:
-        return None
     thoughts = count(told.thoughts_token_count)
     prompt = count(told.prompt_token_count) + count(told.tool_use_prompt_token_count)
     completed_ = count(told.candidates_token_count) + thoughts

@@ -38,7 +38,8 @@ from theo_workers.upstreams.params import (
 )
 from theo_workers.upstreams.thinking import gemini_thinking
 
-_OWNED = frozenset({"contents", "systemInstruction", "system_instruction"})
+_OWNED = frozenset({"contents", "systemInstruction", "system_instruction", "generation_config"})
+_OWNED_INSIDE = frozenset({"candidateCount", "candidate_count"})
 _NONE_HERE = "Gemini has none"
 _IMPOSSIBLE = {
     "audio": "only text is asked of Gemini",
@@ -90,7 +91,9 @@ def gemini_body(request: Request, *, model: str, max_output_tokens: int | None) 
 def _settings(left: Params, most: int | None, model: str) -> dict[str, Any]:
     refuse(left, _IMPOSSIBLE)
     own = take_dict(left, "generationConfig")
-    cap = take_cap(own, take_cap(left, most))
+    if _OWNED_INSIDE.intersection(own):
+        raise UntranslatableError("params.generationConfig may not set candidateCount")
+    cap = take_cap(own, take_cap(left, most), "maxOutputTokens", "max_output_tokens")
     generation = {**own, **rename(left, _RENAMED)}
     if cap is not None:
         generation["maxOutputTokens"] = cap

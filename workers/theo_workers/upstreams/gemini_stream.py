@@ -18,6 +18,7 @@ from theo_workers.upstreams.gemini_answer import (
     completed,
     read_usage,
     text_of,
+    usage_told,
 )
 from theo_workers.upstreams.origin import Origin, request_id
 from theo_workers.upstreams.sse import SseEvent
@@ -49,8 +50,8 @@ class GeminiStream:
         chunk = self._origin.decode(_decoder, event.data)
         if self._identity is None and isinstance(chunk.response_id, str):
             self._identity = request_id(chunk.response_id)
-        if chunk.usage_metadata is not None:  # they grow, and not every one says everything
-            self._told = latest(self._told, chunk.usage_metadata)
+        if chunk.usage_metadata:  # they grow, and not every one says everything
+            self._told = latest(self._told, usage_told(chunk.usage_metadata))
         if chunk.error:
             error = refusal_in_answer(
                 self._origin, complaint_of(chunk.error), begun=self._begun, provider_request_id=self._identity

@@ -9,7 +9,7 @@ import msgspec
 from theo_workers.messages import Completion
 from theo_workers.upstreams.chat_errors import call_id, refusal_in_answer
 from theo_workers.upstreams.complaint import complaint_of
-from theo_workers.upstreams.gemini_answer import Chunk, blocked, completed, read_usage, text_of
+from theo_workers.upstreams.gemini_answer import Chunk, blocked, completed, read_usage, text_of, usage_told
 from theo_workers.upstreams.gemini_request import gemini_body
 from theo_workers.upstreams.gemini_stream import GeminiStream
 from theo_workers.upstreams.origin import request_id
@@ -29,7 +29,7 @@ class GenerateContent(TranslatedFormat):
         identity = call_id(headers) or (
             request_id(told.response_id) if isinstance(told.response_id, str) else None
         )
-        usage = read_usage(told.usage_metadata)
+        usage = read_usage(usage_told(told.usage_metadata))
         if told.error:
             raise refusal_in_answer(
                 self._origin, complaint_of(told.error), begun=False, provider_request_id=identity

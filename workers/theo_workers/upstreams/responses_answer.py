@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from theo_workers.messages import Completion, Usage
-from theo_workers.upstreams.answer import completion, count
+from theo_workers.upstreams.answer import completion, count, lenient
 from theo_workers.upstreams.chat_errors import refusal_in_answer
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
@@ -104,9 +104,8 @@ def completed(
 
 def read_usage(raw: Raw) -> Usage | None:
     """Tokens as billed, or None when nothing usable was reported."""
-    try:
-        told = _usage_decoder.decode(raw)
-    except (ValueError, RecursionError):
+    told = lenient(_usage_decoder, raw)
+    if told is None:
         return None
     prompt, completed_ = count(told.input_tokens), count(told.output_tokens)
     if not prompt and not completed_:
