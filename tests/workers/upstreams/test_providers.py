@@ -155,7 +155,8 @@ async def test_gemini_takes_a_whole_path_as_its_model_and_keeps_the_query() -> N
         )
         upstream = build_upstream(spec, CLOCK, random.Random(1))
         asked = Request(messages=(USER,), params={}, stream=True)
-        await upstream.generate(asked, deadline=CLOCK.monotonic() + 5, on_delta=[].append)
+        deltas: list[str] = []
+        await upstream.generate(asked, deadline=CLOCK.monotonic() + 5, on_delta=deltas.append)
         await upstream.close()
         line = server.requests[0].head.split("\r\n")[0]
         assert line == "POST /v1/tunedModels/mine:streamGenerateContent?alt=sse&a=b HTTP/1.1"

@@ -20,9 +20,10 @@ from theo_workers.upstreams.chat_form import (
     parts_of,
     rest_of,
     schema_of,
-    text_of,
+    text_part,
 )
 from theo_workers.upstreams.params import (
+    OWNED,
     Params,
     UntranslatableError,
     params_of,
@@ -36,7 +37,7 @@ from theo_workers.upstreams.thinking import anthropic_thinking
 
 DEFAULT_MAX_TOKENS = 4_096  # the format demands a cap; this one where neither job nor model has any
 
-_OWNED = frozenset({"system"})
+_OWNED = OWNED | frozenset({"system"})
 _NONE_HERE = "Anthropic has none"
 _IMPOSSIBLE = {
     "audio": "Anthropic answers in text only",
@@ -227,7 +228,7 @@ def _text(part: dict[str, Any], where: str) -> dict[str, Any]:
     return {
         **{k: v for k, v in part.items() if k != "refusal"},
         "type": "text",
-        "text": text_of([part], where),
+        "text": text_part(part, where),
     }
 
 

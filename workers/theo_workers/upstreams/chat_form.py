@@ -54,7 +54,18 @@ def text_of(content: str | Sequence[Any] | None, where: str) -> str:
     """`content` where only text is possible."""
     if content is None or isinstance(content, str):
         return content or ""
-    return "".join(_text_part(part, where) for part in content)
+    return "".join(text_part(part, where) for part in content)
+
+
+def text_part(part: Any, where: str) -> str:
+    """A part's text. Raises UntranslatableError for what is no text: `where` there can be nothing else."""
+    match part:
+        case {"type": "text", "text": str(text)} | {"type": "refusal", "refusal": str(text)}:
+            return text
+        case {}:
+            raise no_such_part(part, f"{where} can only be text")
+        case _:
+            raise UntranslatableError("a content part must be an object")
 
 
 def parts_of(content: str | Sequence[Any] | None) -> Iterator[dict[str, Any]]:
@@ -148,16 +159,6 @@ def no_name(message: Message) -> None:
     """Raises UntranslatableError where a message names its speaker, which only OpenAI's chat format can say."""
     if message.name is not UNSET and message.role != "tool":
         raise UntranslatableError("a message's name cannot be sent: this provider's format has none")
-
-
-def _text_part(part: Any, where: str) -> str:
-    match part:
-        case {"type": "text", "text": str(text)} | {"type": "refusal", "refusal": str(text)}:
-            return text
-        case {}:
-            raise no_such_part(part, f"{where} can only be text")
-        case _:
-            raise UntranslatableError("a content part must be an object")
 
 
 def _call(told: Any) -> Call:

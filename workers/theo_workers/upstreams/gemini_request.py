@@ -24,8 +24,10 @@ from theo_workers.upstreams.chat_form import (
     rest_of,
     schema_of,
     text_of,
+    text_part,
 )
 from theo_workers.upstreams.params import (
+    OWNED,
     Params,
     UntranslatableError,
     params_of,
@@ -38,7 +40,7 @@ from theo_workers.upstreams.params import (
 )
 from theo_workers.upstreams.thinking import gemini_thinking
 
-_OWNED = frozenset({"contents", "systemInstruction", "system_instruction", "generation_config"})
+_OWNED = OWNED | frozenset({"contents", "systemInstruction", "system_instruction", "generation_config"})
 _OWNED_INSIDE = frozenset({"candidateCount", "candidate_count"})
 _NONE_HERE = "Gemini has none"
 _IMPOSSIBLE = {
@@ -159,7 +161,7 @@ def _named(tool: Any) -> str:
 
 def _system(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     return [
-        {"text": text_of([part], "a system message")}
+        {"text": text_part(part, "a system message")}
         for message in messages
         if message.role in ("system", "developer")
         for part in parts_of(message.content)
@@ -191,7 +193,7 @@ def _contents(messages: tuple[Message, ...], *, signed: bool) -> list[dict[str, 
 
 def _said(message: Message, *, signed: bool) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = [
-        {"text": text_of([part], "an assistant's turn")} for part in parts_of(message.content)
+        {"text": text_part(part, "an assistant's turn")} for part in parts_of(message.content)
     ]
     for number, call in enumerate(calls_of(message)):
         part: dict[str, Any] = {
@@ -225,7 +227,7 @@ def _heard(part: dict[str, Any]) -> dict[str, Any]:
     """A part that the model reads."""
     match part:
         case {"type": "text"}:
-            return {"text": text_of([part], "this part"), **rest_of(part, "type", "text")}
+            return {"text": text_part(part, "this part"), **rest_of(part, "type", "text")}
         case {"type": "image_url"}:
             url = image_url_of(part, details=("auto", "high"))
             held = data_url(url)

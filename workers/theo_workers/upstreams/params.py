@@ -8,7 +8,9 @@ from typing import Any
 Params = dict[str, Any]
 """A job's params, less what has been translated already; what is left at the end is passed on as it is."""
 
-_OWNED = frozenset({"model", "messages", "prompt", "stream", "stream_options", "n", "background"})
+OWNED = frozenset({"model", "messages", "prompt", "stream", "stream_options", "n", "background"})
+"""What the router says itself, in any format."""
+
 _CAPS = ("max_completion_tokens", "max_tokens")
 _ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
@@ -29,10 +31,10 @@ class UntranslatableError(ValueError):
 
 
 def params_of(given: Mapping[str, Any], owned: frozenset[str]) -> Params:
-    """The params that ask for something. Raises UntranslatableError for those that are not theirs to set."""
+    """The params that ask for something. Raises UntranslatableError for `owned` ones: they are not theirs to set."""
     if not given:
         return {}
-    if taken := (_OWNED | owned).intersection(given):
+    if taken := owned.intersection(given):
         raise UntranslatableError(f"params may not set {', '.join(sorted(taken))}")
     return {name: value for name, value in given.items() if value is not None}
 

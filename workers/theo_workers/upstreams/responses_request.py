@@ -17,6 +17,7 @@ from theo_workers.upstreams.chat_form import (
     rest_of,
 )
 from theo_workers.upstreams.params import (
+    OWNED,
     Params,
     params_of,
     refuse,
@@ -25,7 +26,7 @@ from theo_workers.upstreams.params import (
     take_schema,
 )
 
-_OWNED = frozenset({"input", "instructions"})
+_OWNED = OWNED | frozenset({"input", "instructions"})
 _NONE_HERE = "the Responses format has none"
 _IMPOSSIBLE = {
     "audio": _NONE_HERE,
@@ -59,8 +60,7 @@ def responses_body(request: Request, *, model: str, max_output_tokens: int | Non
 def _settings(given: Any, most: int | None) -> dict[str, Any]:
     left = params_of(given, _OWNED)
     cap = take_cap(left, most, "max_output_tokens")
-    if left.keys() & _IMPOSSIBLE.keys():
-        refuse(left, _IMPOSSIBLE)
+    refuse(left, _IMPOSSIBLE)
     settings: dict[str, Any] = {} if cap is None else {"max_output_tokens": cap}
     if effort := left.pop("reasoning_effort", None):
         settings["reasoning"] = {**take_dict(left, "reasoning"), "effort": effort}
