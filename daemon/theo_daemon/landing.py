@@ -107,7 +107,7 @@ class Landings:
     def _outcome_for(self, ticket: Ticket, flight: Flight, result: Result) -> JobOutcome:
         """The lead's own outcome, or a waiter's share of it: free of charge."""
         if ticket is flight.lead:
-            if not flight.attempts:
+            if flight.sent_attempt is None:
                 ticket.queued_ms = self.queued_ms(ticket)
             return result.outcome
         ticket.queued_ms = self.queued_ms(ticket)

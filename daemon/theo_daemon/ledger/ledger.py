@@ -18,7 +18,7 @@ from typing import Self
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger import owners, pruning
 from theo_daemon.ledger.reading import LedgerTransaction, reading
-from theo_daemon.ledger.records import Ask, Check, Forget, Landing, Verdict
+from theo_daemon.ledger.records import Ask, Check, Forget, Landing, News, Verdict
 from theo_daemon.ledger.schema import check_place
 from theo_daemon.ledger.watcher import OnKey, Token, Watcher
 from theo_daemon.ledger.writer import Orphaned, Writer
@@ -149,6 +149,10 @@ class Ledger:
     def on_commit(self, told: Callable[[float], None]) -> None:
         """Tell `told` the seconds of every commit; it is called on the writer's thread."""
         self._writer.on_commit = told
+
+    def on_news(self, told: Callable[[News], None]) -> None:
+        """Tell `told` of ceilings and lost calls that this process booked; in the loop, once they are durable."""
+        self._writer.on_news = told
 
     @property
     def trouble(self) -> str | None:

@@ -56,7 +56,7 @@ CREATE INDEX idx_ids_created_at ON ids(created_at);
 
 CREATE TABLE spend(
   scope TEXT NOT NULL, window_start INTEGER NOT NULL, spent_nano INTEGER NOT NULL DEFAULT 0,
-  held_nano INTEGER NOT NULL DEFAULT 0);
+  held_nano INTEGER NOT NULL DEFAULT 0, warned INTEGER NOT NULL DEFAULT 0, exhausted INTEGER NOT NULL DEFAULT 0);
 CREATE UNIQUE INDEX idx_spend ON spend(scope, window_start);
 
 CREATE TABLE latency(
