@@ -295,7 +295,7 @@ class Dispatcher:
                 flight.task.cancel()
             return
         if ticket is flight.lead:
-            flight.promote()
+            flight.hand_over()
         else:
             self._leave(ticket)
         self._landings.release_id(ticket)

@@ -83,17 +83,9 @@ class Flight:
     def tickets(self) -> list[Ticket]:
         return [self.lead, *self.waiters]
 
-    def promote(self) -> None:
-        """The longest waiting job becomes the one that the call is made for."""
-        self.lead = self.waiters.pop(0)
-        self.lead.repeat = False  # if it repeats an id, the id is its own from now on
-        if self.barred:  # what the former one's own ceiling forbade is open again
-            self.barred = {model: barred for model, barred in self.barred.items() if not barred.own}
-            self._narrow()
-
     def restart(self) -> None:
         """The next waiting job takes over: with attempts and costs of its own."""
-        self.promote()
+        self._promote()
         self.candidates, self.line, self.barred = self.route.names, self.route.name, {}
         self.attempts, self.records, self.tried, self.listed = [], [], [], set()
         self.cost_nano, self.settled, self.last_error = 0, None, None
@@ -106,6 +98,13 @@ class Flight:
         self.barred[model] = barred
         self._narrow()
 
+    def hand_over(self) -> None:
+        """The lead has left: the next job that waits goes on with the call, under its own ceiling."""
+        self._promote()
+        if self.barred:
+            self.barred = {model: barred for model, barred in self.barred.items() if not barred.own}
+            self._narrow()
+
     def list_prior(self, prior: Sequence[PriorAttempt]) -> None:
         """Calls that earlier owners of the lead's entry sent: in its reply they come first, and it pays for them."""
         for one in sorted(prior, key=lambda one: one.attempt_id):
@@ -114,6 +113,10 @@ class Flight:
                 self.attempts.append(earlier(one))
                 self.cost_nano += one.cost_nano
                 self.attempt_number += 1
+
+    def _promote(self) -> None:
+        self.lead = self.waiters.pop(0)
+        self.lead.repeat = False  # if it repeats an id, the id is its own from now on
 
     def _narrow(self) -> None:
         self.candidates = tuple(name for name in self.route.names if name not in self.barred)
