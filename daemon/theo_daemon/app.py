@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import gc
 import random
-import socket
-import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from theo_daemon import __version__
 from theo_daemon.config import Config
 from theo_daemon.core import Core
+from theo_daemon.ledger import process_name
 from theo_daemon.observer import DaemonObserver
-from theo_daemon.redis_link import RedisLink
+from theo_daemon.redis_link import RedisLink, redacted
 from theo_daemon.redis_side import RedisSide, running
 from theo_daemon.reply_patterns import allowed_reply, compile_patterns
 from theo_daemon.server_check import ServerFacts, check_server
 from theo_daemon.snapshot import Snapshot
+from theo_daemon.stall_guard import StallGuard
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
 from theo_daemon.telemetry.metrics import ModelName
 from theo_daemon.telemetry.start import RunningTelemetry
 from theo_daemon.telemetry.status_http import StatusServer
 from theo_workers.clock import Clock, SystemClock, timeout_at
+
+STALL_LEASES = 3.0  # a loop that is silent for so many leases will not speak again
 
 
 class Daemon:
@@ -36,7 +39,7 @@ class Daemon:
         self.config, self._url = config, redis_url
         self._clock = clock or SystemClock()
         self._rng = random.Random()
-        self.consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.consumer = process_name()  # in the consumer group and in the ledger alike
         self._drain_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self.status_url: str | None = None
@@ -68,6 +71,8 @@ class Daemon:
             core = await self._core(stack, side, telemetry)
             await self._status_port(stack, core, side, telemetry, link)
             await side.start(stack)
+            stack.enter_context(StallGuard(STALL_LEASES * self.config.ingress.lease_s))
+            gc.freeze()  # what is loaded by now stays: price tables and vocabularies need no walking through again
             telemetry.event(
                 names.PROCESS_STARTED, version=__version__, consumer=self.consumer, redis=link.shown
             )
@@ -95,7 +100,7 @@ class Daemon:
 
     async def _core(self, stack: AsyncExitStack, side: RedisSide, telemetry: Telemetry) -> Core:
         observer = DaemonObserver(telemetry, side.events, self._clock)
-        core = Core(self.config, clock=self._clock, rng=self._rng, observer=observer)
+        core = Core(self.config, name=self.consumer, clock=self._clock, rng=self._rng, observer=observer)
         core.ledger.on_commit(telemetry.commit_finished)
         await stack.enter_async_context(core)
         telemetry.event(names.LEDGER_OPENED, path=str(core.ledger.path))
@@ -139,14 +144,18 @@ class Daemon:
         dispatcher = core.dispatcher
         leasing = asyncio.create_task(side.leases.run(dispatcher.deliver))
         reading = asyncio.create_task(side.intake.run(dispatcher.deliver))
+        inheriting = asyncio.create_task(side.heir(dispatcher))
+        core.ledger.on_death(side.inherit)
         side.events.emit("process_joined", consumer=self.consumer)
         try:
-            await self._until_drained(reading, leasing, core.supervising)
+            await self._until_drained(reading, leasing, core.supervising, core.ledger.crashed)
             telemetry.event(names.DRAIN_STARTED, held=dispatcher.held)
         finally:
             side.intake.stop()
+            inheriting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
+        side.leases.take_no_more()
         handed_back = await dispatcher.drain()
         await side.leases.hand_back(handed_back)
         cut_off = 0 if await self._finish(dispatcher.idle()) else dispatcher.held
@@ -160,11 +169,12 @@ class Daemon:
             "process_left", consumer=self.consumer, handed_back=len(handed_back), cut_off=cut_off
         )
 
-    async def _until_drained(self, *essential: asyncio.Task[None]) -> None:
+    async def _until_drained(self, *essential: asyncio.Future[None]) -> None:
         """Wait for the order to drain; an essential task that ends before is an error, and raised."""
         asked = asyncio.create_task(self._drain_asked.wait())
+        waited: set[asyncio.Future[Any]] = {asked, *essential}
         try:
-            await asyncio.wait((asked, *essential), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         finally:
             asked.cancel()
         for task in essential:
@@ -201,7 +211,10 @@ def _levers(core: Core) -> dict[str, Callable[[str], None]]:
 
 def _secrets(config: Config, redis_url: str) -> Iterator[str]:
     """Every value that must never leave by a log line, trace or reply."""
-    yield redis_url
+    if redacted(redis_url) != redis_url:  # an address without a password helps whoever reads the log
+        yield redis_url
+        password = urlsplit(redis_url).password or ""
+        yield from (password, unquote(password))
     for model in config.models:
         if model.api_key is not None:
             yield model.api_key.reveal()

@@ -12,6 +12,7 @@ class Route(Struct, frozen=True):
 
     name: str
     candidates: tuple[ModelConfig, ...]  # in the order of the configuration; a model alone is its own route
+    names: tuple[str, ...]  # of the candidates
 
 
 class Catalogue:
@@ -19,9 +20,9 @@ class Catalogue:
 
     def __init__(self, config: Config) -> None:
         models = {model.name: model for model in config.models}
-        self._routes = {name: Route(name, (model,)) for name, model in models.items()}
+        self._routes = {name: Route(name, (model,), (name,)) for name, model in models.items()}
         for name, members in config.groups.items():
-            self._routes[name] = Route(name, tuple(models[member] for member in members))
+            self._routes[name] = Route(name, tuple(models[member] for member in members), members)
         self._default = self._routes.get(config.routing.default or "")
         self._of_workflow = {name: self._routes[one.model] for name, one in config.workflows.items()}
 

@@ -102,7 +102,7 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     max_attempts: ShortCount = 4
     timeout_s: Seconds = 120.0
     max_response_bytes: Count = 20_000_000
-    weight: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
+    weight: Annotated[float, Meta(ge=0, le=1e12)] = 1.0
     spend_ceiling: Usd | None = None  # None: none; 0 forbids
     spend_window: SpendWindow = SpendWindow()
     latency_threshold_ms: Milliseconds = 5000.0

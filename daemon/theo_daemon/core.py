@@ -15,6 +15,7 @@ from theo_daemon.config import Config, ModelConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
 from theo_daemon.fleet import Fleet, Member
 from theo_daemon.ledger import Ledger
+from theo_daemon.ledger.records import News
 from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Reception, Refused
 from theo_workers.breaker import Breaker
@@ -38,6 +39,9 @@ class CoreObserver(Observer, DispatchObserver, Protocol):
     def on_refusal(self, refused: Refused) -> None:
         """A job was refused before it ran."""
 
+    def on_news(self, news: News) -> None:
+        """Money: a ceiling came near or was reached, or a call was lost with its process."""
+
 
 class Core:
     """Opens the ledger, starts the workers; `dispatch` then builds the dispatcher over them."""
@@ -48,6 +52,7 @@ class Core:
         self,
         config: Config,
         *,
+        name: str | None = None,
         clock: Clock,
         observer: CoreObserver,
         rng: random.Random | None = None,
@@ -61,10 +66,12 @@ class Core:
             raise ConfigError('[ledger] url: "redis" is not available yet; use sqlite:///PATH')
         self.ledger = Ledger(
             config.ledger.url,
+            name=name,
             clock=clock,
             keep_days=config.ledger.keep_days,
             id_ttl_s=config.ingress.id_ttl_s,
         )
+        self.ledger.on_news(observer.on_news)
         self.fleet = Fleet(
             {model.name: self._member(model) for model in config.models},
             counter=self.counter,
@@ -113,6 +120,7 @@ class Core:
         """Build the dispatcher between an intake and `publisher`."""
         config = self.config
         self.dispatcher = Dispatcher(
+            config,
             reception=Reception(
                 catalogue=self.catalogue,
                 max_job_bytes=config.ingress.max_job_bytes,
@@ -123,9 +131,6 @@ class Core:
             ledger=self.ledger,
             publisher=publisher,
             holds=holds,
-            ingress=config.ingress,
-            routing=config.routing,
-            on_unknown=config.ledger.on_unknown,
             clock=self.clock,
             redis_now_ms=redis_now_ms,
             rng=self._rng,

@@ -1,4 +1,4 @@
-"""From delivery to reply: tickets join flights, flights wait their turn, outcomes are published once."""
+"""From delivery to reply: jobs board flights, flights wait their turn and fly, every job lands once."""
 
 from __future__ import annotations
 
@@ -8,34 +8,39 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-import msgspec
+from msgspec import structs
 
+from theo_daemon.attempts import AttemptObserver, Attempts
 from theo_daemon.cancellations import Cancel, Cancellations
-from theo_daemon.config import IngressConfig, RoutingConfig
+from theo_daemon.config import Config
+from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fair_queue import FairQueue
 from theo_daemon.fleet import Fleet
-from theo_daemon.flight import Flight, Ticket
-from theo_daemon.generation import Generation, Result, Started, failed
-from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome, OnUnknown
+from theo_daemon.flight import Flight, Ticket, flight_key
+from theo_daemon.generation import Generation, LedgerQuestions
+from theo_daemon.job import Delivery, EntryRef, Failed
+from theo_daemon.landing import JobObserver, Landings
 from theo_daemon.ledger.ledger import Ledger
-from theo_daemon.ledger.records import Check, Conflict, JobEnd, Landing, Replay, Verdict
-from theo_daemon.ports import DeadLetter, Finish, Holds, Publisher
+from theo_daemon.ledger.records import Check, Conflict, Replay, Verdict
+from theo_daemon.manifest import Manifest
+from theo_daemon.outcomes import Result, failed, replayed
+from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Accepted, Reception, Refused
-from theo_daemon.reply import decode_outcome, encode_outcome
-from theo_daemon.telemetry.records import AttemptRecord
+from theo_daemon.reply import decode_outcome
 from theo_daemon.turns import TurnQueue
 from theo_workers.clock import Clock
-from theo_workers.errors import Cancelled, DeadlineExceeded, GenerationError, IdConflict, InternalError
+from theo_workers.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    DeliveryLimitExceeded,
+    GenerationError,
+    IdConflict,
+    InternalError,
+)
 
 
-class DispatchObserver(Protocol):
-    """Hears what becomes of jobs."""
-
-    def on_job(self, ticket: Ticket, outcome: JobOutcome, attempts: tuple[AttemptRecord, ...]) -> None:
-        """A job's reply is published."""
-
-    def on_settled(self, record: AttemptRecord) -> None:
-        """An attempt is over and booked."""
+class DispatchObserver(JobObserver, AttemptObserver, Protocol):
+    """Hears what becomes of jobs and attempts."""
 
     def on_bug(self, error: BaseException, ticket: Ticket) -> None:
         """An unforeseen exception ended the job as internal_error."""
@@ -48,79 +53,90 @@ class Dispatcher:
     """
 
     def __init__(
-        self, *, reception: Reception, fleet: Fleet, ledger: Ledger, publisher: Publisher, holds: Holds,
-        ingress: IngressConfig, routing: RoutingConfig, on_unknown: OnUnknown, clock: Clock,
-        redis_now_ms: Callable[[], int], rng: random.Random, observer: DispatchObserver,
+        self, config: Config, *, reception: Reception, fleet: Fleet, ledger: Ledger, publisher: Publisher,
+        holds: Holds, clock: Clock, redis_now_ms: Callable[[], int], rng: random.Random, observer: DispatchObserver,
     ) -> None:  # fmt: skip
-        self._reception, self._fleet, self._ledger = reception, fleet, ledger
-        self._publisher, self._holds, self._ingress = publisher, holds, ingress
+        self._reception, self._ledger, self._publisher, self._holds = reception, ledger, publisher, holds
         self._clock, self._redis_now_ms, self._observer = clock, redis_now_ms, observer
-        self._turns = TurnQueue(FairQueue(ingress.lanes), fleet=fleet, routing=routing, clock=clock)
+        self._manifest = Manifest(holds)
+        deltas = DeltaFeed(publisher, clock)
+        self._landings = Landings(
+            ledger=ledger, publisher=publisher, manifest=self._manifest, deltas=deltas,
+            redis_now_ms=redis_now_ms, observer=observer,
+        )  # fmt: skip
+        routing, on_unknown = config.routing, config.ledger.on_unknown
+        questions = LedgerQuestions(
+            on_unknown=on_unknown,
+            max_attempts=routing.max_attempts,
+            max_deliveries=config.ingress.max_deliveries,
+        )
+        attempts = Attempts(
+            fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, max_attempts=routing.max_attempts,
+            max_wait_s=routing.max_wait_s if routing.when_unavailable == "park" else 0.0,
+            on_unknown=on_unknown, observer=observer, redis_now_ms=redis_now_ms, clock=clock, rng=rng,
+        )  # fmt: skip
+        self._turns = TurnQueue(
+            FairQueue(config.ingress.lanes),
+            start=attempts.start,
+            look=lambda flight: ledger.ask(questions.ask(flight, None)),
+            fleet=fleet,
+            routing=routing,
+            clock=clock,
+        )
         self._generation = Generation(
             fleet=fleet,
             ledger=ledger,
             turns=self._turns,
-            routing=routing,
-            on_unknown=on_unknown,
+            attempts=attempts,
+            questions=questions,
             clock=clock,
-            on_settled=observer.on_settled,
-            redis_now_ms=redis_now_ms,
             rng=rng,
         )
-        self._turns.start = self._generation.start
-        self._tickets: dict[EntryRef, Ticket] = {}
         self._flights: dict[str, Flight] = {}
-        self._ids: dict[tuple[str, str], Ticket] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._bytes = 0
-        self._draining = False
         self._cancellations = Cancellations()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._draining = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    # -- what the intake asks and does -----------------------------------------------------------------
+    # -- what the owner asks and does ----------------------------------------------------------------
 
     @property
     def held(self) -> int:
         """Jobs of this process that have no published reply yet."""
-        return len(self._tickets)
-
-    @property
-    def held_bytes(self) -> int:
-        return self._bytes
+        return len(self._manifest)
 
     @property
     def waiting(self) -> int:
         """Flights that wait for a slot."""
         return len(self._turns)
 
-    @property
-    def flying(self) -> int:
-        """Generations under way, waiting ones included."""
-        return len(self._flights)
-
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Take a batch on. Returns at once; every job of it gets its one reply later."""
         accepted: list[Accepted] = []
+        chosen = False
         for delivery in deliveries:
-            if delivery.ref in self._tickets:
+            if delivery.ref in self._manifest:
                 continue  # ours already: a lost lease that came back
             received = self._reception.receive(delivery)
             if isinstance(received, Refused):
                 self._refuse(received)
             else:
                 accepted.append(received)
-        chosen = [one for one in accepted if one.job.envelope.reply_to is not None]
+                chosen = chosen or received.job.envelope.reply_to is not None
         if chosen:
-            self._spawn(self._check_reply_streams(accepted, chosen))
+            self._spawn(self._check_reply_streams(accepted))
         else:
             self._board_all(accepted)
 
     def cancel(self, cancel: Cancel) -> None:
         """End the jobs that it means: those held now, and those read later."""
         self._cancellations.add(cancel)
-        for ticket in [ticket for ticket in self._tickets.values() if cancel.covers(ticket.job)]:
+        for ticket in [ticket for ticket in self._manifest if cancel.covers(ticket.job)]:
             self._withdraw(ticket, failed(Cancelled("the job was cancelled")))
+
+    def pump(self) -> None:
+        """Slots may have become free: start who is next."""
+        self._turns.pump()
 
     async def drain(self) -> list[EntryRef]:
         """Give up what was not sent; the entries to hand back. What was sent goes on: see `idle`."""
@@ -135,7 +151,7 @@ class Dispatcher:
 
     async def idle(self) -> None:
         """Wait until every job taken on is finished or handed back."""
-        await self._idle.wait()
+        await self._manifest.empty()
 
     async def stop(self) -> None:
         """Cancel whatever is left. Jobs without a reply stay pending in Redis."""
@@ -144,15 +160,11 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def pump(self) -> None:
-        """Slots may have become free: start who is next."""
-        self._turns.pump()
-
     # -- boarding ------------------------------------------------------------------------------------
 
-    async def _check_reply_streams(self, accepted: Sequence[Accepted], chosen: Iterable[Accepted]) -> None:
-        names = sorted({str(one.job.envelope.reply_to) for one in chosen})
-        unusable = await self._publisher.unusable(names)
+    async def _check_reply_streams(self, accepted: Sequence[Accepted]) -> None:
+        names = {str(one.job.envelope.reply_to) for one in accepted if one.job.envelope.reply_to is not None}
+        unusable = await self._publisher.unusable(sorted(names))
         good: list[Accepted] = []
         for one in accepted:
             if one.job.envelope.reply_to in unusable:
@@ -163,46 +175,28 @@ class Dispatcher:
 
     def _board_all(self, accepted: Iterable[Accepted]) -> None:
         for one in accepted:
-            if one.delivery.ref not in self._tickets:
-                self._board(one)
-        self._turns.pump()
+            if one.delivery.ref not in self._manifest:
+                self._board(Ticket(one, received=self._clock.monotonic()))
 
-    def _board(self, accepted: Accepted) -> None:
+    def _board(self, ticket: Ticket) -> None:
         """Put one job on the flight of its key, or on a new one."""
-        ticket = Ticket(
-            accepted.job,
-            accepted.route,
-            accepted.key,
-            received=self._clock.monotonic(),
-            redelivered=accepted.delivery.redelivered,
-            size=accepted.size,
-        )
-        self._hold(ticket)
+        same_id = self._manifest.add(ticket)
         if self._cancellations.cancelled(ticket.job):
-            self._finish(ticket, failed(Cancelled("the job was cancelled")))
-            return
-        if self._expired(ticket):
-            return
-        same_id = self._same_id(ticket)
-        if same_id is not None and same_id.key != ticket.key:
+            self._landings.finish(ticket, failed(Cancelled("the job was cancelled")))
+        elif self._expired(ticket):
+            self._landings.finish(
+                ticket, failed(DeadlineExceeded("the deadline passed before the job was started"))
+            )
+        elif same_id is not None and same_id.key != ticket.key:
             error = IdConflict("a job with this id and another payload is running; choose a new id")
-            self._finish(ticket, failed(error))
-            return
-        if same_id is not None and same_id.flight is not None and not same_id.flight.landing:
+            self._landings.finish(ticket, failed(error))
+        elif same_id is not None and same_id.flight is not None and not same_id.flight.landing:
             ticket.repeat = True
             self._join(ticket, same_id.flight)
-            return
-        key = flight_key(ticket)
-        flight = self._flights.get(key)
-        if flight is not None:
+        elif (flight := self._flights.get(flight_key(ticket))) is not None:
             self._join(ticket, flight)
         else:
-            self._take_off(Flight(key, ticket))
-
-    def _hold(self, ticket: Ticket) -> None:
-        self._tickets[ticket.ref] = ticket
-        self._bytes += ticket.size
-        self._idle.clear()
+            self._take_off(Flight(flight_key(ticket), ticket))
 
     def _expired(self, ticket: Ticket) -> bool:
         """Set the deadline's timer; True when it had passed before we began."""
@@ -210,7 +204,6 @@ class Dispatcher:
             return False
         left_s = (ticket.job.deadline_ms - self._redis_now_ms()) / 1000
         if left_s <= 0:
-            self._finish(ticket, failed(DeadlineExceeded("the deadline passed before the job was started")))
             return True
         rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         rung.add_done_callback(partial(self._deadline, ticket))
@@ -222,41 +215,33 @@ class Dispatcher:
         if not rung.cancelled():
             self._withdraw(ticket, failed(DeadlineExceeded("the deadline passed before an answer arrived")))
 
-    def _same_id(self, ticket: Ticket) -> Ticket | None:
-        """The job of this process that holds the same client id; else this one holds it now."""
-        if ticket.job.client_id is None:
-            return None
-        first = self._ids.setdefault((ticket.job.tenant, ticket.job.client_id), ticket)
-        return None if first is ticket else first
-
     def _join(self, ticket: Ticket, flight: Flight) -> None:
         ticket.flight = flight
         flight.waiters.append(ticket)
         if not ticket.repeat and (ticket.job.client_id is not None or ticket.redelivered):
-            ticket.check = self._ledger.ask(
-                Check(
-                    ref=ticket.ref,
-                    digest=ticket.key,
-                    tenant=ticket.job.tenant,
-                    client_id=ticket.job.client_id,
-                    redelivered=ticket.redelivered,
-                )
+            check = Check(
+                ref=ticket.ref,
+                digest=ticket.key,
+                tenant=ticket.job.tenant,
+                client_id=ticket.job.client_id,
+                redelivered=ticket.redelivered,
             )
-            ticket.check.add_done_callback(partial(self._checked, ticket))
+            self._ledger.ask(check).add_done_callback(partial(self._checked, ticket))
 
     def _checked(self, ticket: Ticket, check: asyncio.Future[Verdict | None]) -> None:
         """A job that joined a flight may have been answered before, or its id may be another's."""
-        ticket.check = None
         if check.cancelled() or ticket.ended:
             return
         match check.result():
             case Replay(outcome, own):
-                replayed = decode_outcome(outcome)
                 self._leave(ticket)
-                self._finish(ticket, replayed if own else msgspec.structs.replace(replayed, cost_nano=0))
+                self._landings.finish(ticket, replayed(decode_outcome(outcome), own=own))
             case Conflict():
                 self._leave(ticket)
-                self._finish(ticket, failed(IdConflict("this id was used before with another payload")))
+                self._landings.finish(
+                    ticket,
+                    failed(IdConflict("this id was used before with another payload; choose a new id")),
+                )
             case _:
                 pass
 
@@ -277,98 +262,42 @@ class Dispatcher:
     async def _fly(self, flight: Flight) -> None:
         """Run the flight for its lead, then for those whom the outcome does not serve, one after another."""
         while True:
-            flight.lead.queued_ms = self._queued_ms(flight.lead)
             try:
                 result = await self._generation.run(flight)
             except GenerationError as error:
                 outcome = failed(error, cost_nano=flight.cost_nano, attempts=flight.attempts)
-                result = Result(outcome, shared=error.shared, remember=error.remembered)
+                dead = isinstance(error, DeliveryLimitExceeded)
+                result = Result(outcome, shared=error.shared, remember=error.remembered, dead=dead)
             except asyncio.CancelledError:
                 if flight.withdrawn is None:
                     raise
                 result = Result(_with_attempts(flight.withdrawn, flight), shared=False)
-            if await self._land(flight, result):
+            serves_all = result.shared or not flight.waiters
+            if serves_all:
+                self._flights.pop(
+                    flight.key, None
+                )  # who comes now finds the answer in the ledger, or flies anew
+            await self._landings.land(flight, result, all_of_it=serves_all)
+            if serves_all:
                 return
-
-    async def _land(self, flight: Flight, result: Result) -> bool:
-        """Record the outcome, then publish it. True when the flight is over; False when a waiter took it over."""
-        flight.landing = True
-        serves_all = result.shared or not flight.waiters
-        if serves_all:
-            self._flights.pop(flight.key, None)  # who comes now finds the answer in the ledger, or flies anew
-        landed = flight.tickets if serves_all else [flight.lead]
-        ends = [(ticket, self._outcome_for(ticket, flight, result)) for ticket in landed]
-        await self._record(flight, result, ends)
-        flight.lead.records = tuple(flight.records)
-        for ticket, outcome in ends:
-            self._finish(ticket, outcome)
-        if serves_all:
-            return True
-        flight.restart(flight.waiters.pop(0))
-        return False
-
-    async def _record(
-        self, flight: Flight, result: Result, ends: Sequence[tuple[Ticket, JobOutcome]]
-    ) -> None:
-        """Commit C, where there is anything to commit."""
-        called = bool(flight.attempts)
-        rows = [
-            JobEnd(
-                ref=ticket.ref,
-                outcome=encode_outcome(outcome) if called or result.remember else None,
-                tenant=ticket.job.tenant,
-                client_id=None if ticket.repeat else ticket.job.client_id,
-                remember=result.remember,
-            )
-            for ticket, outcome in ends
-            if called or ticket.job.client_id is not None
-        ]
-        if not (called or flight.holding or rows):
-            return
-        landing = Landing(
-            settled=flight.settled, release_key=flight.key if flight.holding else None, ends=tuple(rows)
-        )
-        flight.holding = False
-        for ticket, _ in ends:
-            ticket.stored = called
-        await self._ledger.land(landing)
-
-    def _outcome_for(self, ticket: Ticket, flight: Flight, result: Result) -> JobOutcome:
-        """The lead's own outcome, or a waiter's share of it: free of charge."""
-        if ticket is flight.lead:
-            return result.outcome
-        ticket.queued_ms = self._queued_ms(ticket)
-        match result.outcome:
-            case Answered() as answered if result.answer is not None:
-                return Answered(answer=answered.answer, coalesced=True)
-            case Answered() as answered:
-                return msgspec.structs.replace(answered, cost_nano=0, attempts=())
-            case Failed() as error:
-                return msgspec.structs.replace(error, cost_nano=0)
+            flight.restart()
 
     def _withdraw(self, ticket: Ticket, outcome: Failed) -> None:
         """A job ends early. The call goes on while somebody else waits for it; else it is closed."""
         flight = ticket.flight
-        if ticket.ended or flight is None or (flight.landing and ticket is flight.lead):
+        if ticket.ended or flight is None or flight.landing:
             return
-        if ticket is not flight.lead:
-            self._leave(ticket)
-            self._release_id(ticket)
-            self._finish(ticket, outcome)
-        elif flight.waiters:
-            flight.lead = flight.waiters.pop(0)
-            self._release_id(ticket)
-            self._finish(ticket, outcome)
-        elif flight.task is not None:
+        if ticket is flight.lead and not flight.waiters:
             flight.withdrawn = outcome
-            flight.task.cancel()
-
-    def _release_id(self, ticket: Ticket) -> None:
-        if ticket.job.client_id is not None and not ticket.repeat:
-            end = JobEnd(
-                ref=ticket.ref, outcome=None, tenant=ticket.job.tenant, client_id=ticket.job.client_id
-            )
-            self._ledger.tell(Landing(ends=(end,)))
+            if flight.task is not None:
+                flight.task.cancel()
+            return
+        if ticket is flight.lead:
+            flight.hand_over()
+        else:
+            self._leave(ticket)
+        self._landings.release_id(ticket)
+        self._landings.finish(ticket, outcome)
 
     def _crashed(self, flight: Flight, task: asyncio.Task[None]) -> None:
         """The end of a flight's task: a bug must cost its own jobs an error and nobody else anything."""
@@ -380,25 +309,23 @@ class Dispatcher:
         if error is None:
             return
         self._flights.pop(flight.key, None)
-        if flight.holding:
-            self._ledger.tell(Landing(settled=flight.settled, release_key=flight.key))
+        self._landings.release_flight(flight)
         for ticket in flight.tickets:
             if not ticket.ended:
                 self._observer.on_bug(error, ticket)
-                self._release_id(ticket)
-                self._finish(ticket, failed(InternalError("the router failed on this job; see its log")))
+                self._landings.release_id(ticket)
+                self._landings.finish(
+                    ticket, failed(InternalError("the router failed on this job; see its log"))
+                )
 
     def _hand_back(self, flight: Flight) -> None:
         """Drained: the jobs are other processes' now."""
         self._flights.pop(flight.key, None)
-        if flight.holding:
-            self._ledger.tell(Landing(settled=flight.settled, release_key=flight.key))
+        self._landings.release_flight(flight)
         for ticket in flight.tickets:
             if not ticket.ended:
-                self._release_id(ticket)
-                self._let_go(ticket)
-
-    # -- ending --------------------------------------------------------------------------------------
+                self._landings.release_id(ticket)
+                self._manifest.remove(ticket)
 
     def _refuse(self, refused: Refused) -> None:
         """A job that cannot run gets its error, and a dead letter where the contract says so."""
@@ -406,57 +333,14 @@ class Dispatcher:
         future.add_done_callback(lambda _: self._holds.release(refused.envelope.ref))
         self._reception.count_refusal(refused)
 
-    def _finish(self, ticket: Ticket, outcome: JobOutcome, dead: DeadLetter | None = None) -> None:
-        ticket.ended = True
-        if ticket.deadline_timer is not None:
-            ticket.deadline_timer.cancel()
-        future = self._publisher.finish(ticket.job.envelope, outcome, queued_ms=ticket.queued_ms, dead=dead)
-        future.add_done_callback(partial(self._finished, ticket, outcome))
-
-    def _finished(self, ticket: Ticket, outcome: JobOutcome, future: asyncio.Future[Finish]) -> None:
-        if future.cancelled():
-            return
-        if ticket.stored:
-            self._ledger.forget(ticket.ref)
-        self._let_go(ticket)
-        self._observer.on_job(ticket, outcome, ticket.records)
-
-    def _let_go(self, ticket: Ticket) -> None:
-        if self._tickets.pop(ticket.ref, None) is None:
-            return
-        ticket.ended = True
-        self._bytes -= ticket.size
-        if ticket.job.client_id is not None:
-            name = (ticket.job.tenant, ticket.job.client_id)
-            if self._ids.get(name) is ticket:
-                del self._ids[name]
-        self._holds.release(ticket.ref)
-        if not self._tickets:
-            self._idle.set()
-
-    def _queued_ms(self, ticket: Ticket) -> int:
-        return max(0, self._redis_now_ms() - ticket.ref.pushed_ms)
-
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
+        if self._loop is None:  # kept: asking for it is a system call
+            self._loop = asyncio.get_running_loop()
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
 
-def flight_key(ticket: Ticket) -> str:
-    """Jobs with one key share a call. `refresh` shares with `refresh` only, `off` with nobody."""
-    match ticket.job.cache:
-        case "use":
-            return ticket.key
-        case "refresh":
-            return f"{ticket.key}:refresh"
-        case "off":
-            return f"{ticket.key}:{ticket.ref.stream}:{ticket.ref.entry_id}"
-
-
 def _with_attempts(outcome: Failed, flight: Flight) -> Failed:
-    return msgspec.structs.replace(outcome, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))
-
-
-__all__ = ["DispatchObserver", "Dispatcher", "Started", "flight_key"]
+    return structs.replace(outcome, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))

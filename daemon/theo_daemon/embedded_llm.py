@@ -68,7 +68,7 @@ class EmbeddedModel:
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "theo_daemon.embedded_llm", "--port", str(port),
-                stdin=asyncio.subprocess.DEVNULL, stdout=sink, stderr=sink,
+                stdin=asyncio.subprocess.DEVNULL, stdout=sink, stderr=sink, process_group=0,
             )  # fmt: skip
         finally:
             os.close(sink)

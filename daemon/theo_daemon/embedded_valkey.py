@@ -188,9 +188,14 @@ def _answers(port: int, pid: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
             connection.settimeout(1.0)
-            connection.sendall(b"INFO server\r\n")
-            # While it loads its data it answers with an error.
-            return f"\nprocess_id:{pid}\r".encode() in connection.recv(65_536)
+            connection.sendall(b"INFO server\r\nPING\r\n")
+            said = b""
+            while not said.endswith(b"+PONG\r\n"):
+                more = connection.recv(65_536)
+                said += more
+                if not more or b"-LOADING" in said:
+                    return False
+            return f"\nprocess_id:{pid}\r".encode() in said
     except OSError:
         return False
 

@@ -18,8 +18,9 @@ Returns one item per step:
        3  a delta, published if that was possible
     text  the error of Redis: nothing done, try again
 A reply stream that cannot be written to (another type, no permission, exhausted ids) is replaced by the
-default one, with the field `reply_error`. The reply is the first write, because a server out of memory
-refuses that one cleanly; acknowledging comes last, because nothing is rolled back.
+default one, with the field `reply_error`; what refuses both (no memory, a read-only replica) is the error.
+The reply is the first write, because a server out of memory refuses that one cleanly; acknowledging comes
+last, because nothing is rolled back.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ DELTA_MARK: Final = -1
 FINISH: Final = Script("""
 local default, dead = KEYS[1], KEYS[2]
 local group, max_len, lifetime, done_ms, dead_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local passing = {OOM = 1, READONLY = 1, MISCONF = 1, NOREPLICAS = 1, LOADING = 1, MASTERDOWN = 1}
 local fresh, ended, results = {}, {}, {}
 
 local function refused(reply)
@@ -68,7 +68,7 @@ end
 
 local function publish(target, first, last)
     local trouble = add(target, first, last)
-    if trouble and target ~= default and not passing[string.match(trouble, '^%u*')] then
+    if trouble and target ~= default then
         target = default
         local reply = redis.pcall('XADD', default, 'MAXLEN', '~', max_len, '*',
             'reply_error', 'reply_to_not_allowed', unpack(ARGV, first, last))

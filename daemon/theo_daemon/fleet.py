@@ -10,6 +10,7 @@ from msgspec import Struct
 from theo_daemon.catalogue import Route
 from theo_daemon.config import ModelConfig
 from theo_daemon.job import Job
+from theo_daemon.ledger.reading import MODEL_SCOPE
 from theo_daemon.ledger.records import Scope
 from theo_daemon.money import to_nano
 from theo_daemon.routing import Candidate, choose
@@ -41,6 +42,7 @@ class Fleet:
     ) -> None:
         self._members = members
         self._counter, self._clock, self._rng = counter, clock, rng
+        self._scopes: dict[str, tuple[tuple[Scope, ...], int | None]] = {}
 
     def __getitem__(self, model: str) -> Member:
         return self._members[model]
@@ -51,20 +53,26 @@ class Fleet:
     def members(self) -> Iterable[Member]:
         return self._members.values()
 
-    def has_slot(self, route: Route) -> bool:
-        """Would some candidate start a call at once?"""
+    def has_slot(self, models: Iterable[str]) -> bool:
+        """Would one of these start a call at once?"""
         now = self._clock.monotonic()
-        return any(self._members[one.name].worker.free(now) > 0 for one in route.candidates)
+        for name in models:  # noqa: SIM110 - asked for every job that starts: a generator costs as much again
+            if self._members[name].worker.free(now) > 0:
+                return True
+        return False
 
-    def choose(self, models: Iterable[str]) -> str | None:
+    def choose(self, models: Sequence[str]) -> str | None:
         """Of these, the one to start a call on now; None when none has a free slot."""
-        now = self._clock.monotonic()
+        now, members = self._clock.monotonic(), self._members
+        if len(models) == 1:
+            (only,) = models
+            return only if members[only].worker.free(now) > 0 else None
         candidates = [
             Candidate(
                 model=name,
-                weight=self._members[name].config.routing.weight,
-                free=self._members[name].worker.free(now),
-                slow=self._slow(self._members[name]),
+                weight=members[name].config.routing.weight,
+                free=members[name].worker.free(now),
+                slow=self._slow(members[name]),
             )
             for name in models
         ]
@@ -76,6 +84,11 @@ class Fleet:
         return [
             name for name in models if isinstance(self._members[name].worker.availability(now), Available)
         ]
+
+    def any_available(self, models: Iterable[str]) -> bool:
+        """Does one of these take calls at all?"""
+        now = self._clock.monotonic()
+        return any(isinstance(self._members[name].worker.availability(now), Available) for name in models)
 
     def reopens_at(self, models: Sequence[str]) -> float | None:
         """The earliest monotonic second at which one of these unavailable models is tried again, if known."""
@@ -102,12 +115,16 @@ class Fleet:
         cap = output_cap(job, member.config)
         if member.free:
             return 0
+        if cap is None:
+            return None
         if prompt_bound is None:
-            prompt_bound = self._counter.bound_request(
+            tight = member.config.routing.spend_ceiling is not None or job.max_cost_nano is not None
+            bound = self._counter.bound_request if tight else self._counter.loose_bound_request
+            prompt_bound = bound(
                 job.messages, job.params, provider=member.config.provider, model=member.config.model
             )
-        if cap is None or prompt_bound is None:
-            return None
+            if prompt_bound is None:
+                return None
         return bound_nano(member.price, prompt_bound, cap)
 
     async def prompt_bounds(self, route: Route, job: Job) -> dict[str, int]:
@@ -129,13 +146,21 @@ class Fleet:
 
     def scopes(self, model: str) -> tuple[Scope, ...]:
         """The budgets a call draws on: always the model's total, and its window when it has one."""
+        scopes, reset_ms = self._scopes.get(model, ((), 0))
+        if reset_ms is not None and int(self._clock.wall() * 1000) >= reset_ms:
+            scopes, reset_ms = self._scopes[model] = self._scopes_now(model)
+        return scopes
+
+    def _scopes_now(self, model: str) -> tuple[tuple[Scope, ...], int | None]:
+        """The scopes, and when they change (Unix ms; None: never)."""
         routing = self._members[model].config.routing
         ceiling = None if routing.spend_ceiling is None else to_nano(routing.spend_ceiling)
-        name = f"model:{model}"
+        warn = round(ceiling * routing.warning_ratio) if ceiling else None
+        name = f"{MODEL_SCOPE}{model}"
         start_ms, reset_ms = window_of(routing.spend_window, int(self._clock.wall() * 1000))
         if start_ms == 0:
-            return (Scope(name, 0, ceiling),)
-        return (Scope(name, 0), Scope(name, start_ms, ceiling, reset_ms))
+            return (Scope(name, 0, ceiling, None, warn),), None
+        return (Scope(name, 0), Scope(name, start_ms, ceiling, reset_ms, warn)), reset_ms
 
     def estimate(self, model: str, job: Job, output: str) -> Usage:
         """Usage counted by ourselves, for a provider that reported none."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
-from theo_daemon.catalogue import Route
-from theo_daemon.job import EntryRef, Failed, Job
-from theo_daemon.ledger.records import Settled, Verdict
+from theo_daemon.ceilings import Barred
+from theo_daemon.job import EntryRef, Failed
+from theo_daemon.ledger.records import PriorAttempt, Settled
+from theo_daemon.outcomes import earlier
+from theo_daemon.reception import Accepted
 from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
+from theo_workers.errors import UpstreamError
 from theo_workers.messages import Attempt
 
 
@@ -16,67 +20,116 @@ class Ticket:
     """One job from delivery to reply. Exactly one outcome is published for it."""
 
     __slots__ = (
-        "check", "deadline_timer", "ended", "flight", "job", "key", "queued_ms", "received", "records",
-        "redelivered", "repeat", "route", "seq", "size", "stored",
+        "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "job", "key",
+        "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size", "stored",
     )  # fmt: skip
 
-    def __init__(
-        self, job: Job, route: Route, key: str, *, received: float, redelivered: bool, size: int
-    ) -> None:
-        self.job, self.route, self.key = job, route, key
+    def __init__(self, accepted: Accepted, *, received: float) -> None:
+        delivery = accepted.delivery
+        self.job, self.route, self.key = accepted.job, accepted.route, accepted.key
+        self.ref: EntryRef = delivery.ref
+        self.fields = delivery.fields  # as they came, for a dead letter
         self.received = received  # monotonic seconds
-        self.redelivered = redelivered
-        self.size = size
+        self.redelivered = delivery.redelivered
+        self.size = accepted.size
         self.queued_ms = 0
+        self.deaths = 0  # of processes that ran it before
         self.records: tuple[AttemptRecord, ...] = ()  # its own attempts, once it has ended
         self.repeat = False  # a repeated id: it gets the outcome of another push, and pays nothing
         self.ended = False
         self.stored = False  # its outcome lies in the ledger until it is published
         self.flight: Flight | None = None
-        self.check: asyncio.Future[Verdict | None] | None = None  # is its id free? asked when joining
         self.deadline_timer: asyncio.Future[None] | None = None
-        self.seq = 0  # of its deltas
-
-    @property
-    def ref(self) -> EntryRef:
-        return self.job.envelope.ref
+        self.delta_attempt = self.delta_chars = self.seq = 0  # what was streamed to it so far
 
 
 class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempts", "cost_nano", "holding", "key", "landing", "lead", "looked", "prompt_bounds", "records",
-        "route", "sent_attempt", "settled", "task", "text", "tried", "waited_since_ms", "waiters", "withdrawn",
+        "attempt_number", "attempts", "barred", "candidates", "cost_nano", "flush", "holding", "key", "landing",
+        "last_error", "lead", "line", "listed", "looked", "prompt_bounds", "queued_at", "records", "route",
+        "sent_attempt", "settled", "task", "text", "tried", "waited_since_ms", "waiters", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, key: str, lead: Ticket) -> None:
         self.key, self.route = key, lead.route
         self.lead = lead
+        self.candidates = lead.route.names  # those that money does not forbid
+        self.line = lead.route.name  # where it waits for a slot: with flights of the same candidates
+        self.barred: dict[str, Barred] = {}  # the others
         self.waiters: list[Ticket] = []
         self.task: asyncio.Task[None] | None = None
         self.holding = False  # the ledger's claim on the key is ours
         self.landing = False  # the outcome is being recorded: too late to withdraw
-        self.sent_attempt: int | None = None  # the attempt on record as sent, in this or an earlier round
         self.looked = False  # the ledger was asked for answers already
+        self.queued_at = 0.0  # monotonic seconds; since when it waits for a slot
+        self.sent_attempt: int | None = None  # the attempt on record as sent, in this or an earlier round
         self.waited_since_ms: int | None = None  # since when we wait for another process's call
         self.withdrawn: Failed | None = None  # why the last job that waited left
-        self.attempts: list[Attempt] = []
+        self.attempts: list[Attempt] = []  # of the lead's entry, those of earlier owners first
+        self.listed: set[int] = set()  # the ids of its attempts in the ledger
         self.records: list[AttemptRecord] = []  # the same attempts, for telemetry
         self.tried: list[Tried] = []
+        self.last_error: UpstreamError | None = None  # of this round's attempts
         self.cost_nano = 0
         self.settled: Settled | None = None  # the last attempt's end, to be recorded with the outcome
         self.prompt_bounds: dict[str, int] = {}  # most prompt tokens by model, where counted beforehand
+        self.attempt_number = 0  # grows through all rounds, so that deltas of an earlier one are told apart
         self.text: list[str] = []  # streamed so far in this attempt
+        self.flush: asyncio.Future[None] | None = None  # rings when the next delta is due
 
     @property
     def tickets(self) -> list[Ticket]:
         return [self.lead, *self.waiters]
 
-    def restart(self, lead: Ticket) -> None:
+    def restart(self) -> None:
         """The next waiting job takes over: with attempts and costs of its own."""
-        self.lead = lead
-        self.attempts, self.records, self.tried = [], [], []
-        self.cost_nano, self.settled = 0, None
+        self._promote()
+        self.candidates, self.line, self.barred = self.route.names, self.route.name, {}
+        self.attempts, self.records, self.tried, self.listed = [], [], [], set()
+        self.cost_nano, self.settled, self.last_error = 0, None, None
         self.looked, self.landing, self.sent_attempt = False, False, None
+        self.withdrawn = None
         self.text = []
+
+    def bar(self, model: str, barred: Barred) -> None:
+        """Money forbids this candidate, for as long as the flight is its lead's."""
+        self.barred[model] = barred
+        self._narrow()
+
+    def hand_over(self) -> None:
+        """The lead has left: the next job that waits goes on with the call, under its own ceiling."""
+        self._promote()
+        if self.barred:
+            self.barred = {model: barred for model, barred in self.barred.items() if not barred.own}
+            self._narrow()
+
+    def list_prior(self, prior: Sequence[PriorAttempt]) -> None:
+        """Calls that earlier owners of the lead's entry sent: in its reply they come first, and it pays for them."""
+        for one in sorted(prior, key=lambda one: one.attempt_id):
+            if one.attempt_id not in self.listed:
+                self.listed.add(one.attempt_id)
+                self.attempts.append(earlier(one))
+                self.cost_nano += one.cost_nano
+                self.attempt_number += 1
+
+    def _promote(self) -> None:
+        self.lead = self.waiters.pop(0)
+        self.lead.repeat = False  # if it repeats an id, the id is its own from now on
+
+    def _narrow(self) -> None:
+        self.candidates = tuple(name for name in self.route.names if name not in self.barred)
+        # No configured name has a line break.
+        self.line = "\n".join((self.route.name, *self.barred)) if self.barred else self.route.name
+
+
+def flight_key(ticket: Ticket) -> str:
+    """Jobs with one key share a call. `refresh` shares with `refresh` only, `off` with nobody."""
+    match ticket.job.cache:
+        case "use":
+            return ticket.key
+        case "refresh":
+            return f"{ticket.key}:refresh"
+        case "off":
+            return f"{ticket.key}:{ticket.ref.stream}:{ticket.ref.entry_id}"

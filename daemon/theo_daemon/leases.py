@@ -65,6 +65,7 @@ class Leases:
         self._lost: set[EntryRef] = set()
         self._renew_at = clock.monotonic() + rules.lease_s / 4
         self._forget_at = clock.monotonic()
+        self._leaving = False
 
     async def run(self, deliver: Deliver) -> None:
         """Renew, adopt, reclaim and clean up, until cancelled; what is found goes to `deliver`."""
@@ -84,15 +85,25 @@ class Leases:
         now = self._clock.monotonic()
         if now >= self._renew_at:
             await self.renew()
-            await self.adopt(deliver)
             self._renew_at = now + self._rules.lease_s / 4
+            if not self._leaving:
+                await self.adopt(deliver)
+        if self._leaving:
+            return
         await self.reclaim(deliver)
         if now >= self._forget_at:
             await self._forget(self._rules.forget_s)
             self._forget_at = now + self._rules.forget_s / 4
 
+    def take_no_more(self) -> None:
+        """The process leaves: what it holds is still renewed, but it takes over nothing, least of all its own."""
+        self._leaving = True
+
     async def renew(self) -> None:
-        """Restart the lease of every held entry. Raises redis.exceptions.RedisError, as all below."""
+        """Restart the lease of every held entry.
+
+        Raises redis.exceptions.RedisError, as `reclaim`, `adopt` and `take_over` do.
+        """
         lost, gone = await self._set_idle(list(self._held), idle_ms=0)
         # An entry that is gone has most likely just been finished by us, and the answer is under way; one
         # that is still held and gone at the next look was finished by a peer, or deleted.
@@ -156,22 +167,34 @@ class Leases:
         """
         return await self._take_from(consumer, deliver, idle_ms=0, event="entries_reclaimed")
 
-    async def hand_back(self, refs: Iterable[EntryRef]) -> None:
+    async def hand_back(self, refs: Iterable[EntryRef]) -> bool:
         """Stop holding these; a peer's next look takes them over at once.
 
-        When Redis is away they are taken over when their lease ends, and RedisError is raised.
+        False when Redis is away: they are then taken over when their lease ends. Never raises for that,
+        since a drain goes on all the same.
         """
         given = list(refs)
         for ref in given:  # first, or a renewal that is under way takes them back
             self._held.release(ref)
-        await self._set_idle(given, idle_ms=2 * self._lease_ms, wanted=lambda ref: ref not in self._held)
+        try:
+            await self._set_idle(given, idle_ms=2 * self._lease_ms, wanted=lambda ref: ref not in self._held)
+        except RedisError:
+            return False
+        return True
 
-    async def leave(self) -> None:
-        """At a clean stop: hand back what is pending but not held, and delete the consumer if it is empty."""
-        for stream in self._lane_of:
-            unknown = [ref async for ref in self._pending(stream, self._consumer, idle_ms=0)]
-            await self.hand_back([ref for ref in unknown if ref not in self._held])
-        await self._forget(0.0)
+    async def leave(self) -> bool:
+        """At a clean stop: hand back what is pending but not held, and delete the consumer if it is empty.
+
+        False when Redis is away; peers then do both in time.
+        """
+        try:
+            for stream in self._lane_of:
+                unknown = [ref async for ref in self._pending(stream, self._consumer, idle_ms=0)]
+                await self.hand_back([ref for ref in unknown if ref not in self._held])
+            await self._forget(0.0)
+        except RedisError:
+            return False
+        return True
 
     @property
     def _lease_ms(self) -> int:

@@ -8,9 +8,9 @@ from msgspec import Struct
 
 from theo_daemon.catalogue import Catalogue, Route
 from theo_daemon.entry import decode
-from theo_daemon.generation import failed
 from theo_daemon.job import Delivery, Envelope, Failed, Job
 from theo_daemon.key import cache_key
+from theo_daemon.outcomes import failed
 from theo_daemon.ports import DeadLetter
 from theo_daemon.salvage import salvage
 from theo_workers.errors import InvalidJob, JobRefused, PayloadTooLarge, ReplyToNotAllowed, UnknownModel

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from theo_daemon.config import Config
 from theo_daemon.control import ControlReader
 from theo_daemon.dispatcher import Dispatcher
@@ -60,6 +62,7 @@ class RedisSide:
             now_ms=self.time.now_ms, events=self.events, clock=clock, rng=rng,
         )  # fmt: skip
         self.held = HeldEntries()
+        self._dead: asyncio.Queue[str] = asyncio.Queue()
 
     def attach(self, dispatcher: Dispatcher, levers: Mapping[str, Callable[[str], None]]) -> None:
         """Build what feeds the dispatcher."""
@@ -81,6 +84,17 @@ class RedisSide:
             wire=link.wire(timeout_s=READ_TIMEOUT_S), keys=keys, on_cancel=dispatcher.cancel, levers=levers,
             clock=self._clock, rng=self._rng,
         )  # fmt: skip
+
+    def inherit(self, consumer: str) -> None:
+        """This consumer's process is dead: take over what it held, as soon as Redis lets us."""
+        self._dead.put_nowait(consumer)
+
+    async def heir(self, dispatcher: Dispatcher) -> None:
+        """Take over from the dead, one after another, until cancelled."""
+        while True:
+            consumer = await self._dead.get()
+            with contextlib.suppress(RedisError):  # their leases end all the same
+                await self.leases.take_over(consumer, dispatcher.deliver)
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Start what must run before the first job is read, and until the last reply is out."""

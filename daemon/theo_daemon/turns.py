@@ -4,43 +4,73 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from theo_daemon.catalogue import Route
+from theo_daemon.attempts import Started
 from theo_daemon.config import RoutingConfig
 from theo_daemon.fair_queue import FairQueue
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
-from theo_daemon.generation import Started
+from theo_daemon.ledger.records import Busy, Conflict, Hit, Replay, Verdict
 from theo_workers.clock import Clock
 from theo_workers.errors import NoModelAvailable
 
+LOOK_AFTER_S = 0.5  # a job that waits for so long may have been answered elsewhere meanwhile
+SWEEP_S = 0.25
+
 Start = Callable[[Flight, Sequence[str]], Started | None]
+Look = Callable[[Flight], "asyncio.Future[Verdict | None]"]
+
+
+class Found(Exception):
+    """The ledger knows something of a job that still waited for its turn."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
 
 
 class TurnQueue:
-    """Starts flights as slots free up. `start` is set by the owner before the first turn."""
-
-    start: Start
+    """Starts flights as slots free up."""
 
     def __init__(
-        self, queue: FairQueue[Flight], *, fleet: Fleet, routing: RoutingConfig, clock: Clock
+        self,
+        queue: FairQueue[Flight],
+        *,
+        start: Start,
+        look: Look,
+        fleet: Fleet,
+        routing: RoutingConfig,
+        clock: Clock,
     ) -> None:
-        self._queue, self._fleet, self._routing, self._clock = queue, fleet, routing, clock
+        """`look` asks the ledger about a flight that waits, which keeps its place in the line meanwhile."""
+        self._queue, self._start, self._look, self._fleet = queue, start, look, fleet
+        self._routing, self._clock = routing, clock
         self._turns: dict[Flight, asyncio.Future[Started]] = {}
-        self._routes: dict[str, Route] = {}
+        self._lines: dict[str, tuple[str, ...]] = {}  # the models that each line waits for
         self._parked: set[Flight] = set()
+        self._sweep: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
         return len(self._queue)
 
     async def turn(self, flight: Flight) -> Started:
-        """Wait for a slot and start there. Raises NoModelAvailable when waiting is of no use any more."""
-        job = flight.lead.job
+        """Wait for a slot and start there.
+
+        Raises NoModelAvailable when waiting is of no use any more, Found when there is nothing left to call for.
+        """
+        job, models = flight.lead.job, flight.candidates
+        if not self._turns and (started := self._start(flight, models)) is not None:
+            return started
         future: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
         self._turns[flight] = future
-        self._routes[flight.route.name] = flight.route
-        self._queue.push(flight, lane=job.lane, route=flight.route.name, tenant=job.tenant)
-        self.pump()
+        self._lines[flight.line] = models
+        flight.queued_at = self._clock.monotonic()
+        self._queue.push(flight, lane=job.lane, route=flight.line, tenant=job.tenant)
+        if self._fleet.has_slot(models):
+            self.pump()
+        elif not self._fleet.any_available(models):
+            self._park(flight)
+        self._watch()
         try:
             return await future
         except asyncio.CancelledError:
@@ -55,19 +85,54 @@ class TurnQueue:
     def pump(self) -> None:
         """Start whoever is next while there are slots."""
         while (flight := self._queue.pop(self._startable)) is not None:
-            started = self.start(flight, _names(flight.route))
+            future = self._turns[flight]
+            if future.done():
+                continue  # given up, and about to leave the line
+            started = self._start(flight, flight.candidates)
             if started is None:  # the slot went between the look and the call; the line is kept
                 job = flight.lead.job
-                self._queue.push(flight, lane=job.lane, route=flight.route.name, tenant=job.tenant)
+                self._queue.push(flight, lane=job.lane, route=flight.line, tenant=job.tenant)
                 return
-            self._turns[flight].set_result(started)
-        for route in self._queue.routes():
-            if not self._fleet.available(_names(self._routes[route])):
-                for parked in self._queue.waiting_on(route):
+            future.set_result(started)
+        for line in self._queue.routes():
+            if not self._fleet.any_available(self._lines[line]):
+                for parked in self._queue.waiting_on(line):
                     self._park(parked)
 
-    def _startable(self, route: str) -> bool:
-        return self._fleet.has_slot(self._routes[route])
+    def _startable(self, line: str) -> bool:
+        return self._fleet.has_slot(self._lines[line])
+
+    # -- looking while waiting -----------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """While somebody waits, look from time to time whether the ledger can answer those who wait long."""
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().create_future()
+            self._sweep.add_done_callback(self._swept)
+            self._clock.call_at(self._clock.monotonic() + SWEEP_S, self._sweep)
+
+    def _swept(self, _rung: asyncio.Future[None]) -> None:
+        self._sweep = None
+        long_ago = self._clock.monotonic() - LOOK_AFTER_S
+        for flight in self._turns:
+            if not flight.looked and flight.queued_at <= long_ago:
+                self._look_for(flight)
+        if self._turns:
+            self._watch()
+
+    def _look_for(self, flight: Flight) -> None:
+        flight.looked = True
+        self._look(flight).add_done_callback(partial(self._saw, flight))
+
+    def _saw(self, flight: Flight, look: asyncio.Future[Verdict | None]) -> None:
+        future = self._turns.get(flight)
+        if future is None or future.done() or look.cancelled():
+            return
+        verdict = look.result()
+        if isinstance(verdict, Hit | Replay | Conflict | Busy):
+            future.set_exception(Found(verdict))
+        elif not self._fleet.any_available(flight.candidates):
+            self._park(flight)
 
     # -- parking -------------------------------------------------------------------------------------
 
@@ -76,7 +141,10 @@ class TurnQueue:
         future = self._turns[flight]
         if flight in self._parked or future.done():
             return
-        models = _names(flight.route)
+        models = flight.candidates
+        if not flight.looked:
+            self._look_for(flight)  # an answer on record needs no model; without one we come back here
+            return
         if self._routing.when_unavailable == "fail" or not self._fleet.may_recover(models):
             future.set_exception(self._unavailable(models))
             return
@@ -89,8 +157,8 @@ class TurnQueue:
         """The longest wait is over: the job fails, unless a model came back and is only busy."""
         future = self._turns.get(flight)
         self._parked.discard(flight)
-        if future is not None and not future.done() and not self._fleet.available(_names(flight.route)):
-            future.set_exception(self._unavailable(_names(flight.route)))
+        if future is not None and not future.done() and not self._fleet.any_available(flight.candidates):
+            future.set_exception(self._unavailable(flight.candidates))
 
     def _unavailable(self, models: Sequence[str]) -> NoModelAvailable:
         names, reopens = ", ".join(models), self._fleet.reopens_at(models)
@@ -101,7 +169,3 @@ class TurnQueue:
             f"no model can be tried now ({names}); the first is tried again in {wait_s:.1f}s",
             retry_after_s=wait_s,
         )
-
-
-def _names(route: Route) -> list[str]:
-    return [one.name for one in route.candidates]

@@ -131,12 +131,16 @@ async def test_a_job_on_any_lane_wakes_a_waiting_reader_at_once(
     link: RedisLink, keys: Keys, wire: Wire, lane: str
 ) -> None:
     reader = Reader(link, keys, block_s=5.0)
+    took = []
     async with reader.run():
-        await until(lambda: is_waiting(wire))
-        pushed_at = time.monotonic()
-        await push(wire, keys.jobs(lane))
-        await asyncio.wait_for(reader.arrived.wait(), 5)
-        assert time.monotonic() - pushed_at < 0.05
+        for _ in range(3):
+            await until(lambda: is_waiting(wire))
+            reader.arrived.clear()
+            pushed_at = time.monotonic()
+            await push(wire, keys.jobs(lane))
+            await asyncio.wait_for(reader.arrived.wait(), 4)
+            took.append(time.monotonic() - pushed_at)
+    assert min(took) < 0.05  # a busy machine may delay one of them
 
 
 async def test_reads_nothing_without_room_and_goes_on_when_there_is(
@@ -184,6 +188,7 @@ async def test_heals_a_lost_group_while_waiting_and_reads_on(own_valkey: Embedde
             await until(reader.saw(2 * lost))
     assert len(set(reader.ids)) == 6
     assert reader.events.names.count("group_created") >= 4 * len(LANES) - 2
+    assert "redis_lost" not in reader.events.names
     await wire.close()
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from tests.doubles import RecordedEvents, running, until
+from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.held import HeldEntries, Room
 from theo_daemon.job import Delivery, EntryRef
 from theo_daemon.keys import Keys
+from theo_daemon.lease_scripts import TAKE
 from theo_daemon.leases import LeaseRules, Leases, _autoclaimed
 from theo_daemon.redis_link import RedisLink
 from theo_daemon.wire import Wire
@@ -220,6 +222,32 @@ async def test_adopts_own_entries_that_never_arrived(me: Process) -> None:
     assert await me.leases.adopt(me.deliver) == 0
 
 
+async def test_adopts_any_number(me: Process) -> None:
+    lost = await me.read(1_200, hold=False)
+    ids = [ref.entry_id for ref in lost]
+    await me.outside.ask("XCLAIM", me.stream, GROUP, "me", 0, *ids, "IDLE", 61_000, "JUSTID")
+    assert await me.leases.adopt(me.deliver) == 1_200
+
+
+async def test_adopting_leaves_held_entries_alone(me: Process) -> None:
+    held, _ = await me.read(1), await me.read(1, hold=False)
+    await me.age(*held, by_s=61)
+    await me.leases.adopt(me.deliver)
+    ((_, _, idle_ms, deliveries),) = await me.pending(held[0])
+    assert idle_ms > 60_000
+    assert deliveries == 1
+
+
+async def test_an_entry_that_found_another_owner_meanwhile_is_not_taken(me: Process, peer: Process) -> None:
+    ref, fresh = await peer.read(2)
+    await me.age(ref)
+    args: list[str] = [GROUP, "me", "dead", "0", ref.entry_id]
+    assert await me.wire.run(TAKE, (me.stream,), args) == [[], 0]
+    args = [GROUP, "me", "peer", "60000", ref.entry_id, fresh.entry_id]
+    entries, vanished = await me.wire.run(TAKE, (me.stream,), args)
+    assert ([row[0].decode() for row in entries], vanished) == ([ref.entry_id], 0)
+
+
 async def test_survivors_share_what_a_dead_consumer_held_each_entry_once(
     me: Process, peer: Process, link: RedisLink, keys: Keys
 ) -> None:
@@ -269,6 +297,18 @@ async def test_leaving_with_nothing_pending_deletes_the_own_name_alone(me: Proce
         process.held.release(ref)
     await me.leases.leave()
     assert await me.consumers() == {b"peer"}
+
+
+async def test_a_drain_goes_on_while_redis_is_away(own_valkey: EmbeddedValkey, keys: Keys) -> None:
+    link = RedisLink(own_valkey.url)
+    process = Process(link, keys, "me")
+    await process.outside.ask("XGROUP", "CREATE", process.stream, GROUP, "0", "MKSTREAM")
+    given, kept = await process.read(2)
+    own_valkey.kill()
+    assert not await process.leases.hand_back([given])
+    assert not await process.leases.leave()
+    assert list(process.held) == [kept]
+    await process.close()
 
 
 async def test_only_silent_and_empty_names_are_deleted(link: RedisLink, keys: Keys, me: Process) -> None:

@@ -182,6 +182,7 @@ async def test_names_the_reply_keys_of_another_type(desk: Desk) -> None:
     await desk.outside.ask_all([("XADD", stream, "*", "a", "b"), ("SET", text, "x")])
     assert await desk.publisher.unusable([stream, text, new, text]) == {text}
     assert await desk.publisher.unusable([]) == frozenset()
+    assert await desk.publisher.unusable([text]) == {text}
     await desk.outside.ask("DEL", text)
     assert await desk.publisher.unusable([text]) == frozenset()  # only what is good is remembered
 
@@ -197,6 +198,15 @@ async def test_a_refused_reply_is_kept_without_holding_up_the_others(desk: Desk)
     assert await asyncio.wait_for(refused, 10) is Finish.PUBLISHED
     assert (desk.publisher.pending, desk.publisher.healthy) == (0, True)
     assert "publish_refused" in desk.events.names
+
+
+async def test_large_replies_do_not_go_in_one_call(desk: Desk) -> None:
+    large = Failed(code="internal_error", message="x" * 1_500_000, retryable=False)
+    before = await desk.outside.ask("INFO", "commandstats")
+    found = [desk.publisher.finish(job, large, queued_ms=0) for job in await desk.jobs(8)]
+    assert set(await asyncio.gather(*found)) == {Finish.PUBLISHED}
+    after = await desk.outside.ask("INFO", "commandstats")
+    assert 4 <= _calls(after, "eval") - _calls(before, "eval") <= 5  # two of them fit into one call
 
 
 async def test_stop_returns_when_everything_is_published(link: RedisLink, keys: Keys) -> None:
@@ -236,26 +246,50 @@ async def test_a_lost_answer_does_not_make_a_second_reply(
 ) -> None:
     desk = Desk(link, keys)
     jobs = await desk.jobs(50)
-    lost = desk.finishing.run
-    calls = 0
+    calls = losing_the_first_answer(desk, monkeypatch)
+    async with running(desk.publisher.run()):
+        desk.publisher.delta(jobs[0], attempt=1, seq=0, text="a")
+        found = await asyncio.gather(*[desk.finish(job) for job in jobs])
+    assert (found, len(calls)) == ([Finish.PUBLISHED] * 50, 2)
+    finals = [reply["id"] for reply in await desk.replies() if reply["final"] == "1"]
+    assert finals == [job.id for job in jobs]
+    assert not desk.publisher._muted  # nothing is remembered of a job that is over
+    await desk.close()
 
-    async def run_and_lose_the_first_answer(*args: Any) -> Any:
-        nonlocal calls
-        found = await lost(*args)
-        calls += 1
-        if calls == 1:
+
+async def test_deltas_that_may_have_been_published_are_not_repeated_nor_followed_by_others(
+    link: RedisLink, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(link, keys)
+    one, two = await desk.jobs(2)
+    losing_the_first_answer(desk, monkeypatch)
+    async with running(desk.publisher.run()):
+        desk.publisher.delta(one, attempt=1, seq=0, text="a")
+        await until(lambda: "publish_stalled" in desk.events.names)
+        desk.publisher.delta(one, attempt=1, seq=1, text="b")
+        assert await desk.finish(one) is Finish.PUBLISHED
+        desk.publisher.delta(two, attempt=1, seq=0, text="c")
+        assert await desk.finish(two) is Finish.PUBLISHED
+    assert [(reply["id"], reply.get("delta")) for reply in await desk.replies()] == [
+        *((one.id, "a"), (one.id, None)),
+        *((two.id, "c"), (two.id, None)),
+    ]
+    await desk.close()
+
+
+def losing_the_first_answer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Redis does what it is asked, and the connection is lost before it can say so."""
+    run, calls = desk.finishing.run, []
+
+    async def lossy(*args: Any) -> Any:
+        found = await run(*args)
+        calls.append(len(found))
+        if len(calls) == 1:
             raise RedisConnectionError("the answer was lost")
         return found
 
-    monkeypatch.setattr(desk.finishing, "run", run_and_lose_the_first_answer)
-    desk.publisher.delta(jobs[0], attempt=1, seq=0, text="a")
-    async with running(desk.publisher.run()):
-        found = await asyncio.gather(*[desk.finish(job) for job in jobs])
-        desk.publisher.delta(jobs[0], attempt=1, seq=1, text="b")
-    assert (found, calls) == ([Finish.PUBLISHED] * 50, 2)
-    finals = [reply["id"] for reply in await desk.replies() if reply["final"] == "1"]
-    assert finals == [job.id for job in jobs]
-    await desk.close()
+    monkeypatch.setattr(desk.finishing, "run", lossy)
+    return calls
 
 
 def _calls(info: bytes, prefix: str) -> int:

@@ -65,6 +65,8 @@ class Standing:
 
     def availability(self, now: float) -> Available | Unavailable:
         """Whether a call made now would be admitted; changes nothing."""
+        if self._at_ease(now):
+            return AVAILABLE
         if self.disabled is not None:
             return Unavailable("disabled", None)
         match self.breaker.peek(now):
@@ -78,6 +80,8 @@ class Standing:
 
     def admits(self, now: float) -> float:
         """How many more calls would be admitted now: none, one (the probe) or any number."""
+        if self._at_ease(now):
+            return math.inf
         if isinstance(self.availability(now), Unavailable):
             return 0
         return math.inf if isinstance(self.breaker.state, Closed) else 1
@@ -153,6 +157,10 @@ class Standing:
         new = self.paused_until <= now
         self.paused_until = max(self.paused_until, until)  # only ever made longer
         return Paused(until) if new else None  # one change, though every call in flight brings its own 429
+
+    def _at_ease(self, now: float) -> bool:
+        """The ordinary case, asked several times for every call: nothing stands in the way."""
+        return isinstance(self.breaker.state, Closed) and self.disabled is None and now >= self.paused_until
 
     def _enough_s(self, usual_s: float | None) -> float:
         # Half the time-out, since a call sets out with a little less than all of it.

@@ -21,7 +21,7 @@ app = new_app()
 @app.command()
 def check_config(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="The file to check; by default, the one in use.")
+        Path | None, typer.Argument(metavar="FILE", help="The file to check; by default, the one in use.")
     ] = None,
     config: ConfigFile = None,
     redis_url: RedisUrl = None,

@@ -13,7 +13,26 @@ from typer.core import TyperCommand, TyperGroup
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Run the daemon: read jobs, call models, publish replies."),
     "submit": ("submit", "Push one job, wait for its reply and print it."),
+    "cancel": ("cancel", "Cancel the jobs of this id that are pushed by now, waiting or running."),
+    "status": ("status", "Show what waits and runs, who works on it, and how the models are."),
+    "spend": (
+        "spend",
+        "Show what each model has cost, what calls in flight hold, and what is left to its ceiling.",
+    ),
+    "latency": ("latency", "Show how fast each model has answered, and how many tokens went in and out."),
+    "dead": ("dead", "Look at dead letters, push their jobs again, or throw them away."),
+    "model": (
+        "model",
+        "Take a model out of use, put it back, or forget its failures; in all processes, also in later ones.",
+    ),
+    "budget": ("budget", "Show the spend ceilings, or begin a window anew."),
     "check-config": ("check_config", "Check a configuration file and show what it means."),
+    "doctor": ("doctor", "Look for what would break a promise, and say which one."),
+    "schema": ("schema", "Print the streams and their entries as an AsyncAPI 3 document, JSON."),
+    "demo": (
+        "demo",
+        "Answer a dozen jobs with a private Redis and a small real model, then stop everything.",
+    ),
 }
 
 

@@ -39,9 +39,18 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    tight: bool = False,
+) -> Table:
     """A plain table; columns whose name ends in `>` are set to the right, and None is a dash."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    padding = (0, 1, 0, 0) if tight else (0, 2, 0, 0)
+    made = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=padding
+    )
     for column in columns:
         made.add_column(
             column.rstrip(">"), justify="right" if column.endswith(">") else "left", header_style="dim"

@@ -28,5 +28,6 @@ def new_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
         no_args_is_help=False,
+        rich_markup_mode="markdown",  # reflows the paragraphs of a docstring
         context_settings={"help_option_names": ["-h", "--help"]},
     )

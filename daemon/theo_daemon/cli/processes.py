@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from theo_daemon.telemetry import names
 from theo_workers.supervisor import RestartBudget
 
 RESTARTS, WITHIN_S = 5, 60.0  # for each process
@@ -18,7 +19,16 @@ USAGE = 2  # the exit status of a process that cannot use its configuration: its
 class Processes:
     """N children of one command. `run` returns the exit status when all have ended."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], *, count: int) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        count: int,
+        log: Callable[[str, str, Mapping[str, Any]], None],
+    ) -> None:
+        """`log` takes a level, an event and its fields."""
+        self._log = log
         self._command, self._environment, self._count = command, environment, count
         self._children: set[asyncio.subprocess.Process] = set()
         self._budget = RestartBudget(restarts=RESTARTS, within_s=WITHIN_S)
@@ -30,7 +40,7 @@ class Processes:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._pass_on)
-        await asyncio.gather(*(self._keep(f"process {number}") for number in range(self._count)))
+        await asyncio.gather(*(self._keep(number) for number in range(self._count)))
         return self._status
 
     def _pass_on(self) -> None:
@@ -40,7 +50,7 @@ class Processes:
             with contextlib.suppress(ProcessLookupError):
                 child.send_signal(signal.SIGTERM)
 
-    async def _keep(self, name: str) -> None:
+    async def _keep(self, number: int) -> None:
         """One child after another, until told to drain or the budget is spent."""
         delay_s = FIRST_DELAY_S
         loop = asyncio.get_running_loop()
@@ -51,14 +61,15 @@ class Processes:
                 killed_early = status == -signal.SIGTERM  # before it had begun, and could handle that
                 self._status = self._status or (0 if killed_early else min(abs(status), 1))
                 return
-            if status == USAGE or not self._budget.spend(name, loop.time()):
-                _say(f"{name} ended with status {status} and is not restarted; stopping the others")
+            if status == USAGE or not self._budget.spend(str(number), loop.time()):
+                self._log("error", names.PROCESS_GIVEN_UP, {"number": number, "status": status})
                 self._status = USAGE if status == USAGE else 1
                 self._pass_on()
                 return
             if loop.time() - started > LONGEST_DELAY_S:
                 delay_s = FIRST_DELAY_S
-            _say(f"{name} ended with status {status}; restarting it in {delay_s:g} s")
+            told = {"number": number, "status": status, "after_s": delay_s}
+            self._log("warning", names.PROCESS_RESTARTED, told)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._draining.wait(), delay_s)
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
@@ -75,7 +86,3 @@ class Processes:
             return await child.wait()
         finally:
             self._children.discard(child)
-
-
-def _say(text: str) -> None:
-    print(f"theo-router: {text}", file=sys.stderr, flush=True)

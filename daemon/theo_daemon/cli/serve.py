@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -22,10 +23,10 @@ from theo_daemon.config import Config
 from theo_daemon.config_file import load_config
 from theo_daemon.config_parse import Overrides
 from theo_daemon.redis_link import RedisLink
+from theo_workers.clock import SystemClock
 from theo_workers.errors import ConfigError
 
 EMBEDDED_PORT = 6390  # tried first, so that clients find a private server again after a restart
-SWITCH_INTERVAL_S = 0.0005
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 app = new_app()
@@ -80,9 +81,9 @@ def _with_redis(settings: Config, embedded: bool, stack: ExitStack) -> tuple[Con
 
 def _serve_one(settings: Config, url: str) -> int:
     """Exit status 0 after a clean drain; 1 when a second signal cut it short."""
-    # The ledger's thread hands the interpreter's lock back and forth with the loop: at Python's 5 ms each return
-    # would cost a commit that long.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # The interpreter's switch interval stays at its 5 ms: a shorter one brings commits back sooner on a busy loop,
+    # but they are smaller then, and both threads spend a quarter more CPU on handing the lock back and forth.
+    gc.set_threshold(50_000, 20, 50)  # a job makes dozens of short-lived objects; few of them are in cycles
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:
@@ -120,13 +121,18 @@ async def _run(settings: Config, url: str) -> int:
 def _serve_many(settings: Config, url: str, processes: int) -> int:
     from theo_daemon.cli.processes import Processes  # noqa: PLC0415 - not needed by one process
     from theo_daemon.server_check import check_server  # noqa: PLC0415
+    from theo_daemon.telemetry.line_sink import LineSink  # noqa: PLC0415
+    from theo_daemon.telemetry.logs import Logs  # noqa: PLC0415
+    from theo_daemon.telemetry.redaction import Redactor  # noqa: PLC0415
 
     assert settings.source is not None  # it was read from a file
     asyncio.run(check_server(RedisLink(url)))  # once, in place of N complaints
     command = child_command(settings.source)
     # The address goes by the environment: the command line of a process can be read by everyone.
     environment = {**os.environ, "THEO_REDIS_URL": url}
-    return asyncio.run(Processes(command, environment, count=processes).run())
+    level, redactor = settings.telemetry.log_level, Redactor()
+    logs = Logs(level=level, clock=SystemClock(), redactor=redactor, sink=LineSink())
+    return asyncio.run(Processes(command, environment, count=processes, log=logs.write).run())
 
 
 def child_command(config: Path) -> list[str]:

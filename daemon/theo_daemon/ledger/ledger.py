@@ -18,15 +18,21 @@ from typing import Self
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger import owners, pruning
 from theo_daemon.ledger.reading import LedgerTransaction, reading
-from theo_daemon.ledger.records import Ask, Bury, Check, Forget, Landing, Verdict
+from theo_daemon.ledger.records import Ask, Check, Forget, Landing, News, Verdict
+from theo_daemon.ledger.schema import check_place
 from theo_daemon.ledger.watcher import OnKey, Token, Watcher
 from theo_daemon.ledger.writer import Orphaned, Writer
 from theo_workers.clock import Clock, SystemClock, sleep, timeout_at
-from theo_workers.errors import RouterError
+from theo_workers.errors import LedgerError, RouterError
 
 PRUNE_EVERY_S = 30.0
 FORGET_AFTER_S = 0.5
 FORGET_BATCH = 64
+
+
+def process_name() -> str:
+    """A name for this boot of this process: host, pid, and what no other boot has."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 class InflightTimeout(RouterError, TimeoutError):
@@ -36,19 +42,26 @@ class InflightTimeout(RouterError, TimeoutError):
 class Ledger:
     """One SQLite file in WAL mode, shared by all processes of a host.
 
-    `path` is the file; `keep_days` bounds the history of attempts, `id_ttl_s` the memory of client ids.
+    `path` is the file; `name` is this process's, unique to its boot; `keep_days` bounds the history of
+    attempts, `id_ttl_s` the memory of client ids.
     """
 
     def __init__(
-        self, path: Path, *, clock: Clock | None = None, keep_days: float = 30, id_ttl_s: float = 86_400
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        clock: Clock | None = None,
+        keep_days: float = 30,
+        id_ttl_s: float = 86_400,
     ) -> None:
         self.path = path
         self._clock = clock or SystemClock()
         self._keep = pruning.Keep(attempts_s=keep_days * 86_400, ids_s=id_ttl_s)
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.name = name or process_name()
         self._folder = owners.owners_folder(path)
         self._writer = Writer(path, self.name, wall=self._clock.wall)
-        self._watcher = Watcher(self._writer, self._folder, self._clock, self._bury)
+        self._watcher = Watcher(self._writer, self._folder, self._clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._lock: owners.OwnerLock | None = None
         self._forgotten: list[EntryRef] = []
@@ -57,19 +70,19 @@ class Ledger:
 
     async def __aenter__(self) -> Self:
         """Open the file. Raises LedgerError, which says what was found and what to do."""
+        check_place(self.path)  # before anything is made beside it
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = owners.OwnerLock(self._folder, self.name)
-        except OSError:
-            self._lock = None  # the folder cannot be written; opening the file says why, in its own words
+        except OSError as error:
+            raise LedgerError(f"{self._folder} cannot be written: {error.strerror}") from error
         try:
             self._owner = await self._writer.start()
         except BaseException:
-            if self._lock is not None:
-                self._lock.release()
+            self._lock.release()
             raise
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._watcher.run()), loop.create_task(self._prune())]
+        endless = (self._watcher.run(), self._watcher.watch_deaths(), self._prune())
+        self._tasks = [loop.create_task(work) for work in endless]
         return self
 
     async def __aexit__(
@@ -123,9 +136,23 @@ class Ledger:
         """Unique in this ledger: the owner, which no other boot shares, and a counter below it."""
         return self._owner << 40 | next(self._attempts)
 
+    @property
+    def crashed(self) -> asyncio.Future[None]:
+        """Never resolves; raises LedgerError when nothing can be recorded any more."""
+        assert self._writer.crashed is not None
+        return self._writer.crashed
+
+    def on_death(self, told: Callable[[str], None]) -> None:
+        """Tell `told` the name of every process that died, once its calls are booked as unknown."""
+        self._watcher.on_death = told
+
     def on_commit(self, told: Callable[[float], None]) -> None:
         """Tell `told` the seconds of every commit; it is called on the writer's thread."""
         self._writer.on_commit = told
+
+    def on_news(self, told: Callable[[News], None]) -> None:
+        """Tell `told` of ceilings and lost calls that this process booked; in the loop, once they are durable."""
+        self._writer.on_news = told
 
     @property
     def trouble(self) -> str | None:
@@ -185,9 +212,6 @@ class Ledger:
         return await self._writer.call(lambda db: LedgerTransaction(db).answer(key, now_ms))
 
     # -- housekeeping --------------------------------------------------------------------------------
-
-    def _bury(self, bury: Bury) -> None:
-        self._writer.post(bury, answer=False)
 
     def _flush_forgotten(self) -> None:
         if self._forgotten:

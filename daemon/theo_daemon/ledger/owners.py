@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -42,7 +42,7 @@ class OwnerLock:
 
 
 def owners_folder(ledger: Path) -> Path:
-    return ledger.with_name(ledger.name + "-owners")
+    return ledger.parent / f"{ledger.name}-owners"
 
 
 def is_alive(folder: Path, name: str) -> bool:
@@ -69,7 +69,14 @@ def register(db: apsw.Connection, name: str, now_ms: int) -> int:
     return owner
 
 
-def dead_owners(db: apsw.Connection, folder: Path) -> list[int]:
+class DeadOwner(NamedTuple):
+    """A process that is gone, by its id in the ledger and its name."""
+
+    id: int
+    name: str
+
+
+def dead_owners(db: apsw.Connection, folder: Path) -> list[DeadOwner]:
     """Owners not yet buried whose process is gone."""
     rows: list[Any] = db.execute("SELECT id, name FROM owners WHERE buried_at IS NULL").fetchall()
-    return [int(owner) for owner, name in rows if not is_alive(folder, name)]
+    return [DeadOwner(owner, name) for owner, name in rows if not is_alive(folder, name)]

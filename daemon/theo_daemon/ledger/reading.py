@@ -22,6 +22,15 @@ class ModelSpend(Struct, frozen=True, kw_only=True):
     held: float
 
 
+class Balance(Struct, frozen=True, kw_only=True):
+    """One budget row, in nano-dollars. `window_start_ms` is 0 for what counts for ever."""
+
+    scope: str
+    window_start_ms: int
+    spent_nano: int
+    held_nano: int
+
+
 class ModelLatency(Struct, frozen=True, kw_only=True):
     """Milliseconds of one model's answered calls, and its tokens."""
 
@@ -56,6 +65,16 @@ class LedgerTransaction:
             str(scope).removeprefix(MODEL_SCOPE): ModelSpend(spent=to_usd(spent), held=to_usd(held))
             for scope, spent, held in rows
         }
+
+    def balances(self) -> list[Balance]:
+        """Every budget row, windows of the past included."""
+        rows = self._db.execute(
+            "SELECT scope, window_start, spent_nano, held_nano FROM spend ORDER BY scope, window_start"
+        )
+        return [
+            Balance(scope=str(scope), window_start_ms=start, spent_nano=spent, held_nano=held)
+            for scope, start, spent, held in rows
+        ]
 
     def latency(self) -> dict[str, ModelLatency]:
         """Count, mean and last latency and tokens, by model."""

@@ -15,7 +15,8 @@ from theo_daemon.ledger.writer import Writer
 from theo_workers.clock import Clock, sleep
 
 POLL_S = 0.05
-PROBE_S = 0.25  # a dead process commits nothing, so its lock is looked at too
+PROBE_S = 0.25  # a dead process commits nothing, so its lock is looked at too; while somebody waits
+REST_PROBE_S = 1.0  # and while nobody does
 
 
 class OnKey(NamedTuple):
@@ -41,8 +42,11 @@ class Watcher:
     poll costs one page-cache look while nothing happened elsewhere.
     """
 
-    def __init__(self, writer: Writer, folder: Path, clock: Clock, bury: Callable[[Bury], None]) -> None:
-        self._writer, self._folder, self._clock, self._bury = writer, folder, clock, bury
+    def __init__(self, writer: Writer, folder: Path, clock: Clock) -> None:
+        self._writer, self._folder, self._clock = writer, folder, clock
+        self.on_death: Callable[[str], None] = (
+            _nobody_listens  # hears the name of a process once it is buried
+        )
         self._waiting: dict[Token, list[asyncio.Future[None]]] = {}
         self._awake = asyncio.Event()
         self._seen_version = -1
@@ -56,17 +60,19 @@ class Watcher:
         return future
 
     async def run(self) -> None:
-        """Poll for ever; cancel to stop."""
-        probe_at = 0.0
+        """Poll while somebody waits, for ever; cancel to stop."""
         while True:
             if not self._waiting:
                 self._awake.clear()
             await self._awake.wait()
             await self._poll()
-            if self._clock.monotonic() >= probe_at:
-                await self._bury_the_dead()
-                probe_at = self._clock.monotonic() + PROBE_S
             await sleep(self._clock, POLL_S)
+
+    async def watch_deaths(self) -> None:
+        """Bury processes that died, for ever; cancel to stop."""
+        while True:
+            await self._bury_the_dead()
+            await sleep(self._clock, PROBE_S if self._waiting else REST_PROBE_S)
 
     async def _poll(self) -> None:
         for token, futures in list(self._waiting.items()):
@@ -83,9 +89,12 @@ class Watcher:
                     future.set_result(None)
 
     async def _bury_the_dead(self) -> None:
-        for owner in await self._writer.call(lambda db: owners.dead_owners(db, self._folder)):
-            self._bury(Bury(owner))
+        for dead in await self._writer.call(lambda db: owners.dead_owners(db, self._folder)):
+            buried = self._writer.post(Bury(dead.id), answer=True)
+            assert buried is not None
+            await buried
             self._seen_version = -1  # our own commits do not change data_version
+            self.on_death(dead.name)
 
 
 def _free(db: apsw.Connection, tokens: Sequence[Token], seen: int) -> tuple[int, list[Token]]:
@@ -106,3 +115,7 @@ def _held(db: apsw.Connection, token: Token) -> bool:
                 (tenant, client_id),
             ).fetchone()
     return row is not None
+
+
+def _nobody_listens(_name: str) -> None:
+    """Stands in until the owner sets `on_death`."""

@@ -8,7 +8,7 @@ import fcntl
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ import apsw
 
 from theo_daemon.ledger import owners
 from theo_daemon.ledger.commit import Committer, Operation
-from theo_daemon.ledger.records import Verdict
+from theo_daemon.ledger.records import News, Verdict
 from theo_daemon.ledger.schema import open_ledger
 from theo_workers.errors import LedgerError
 
@@ -43,15 +43,17 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._opened: asyncio.Future[int] | None = None
+        self.crashed: asyncio.Future[None] | None = None  # raises LedgerError when the thread died
         self._wal_pages = 0
         self._stopping = threading.Event()
         self.trouble: str | None = None  # why the last commit had to wait; None: it did not
         self.on_commit: Callable[[float], None] = _nobody_listens  # called on the thread, with seconds
+        self.on_news: Callable[[News], None] = _nobody_listens  # called in the loop, once it is durable
 
     async def start(self) -> int:
         """Open the file and register this process; the owner id. Raises LedgerError."""
         self._loop = asyncio.get_running_loop()
-        self._opened = self._loop.create_future()
+        self._opened, self.crashed = self._loop.create_future(), self._loop.create_future()
         self._thread.start()
         return await self._opened
 
@@ -102,11 +104,23 @@ class Writer:
             return
         db.set_wal_hook(self._count_wal)
         self._tell(lambda: self._announce(owner))
-        with contextlib.closing(db):
-            self._serve(db, Committer(db, owner), gate)
-            with contextlib.suppress(apsw.BusyError):
-                db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        os.close(gate)
+        try:
+            with contextlib.closing(db):
+                self._serve(db, Committer(db, owner), gate)
+                with contextlib.suppress(apsw.BusyError):
+                    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except BaseException as error:
+            crash = error  # nothing can be recorded any more: the process must not go on
+            self._tell(lambda: self._crash(crash))
+            raise
+        finally:
+            os.close(gate)
+
+    def _crash(self, error: BaseException) -> None:
+        if self.crashed is not None and not self.crashed.done():
+            crash = LedgerError(f"the writer of {self._path} ended: {type(error).__name__}: {error}")
+            crash.__cause__ = error
+            self.crashed.set_exception(crash)
 
     def _announce(self, opened: int | LedgerError) -> None:
         if self._opened is None or self._opened.done():
@@ -169,10 +183,17 @@ class Writer:
                 fcntl.flock(gate, fcntl.LOCK_UN)
             if self._stopping.wait(_RETRY_S) and self._mail.empty():
                 return
+        if committer.news:
+            news = committer.news
+            self._tell(lambda: self._report(news))
         if any(future is not None for _, future, _ in batch):
             self._tell(lambda: _resolve(batch, answers))
         if self._wal_pages >= CHECKPOINT_PAGES:
             self._checkpoint(db)
+
+    def _report(self, news: Sequence[News]) -> None:
+        for one in news:
+            self.on_news(one)
 
     def _checkpoint(self, db: apsw.Connection) -> None:
         with contextlib.suppress(apsw.BusyError):  # a reader is in the way: the next commit tries again
@@ -209,5 +230,5 @@ def _resolve(batch: list[_Waiting], answers: list[Verdict | None]) -> None:
             orphaned(answer)
 
 
-def _nobody_listens(_seconds: float) -> None:
-    """Stands in until the owner sets `on_commit`."""
+def _nobody_listens(_told: object) -> None:
+    """Stands in until the owner sets `on_commit` or `on_news`."""

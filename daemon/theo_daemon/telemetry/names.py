@@ -88,6 +88,12 @@ JOB_FINISHED = _event("job_finished", "info", "A job ended and its reply is on i
 
 PROCESS_STARTED = _event("process_started", "info", "The daemon is up; says its version and consumer name.")
 PROCESS_STOPPED = _event("process_stopped", "info", "The daemon has finished what it held and ends.")
+PROCESS_RESTARTED = _event(
+    "process_restarted", "warning", "One of several processes ended by itself; another takes its place."
+)
+PROCESS_GIVEN_UP = _event(
+    "process_given_up", "error", "A process ended too often, or cannot start; the others are drained."
+)
 PROCESS_CRASHED = _event(
     "process_crashed", "error", "An exception nobody caught ended a thread or the process."
 )

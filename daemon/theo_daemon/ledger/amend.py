@@ -1,0 +1,62 @@
+"""What an operator may change in the books, beside running daemons."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import apsw
+
+from theo_daemon.ledger.schema import open_ledger
+
+
+def forget_ids(path: Path, ids: Iterable[tuple[str, str]]) -> int:
+    """Forget what is remembered for these (tenant, client id); the number of those that were known.
+
+    A later job with such an id runs anew. Raises LedgerError.
+    """
+    with _amending(path) as db:
+        return sum(
+            _changed(db, "DELETE FROM ids WHERE tenant = ? AND client_id = ?", (tenant, client_id))
+            for tenant, client_id in ids
+        )
+
+
+def reset_spend(path: Path, rows: Iterable[tuple[str, int]]) -> int:
+    """Set what these budgets have spent to 0; the number of those that had spent anything.
+
+    `rows` are scopes and the starts of their windows (Unix ms). What calls in flight hold stays held, and the
+    attempts on record stay as they are. Raises LedgerError.
+    """
+    with _amending(path) as db:
+        return sum(
+            _changed(
+                db,
+                "UPDATE spend SET spent_nano = 0, warned = 0, exhausted = 0"
+                " WHERE scope = ? AND window_start = ? AND spent_nano <> 0",
+                row,
+            )
+            for row in rows
+        )
+
+
+def _changed(db: apsw.Connection, sql: str, values: tuple[str, str | int]) -> int:
+    db.execute(sql, values)
+    return db.changes()
+
+
+@contextlib.contextmanager
+def _amending(path: Path) -> Iterator[apsw.Connection]:
+    """One writing transaction, in turn with the daemons' own commits."""
+    db = open_ledger(path)
+    gate = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        with db:
+            yield db
+    finally:
+        os.close(gate)
+        db.close()

@@ -1,0 +1,58 @@
+"""The jobs of this process that have no published reply yet, by entry and by client id."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from theo_daemon.flight import Ticket
+from theo_daemon.job import EntryRef
+from theo_daemon.ports import Holds
+
+
+class Manifest:
+    """Every ticket from boarding until its reply is out or its entry is handed back."""
+
+    def __init__(self, holds: Holds) -> None:
+        self._holds = holds
+        self._tickets: dict[EntryRef, Ticket] = {}
+        self._ids: dict[tuple[str, str], Ticket] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def __contains__(self, ref: EntryRef) -> bool:
+        return ref in self._tickets
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return iter(self._tickets.values())
+
+    def add(self, ticket: Ticket) -> Ticket | None:
+        """Take it on. Returns the ticket of this process that holds the same client id already, if any."""
+        if not self._tickets:
+            self._empty.clear()
+        self._tickets[ticket.ref] = ticket
+        client_id = ticket.job.client_id
+        if client_id is None:
+            return None
+        first = self._ids.setdefault((ticket.job.tenant, client_id), ticket)
+        return None if first is ticket else first
+
+    def remove(self, ticket: Ticket) -> None:
+        """It is done with, and so is its entry. Idempotent."""
+        if self._tickets.pop(ticket.ref, None) is None:
+            return
+        ticket.ended = True
+        if ticket.job.client_id is not None:
+            name = (ticket.job.tenant, ticket.job.client_id)
+            if self._ids.get(name) is ticket:
+                del self._ids[name]
+        self._holds.release(ticket.ref)
+        if not self._tickets:
+            self._empty.set()
+
+    async def empty(self) -> None:
+        """Wait until nothing is held."""
+        await self._empty.wait()

@@ -1,0 +1,33 @@
+"""A provider, and a fleet of `serve` processes over the shared server, ended after each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import Fleet
+from tests.e2e.provider import Provider
+from theo_daemon.embedded_valkey import EmbeddedValkey
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with Provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def fleet(valkey: EmbeddedValkey, tmp_path: Path, prefix: str, provider: Provider) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path, valkey.url, prefix, provider)
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def own_fleet(own_valkey: EmbeddedValkey, tmp_path: Path, provider: Provider) -> Iterator[Fleet]:
+    """Over a server of its own, to be killed, filled up or emptied; with the default prefix."""
+    fleet = Fleet(tmp_path, own_valkey.url, "theo", provider)
+    yield fleet
+    fleet.close()
