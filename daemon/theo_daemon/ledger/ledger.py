@@ -123,7 +123,9 @@ class Ledger:
     def forget(self, ref: EntryRef) -> None:
         """The entry's reply is published; its stored outcome may go with a later commit."""
         if not self._forgotten:
-            asyncio.get_running_loop().call_later(FORGET_AFTER_S, self._flush_forgotten)
+            rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            rung.add_done_callback(lambda _: self._flush_forgotten())
+            self._clock.call_at(self._clock.monotonic() + FORGET_AFTER_S, rung)
         self._forgotten.append(ref)
         if len(self._forgotten) >= FORGET_BATCH:
             self._flush_forgotten()
