@@ -21,12 +21,15 @@ from theo_daemon.redis_side import RedisSide, running
 from theo_daemon.reply_patterns import allowed_reply, compile_patterns
 from theo_daemon.server_check import ServerFacts, check_server
 from theo_daemon.snapshot import Snapshot
+from theo_daemon.stall_guard import StallGuard
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
 from theo_daemon.telemetry.metrics import ModelName
 from theo_daemon.telemetry.start import RunningTelemetry
 from theo_daemon.telemetry.status_http import StatusServer
 from theo_workers.clock import Clock, SystemClock, timeout_at
+
+STALL_LEASES = 3.0  # a loop that is silent for so many leases will not speak again
 
 
 class Daemon:
@@ -68,6 +71,7 @@ class Daemon:
             core = await self._core(stack, side, telemetry)
             await self._status_port(stack, core, side, telemetry, link)
             await side.start(stack)
+            stack.enter_context(StallGuard(STALL_LEASES * self.config.ingress.lease_s))
             gc.freeze()  # what is loaded by now stays: price tables and vocabularies need no walking through again
             telemetry.event(
                 names.PROCESS_STARTED, version=__version__, consumer=self.consumer, redis=link.shown

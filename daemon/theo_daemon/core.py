@@ -15,6 +15,7 @@ from theo_daemon.config import Config, ModelConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
 from theo_daemon.fleet import Fleet, Member
 from theo_daemon.ledger import Ledger
+from theo_daemon.ledger.records import News
 from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Reception, Refused
 from theo_workers.breaker import Breaker
@@ -37,6 +38,9 @@ class CoreObserver(Observer, DispatchObserver, Protocol):
 
     def on_refusal(self, refused: Refused) -> None:
         """A job was refused before it ran."""
+
+    def on_news(self, news: News) -> None:
+        """Money: a ceiling came near or was reached, or a call was lost with its process."""
 
 
 class Core:
@@ -67,6 +71,7 @@ class Core:
             keep_days=config.ledger.keep_days,
             id_ttl_s=config.ingress.id_ttl_s,
         )
+        self.ledger.on_news(observer.on_news)
         self.fleet = Fleet(
             {model.name: self._member(model) for model in config.models},
             counter=self.counter,

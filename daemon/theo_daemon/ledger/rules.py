@@ -10,12 +10,14 @@ from theo_daemon.job import EntryRef
 from theo_daemon.ledger.records import (
     Ask,
     Busy,
+    CeilingReached,
     Check,
     Clear,
     Conflict,
     Granted,
     Hit,
     OverBudget,
+    PriorAttempt,
     Replay,
     Scope,
     Verdict,
@@ -40,10 +42,12 @@ class KeptAnswer(Struct, frozen=True):
 
 
 class Balance(Struct):
-    """One budget row."""
+    """One budget row, and what was told of it already."""
 
     spent_nano: int = 0
     held_nano: int = 0
+    warned: bool = False
+    exhausted: bool = False
 
 
 class Known(Struct, kw_only=True):
@@ -54,17 +58,18 @@ class Known(Struct, kw_only=True):
     answers: dict[str, KeptAnswer] = field(default_factory=dict)  # by cache key
     outcomes: dict[EntryRef, bytes] = field(default_factory=dict)
     ids: dict[tuple[str, str], Remembered] = field(default_factory=dict)
-    prior: dict[EntryRef, tuple[str, ...]] = field(default_factory=dict)  # states of earlier attempts
+    prior: dict[EntryRef, tuple[PriorAttempt, ...]] = field(default_factory=dict)
     balances: dict[tuple[str, int], Balance] = field(default_factory=dict)
 
 
 class Claims(Struct, kw_only=True):
-    """What must be written: new holders, the attempts they send, new ids, and holds by budget row."""
+    """What must be written: new holders, the attempts they send, new ids, holds by budget row, ceilings reached."""
 
     holders: list[Ask] = field(default_factory=list)
     attempts: list[Ask] = field(default_factory=list)
     ids: list[Ask | Check] = field(default_factory=list)
     held: dict[tuple[str, int], int] = field(default_factory=dict)
+    reached: list[CeilingReached] = field(default_factory=list)
 
 
 def decide(asks: Sequence[Ask | Check], known: Known, *, owner: int) -> tuple[list[Verdict], Claims]:
@@ -118,13 +123,14 @@ def _admit(ask: Ask, known: Known, claims: Claims, owner: int) -> Verdict:
     return verdict
 
 
-def _reserve(ask: Ask, known: Known, claims: Claims, prior: tuple[str, ...]) -> Verdict:
+def _reserve(ask: Ask, known: Known, claims: Claims, prior: tuple[PriorAttempt, ...]) -> Verdict:
     """Hold the bound in every budget of the call, all or nothing."""
     if ask.want is None:
         return Clear(prior)
     for scope in ask.want.scopes:
         refusal = _refusal(ask.want, scope, known)
         if refusal is not None:
+            _note_reached(refusal, known, claims)
             return refusal
     for scope in ask.want.scopes:
         if ask.want.bound_nano:
@@ -152,6 +158,22 @@ def _refusal(want: Want, scope: Scope, known: Known) -> OverBudget | None:
         bound_nano=want.bound_nano,
         by_holds=by_holds,
     )
+
+
+def _note_reached(refusal: OverBudget, known: Known, claims: Claims) -> None:
+    """Spent money stood in the way of a call: to be told, once for a window."""
+    if refusal.by_holds or refusal.bound_nano is None:
+        return
+    scope = refusal.scope
+    balance = known.balances.setdefault((scope.name, scope.window_start_ms), Balance())
+    if not balance.exhausted:
+        balance.exhausted = True
+        claims.reached.append(CeilingReached(scope, balance.spent_nano))
+
+
+def near_ceiling(scope: Scope, balance: Balance) -> bool:
+    """Must it be told now that this scope has spent most of its ceiling? `balance` is after booking."""
+    return scope.warn_nano is not None and balance.spent_nano >= scope.warn_nano and not balance.warned
 
 
 def _take_id(ask: Ask | Check, known: Known, claims: Claims) -> None:
