@@ -113,6 +113,7 @@ class Attempts:
             provider=member.config.provider,
             bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model)),
             scopes=self._fleet.scopes(model),
+            rate=self._fleet.rate(model, job, flight.lead.size),
         )
         on_delta = self._deltas.begin(flight)
         call = Call(
@@ -128,10 +129,12 @@ class Attempts:
 
     async def _claim(self, flight: Flight, want: Want) -> None:
         """The last step before the provider is called: the attempt goes on record, its bound is held."""
+        want = self._fleet.admitted(want)
         question = self._asking.ask(flight, want)
         verdict = await self._ledger.ask(question, orphaned=partial(self._void, flight, want))
+        assert verdict is not None
+        self._fleet.heed(want, verdict)
         if not isinstance(verdict, Granted):
-            assert verdict is not None
             raise NotGranted(verdict)
         flight.holding = True
         if verdict.prior:

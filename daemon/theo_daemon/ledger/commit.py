@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apsw
 
-from theo_daemon.ledger import store
-from theo_daemon.ledger.records import Ask, Bury, Check, Forget, Landing, Settled, Verdict
+from theo_daemon.ledger import shared_store, store
+from theo_daemon.ledger.guards import Guards
+from theo_daemon.ledger.records import Ask, Bury, Changed, Check, Forget, Landing, Settled, Verdict
 from theo_daemon.ledger.rules import decide
+from theo_daemon.ledger.shared import Change, HealthReport
 
-Operation = Ask | Check | Landing | Forget | Bury
+Operation = Ask | Check | Landing | Forget | Bury | Change | HealthReport
 _Sums = dict[tuple[str, int], list[int]]  # budget row -> [spent, held]
 
 
@@ -21,6 +23,7 @@ class Committer:
     def __init__(self, db: apsw.Connection, owner: int) -> None:
         self._db = db
         self._owner = owner
+        self._guards = Guards(db)
         self._cached: dict[str, int] = {}  # answers of a model kept since its last eviction
 
     def apply(self, operations: Sequence[Operation], now_ms: int) -> list[Verdict | None]:
@@ -28,22 +31,39 @@ class Committer:
         for operation in operations:
             if isinstance(operation, Bury):
                 self._bury(operation.owner, now_ms)
+        changed = self._change([one for one in operations if isinstance(one, Change)], now_ms)
         landings = [operation for operation in operations if isinstance(operation, Landing)]
         if landings:
             self._land(landings, now_ms)
         forgotten = [ref for one in operations if isinstance(one, Forget) for ref in one.refs]
         store.forget_outcomes(self._db, forgotten)
+        reports = [one for one in operations if isinstance(one, HealthReport)]
+        if reports:
+            shared_store.add_health(self._db, reports, now_ms)
         # Landings first: an answer that is being recorded now serves the asks beside it.
         asks = [operation for operation in operations if isinstance(operation, Ask | Check)]
         verdicts = iter(self._answer(asks, now_ms))
-        return [next(verdicts) if isinstance(one, Ask | Check) else None for one in operations]
+        return [
+            next(verdicts)
+            if isinstance(one, Ask | Check)
+            else next(changed)
+            if isinstance(one, Change)
+            else None
+            for one in operations
+        ]
+
+    def _change(self, changes: Sequence[Change], now_ms: int) -> Iterator[Changed]:
+        """Before landings: what a probe showed is known before its right to probe ends."""
+        return iter([Changed(*shared_store.change_standing(self._db, one, now_ms)) for one in changes])
 
     def _answer(self, asks: Sequence[Ask | Check], now_ms: int) -> list[Verdict]:
         if not asks:
             return []
         known = store.read_known(self._db, asks, now_ms)
+        self._guards.read(asks, known)
         verdicts, claims = decide(asks, known, owner=self._owner)
         store.write_claims(self._db, claims, owner=self._owner, now_ms=now_ms)
+        self._guards.write(claims, now_ms)
         return verdicts
 
     def _land(self, landings: Sequence[Landing], now_ms: int) -> None:
@@ -52,6 +72,7 @@ class Committer:
             closed, late = store.settle_attempts(self._db, settled, now_ms)
             self._book(closed, late)
             store.add_latency(self._db, [*closed, *late])
+            self._guards.settle(closed, now_ms)
         self._cache([one for one in settled if one.cache is not None], now_ms)
         store.write_ends(self._db, [end for landing in landings for end in landing.ends], now_ms)
         store.release_keys(
@@ -106,6 +127,7 @@ class Committer:
         )
         store.add_balances(self._db, _rows(sums))
         self._db.execute("DELETE FROM inflight WHERE owner = ?", (owner,))
+        self._guards.bury(owner, now_ms)
         self._db.execute(
             "UPDATE owners SET buried_at = ? WHERE id = ? AND buried_at IS NULL", (now_ms, owner)
         )
