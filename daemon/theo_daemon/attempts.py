@@ -173,7 +173,9 @@ class Attempts:
     def _worth_waiting(self, step: TryOneOf) -> bool:
         """None of them takes calls now: will one do so before the longest wait is over?"""
         reopens = self._fleet.reopens_at(step.models)
-        return reopens is not None and reopens - self._clock.monotonic() <= self._max_wait_s
+        if reopens is None:  # a probe decides at any moment, or only an operator can help
+            return self._fleet.may_recover(step.models)
+        return reopens - self._clock.monotonic() <= self._max_wait_s
 
     # -- ends ----------------------------------------------------------------------------------------
 

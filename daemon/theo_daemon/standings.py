@@ -132,8 +132,9 @@ class Standings:
         )
 
     def _keep_pace(self, one: Shareholder, pace: Pace) -> None:
-        near = pace.calls <= one.worker.limit
-        one.worker.keep_pace(WorkerPace(self._moment(pace.from_ms), pace.calls) if near else None)
+        since = self._moment(pace.from_ms)
+        plenty = pace.calls > one.worker.limit and since <= self._clock.monotonic()
+        one.worker.keep_pace(None if plenty else WorkerPace(since, pace.calls))
 
     def _moment(self, unix_ms: int) -> float:
         """As monotonic seconds."""

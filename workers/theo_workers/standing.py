@@ -96,7 +96,7 @@ class Standing:
             case HalfOpen(probing=True):
                 return Unavailable("circuit_open", None)
             case HalfOpen() if now < self._probed_until:
-                return Unavailable("circuit_open", self._probed_until)
+                return Unavailable("circuit_open", None)
         if now < self.paused_until:
             return Unavailable("paused", self.paused_until)
         return AVAILABLE

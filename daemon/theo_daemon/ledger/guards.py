@@ -73,8 +73,8 @@ class Guards:
         windows: dict[str, tuple[Slice, ...]] = {}
         for one in settled:
             reserved = self._reserved.get(one.attempt_id)
-            used = None if reserved is None else _used(one)
-            if reserved is None or used is None:
+            used = _used(one)
+            if reserved is None or used is None or (one.state != "void" and not reserved.tokens):
                 continue
             window = windows.get(one.model)
             windows[one.model] = corrected(
