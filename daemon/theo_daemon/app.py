@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
@@ -15,17 +16,20 @@ from theo_daemon.config import Config
 from theo_daemon.core import Core
 from theo_daemon.ledger import process_name
 from theo_daemon.observer import DaemonObserver
-from theo_daemon.redis_link import RedisLink
+from theo_daemon.redis_link import RedisLink, redacted
 from theo_daemon.redis_side import RedisSide, running
 from theo_daemon.reply_patterns import allowed_reply, compile_patterns
 from theo_daemon.server_check import ServerFacts, check_server
 from theo_daemon.snapshot import Snapshot
+from theo_daemon.stall_guard import StallGuard
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
 from theo_daemon.telemetry.metrics import ModelName
 from theo_daemon.telemetry.start import RunningTelemetry
 from theo_daemon.telemetry.status_http import StatusServer
 from theo_workers.clock import Clock, SystemClock, timeout_at
+
+STALL_LEASES = 3.0  # a loop that is silent for so many leases will not speak again
 
 
 class Daemon:
@@ -67,6 +71,8 @@ class Daemon:
             core = await self._core(stack, side, telemetry)
             await self._status_port(stack, core, side, telemetry, link)
             await side.start(stack)
+            stack.enter_context(StallGuard(STALL_LEASES * self.config.ingress.lease_s))
+            gc.freeze()  # what is loaded by now stays: price tables and vocabularies need no walking through again
             telemetry.event(
                 names.PROCESS_STARTED, version=__version__, consumer=self.consumer, redis=link.shown
             )
@@ -149,6 +155,7 @@ class Daemon:
             inheriting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
+        side.leases.take_no_more()
         handed_back = await dispatcher.drain()
         await side.leases.hand_back(handed_back)
         cut_off = 0 if await self._finish(dispatcher.idle()) else dispatcher.held
@@ -190,10 +197,10 @@ class Daemon:
 
 def _secrets(config: Config, redis_url: str) -> Iterator[str]:
     """Every value that must never leave by a log line, trace or reply."""
-    password = urlsplit(redis_url).password
-    if password:
-        yield password
-        yield unquote(password)
+    if redacted(redis_url) != redis_url:  # an address without a password helps whoever reads the log
+        yield redis_url
+        password = urlsplit(redis_url).password or ""
+        yield from (password, unquote(password))
     for model in config.models:
         if model.api_key is not None:
             yield model.api_key.reveal()

@@ -10,13 +10,25 @@ from typing import Protocol
 
 import msgspec
 
+from theo_daemon.ceilings import Barred, fits, hold_wait_s, last_word, over_ceiling, unaffordable
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.job import Answer, Answered, OnUnknown
 from theo_daemon.ledger.ledger import Ledger
-from theo_daemon.ledger.records import Ask, CacheWrite, Granted, Landing, Settled, Verdict, Want
-from theo_daemon.outcomes import Result, attempt, failed
+from theo_daemon.ledger.records import (
+    Ask,
+    CacheWrite,
+    Clear,
+    Granted,
+    Landing,
+    OverBudget,
+    PriorAttempt,
+    Settled,
+    Verdict,
+    Want,
+)
+from theo_daemon.outcomes import Result, attempt, failed, settled
 from theo_daemon.retry import GiveUp, Tried, TryOneOf, after_failure
 from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock, sleep
@@ -32,21 +44,23 @@ from theo_workers.errors import (
 from theo_workers.failures import CONSEQUENCES, Billed
 from theo_workers.messages import Attempt, FinishReason, Outcome, Request, Usage
 from theo_workers.model_worker import Call, CallFailed, Completed
+from theo_workers.prices import Price, cost_nano
 
 _encode_answer = msgspec.json.Encoder().encode
 
 
 class NotGranted(Exception):
-    """The ledger did not let the call go out."""
+    """The call of `model` must not go out."""
 
-    def __init__(self, verdict: Verdict) -> None:
-        self.verdict = verdict
+    def __init__(self, model: str, verdict: Verdict) -> None:
+        self.model, self.verdict = model, verdict
 
 
 class Started(msgspec.Struct, frozen=True):
     """A call handed to a model's worker."""
 
     want: Want
+    price: Price | None  # at its start; None: unknown
     result: asyncio.Future[Completed | CallFailed]
 
 
@@ -56,8 +70,18 @@ class Asking(Protocol):
     def ask(self, flight: Flight, want: Want | None) -> Ask:
         """The question for this flight."""
 
-    def heed_prior(self, flight: Flight, prior: Sequence[str]) -> None:
-        """Raises GenerationError when the job must not be sent again."""
+    def heed_prior(self, flight: Flight, prior: Sequence[PriorAttempt]) -> None:
+        """List them with the flight's own. Raises GenerationError when the job must not be sent again."""
+
+
+class AttemptObserver(Protocol):
+    """Hears what becomes of attempts."""
+
+    def on_settled(self, record: AttemptRecord) -> None:
+        """An attempt is over; its cost goes on the books with the flight's next commit."""
+
+    def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
+        """A provider billed more than its own limits allow; the model is stopped. Nano-dollars."""
 
 
 class Attempts:
@@ -65,12 +89,12 @@ class Attempts:
 
     def __init__(
         self, *, fleet: Fleet, ledger: Ledger, deltas: DeltaFeed, asking: Asking, max_attempts: int, max_wait_s: float,
-        on_unknown: OnUnknown, on_settled: Callable[[AttemptRecord], None], redis_now_ms: Callable[[], int],
-        clock: Clock, rng: random.Random,
+        on_unknown: OnUnknown, observer: AttemptObserver, redis_now_ms: Callable[[], int], clock: Clock,
+        rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
         self._max_attempts, self._max_wait_s, self._on_unknown = max_attempts, max_wait_s, on_unknown
-        self._on_settled, self._redis_now_ms = on_settled, redis_now_ms
+        self._observer, self._redis_now_ms = observer, redis_now_ms
         self._clock, self._rng = clock, rng
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:
@@ -81,27 +105,89 @@ class Attempts:
     async def run(self, flight: Flight, started: Started) -> Result | None:
         """From the first call on; None: another turn is needed, to begin or to go on. Raises NotGranted."""
         while True:
-            try:
-                result = await started.result
-            except (WorkerStopped, NotAdmitted):
-                if not self._doubtful(flight, started.want, Outcome.MAYBE, code="internal_error"):
-                    return None
-                raise InternalError("the model's worker failed after the call was sent") from None
-            except asyncio.CancelledError:
-                self._doubtful(flight, started.want, Outcome.CANCELLED, code=None)
-                raise
-            except GenerationError as error:
-                self._doubtful(flight, started.want, Outcome.MAYBE, code=error.code)
-                raise
-            if isinstance(result, Completed):
-                return self._answered(flight, started.want, result)
-            step = self._failed(flight, started.want, result)
-            if isinstance(step, GiveUp):
-                return self.gave_up(flight, result.error, unknown=step.unknown)
+            step = await self._end_of(flight, started)
+            match step:
+                case None | Result():
+                    return step
+                case GiveUp(unknown):
+                    return self.gave_up(flight, unknown=unknown)
             following = await self._next(flight, step)
             if following is None:
-                return None if self._worth_waiting(step) else self.gave_up(flight, result.error)
+                return None if self._worth_waiting(step) else self.gave_up(flight)
             started = following
+
+    async def _end_of(self, flight: Flight, started: Started) -> Result | TryOneOf | GiveUp | None:
+        """Wait for the call and book it. None: it was not made."""
+        want = started.want
+        try:
+            result = await started.result
+        except NotGranted as refused:
+            if not (flight.tried and isinstance(refused.verdict, OverBudget)):
+                raise
+            return self._refused(flight, refused.model, refused.verdict)
+        except (WorkerStopped, NotAdmitted):
+            if not self._doubtful(flight, want, Outcome.MAYBE, code="internal_error"):
+                return None
+            raise InternalError("the model's worker failed after the call was sent") from None
+        except asyncio.CancelledError:
+            self._doubtful(flight, want, Outcome.CANCELLED, code=None)
+            raise
+        except GenerationError as error:
+            self._doubtful(flight, want, Outcome.MAYBE, code=error.code)
+            raise
+        if isinstance(result, Completed):
+            return self._answered(flight, started, result)
+        return self._failed(flight, started, result)
+
+    # -- money ---------------------------------------------------------------------------------------
+
+    def bar_unaffordable(self, flight: Flight) -> None:
+        """Take the candidates away whose call does not fit what is left of the job's own ceiling."""
+        job = flight.lead.job
+        if job.max_cost_nano is None:
+            return
+        bounds = {
+            model: self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model))
+            for model in flight.candidates
+        }
+        refusals = unaffordable(bounds, limit_nano=job.max_cost_nano, spent_nano=flight.cost_nano)
+        for model, error in refusals.items():
+            flight.bar(model, Barred(error, own=True))
+
+    def bar(self, flight: Flight, model: str, verdict: OverBudget) -> None:
+        """Take a candidate away whose budget is spent."""
+        flight.bar(model, Barred(over_ceiling(verdict, int(self._clock.wall() * 1000)), own=False))
+
+    def unaffordable(self, flight: Flight) -> Result:
+        """No candidate is left: the last one's own error, if one was called at all, else what money forbids."""
+        if flight.last_error is not None:
+            return self.gave_up(flight)
+        last = last_word(flight.barred.values())
+        # Who waits may have another ceiling of its own, or none.
+        shared = last.error.shared and not any(barred.own for barred in flight.barred.values())
+        outcome = failed(last.error, cost_nano=flight.cost_nano, attempts=flight.attempts)
+        return Result(outcome, shared=shared)
+
+    def _refused(self, flight: Flight, model: str, verdict: OverBudget) -> TryOneOf | GiveUp:
+        """A later attempt does not fit under a ceiling: decide anew what follows the one before."""
+        if not verdict.by_holds:
+            self.bar(flight, model, verdict)
+        step = self._decide(flight)
+        if isinstance(step, TryOneOf) and verdict.by_holds:
+            return TryOneOf(step.models, delay_s=max(step.delay_s, hold_wait_s(self._rng.random())))
+        return step
+
+    def _check_own_ceiling(self, flight: Flight, want: Want) -> None:
+        """Once more, as the job that leads may be another, or a lost call known, since it was looked at."""
+        limit_nano = flight.lead.job.max_cost_nano
+        if limit_nano is not None and not fits(want.bound_nano, limit_nano - flight.cost_nano):
+            raise NotGranted(want.model, Clear())
+
+    def _check_bill(self, want: Want, cost_nano: int, usage: Usage) -> None:
+        """More than the bound: ceilings do not hold with this model, so an operator must look at it first."""
+        if want.bound_nano is not None and cost_nano > want.bound_nano and not usage.estimated:
+            self._fleet[want.model].worker.disable("bound_violation")
+            self._observer.on_bound_violated(want.model, cost_nano, want.bound_nano)
 
     # -- sending -------------------------------------------------------------------------------------
 
@@ -123,7 +209,7 @@ class Attempts:
             before_send=partial(self._claim, flight, want),
         )
         try:
-            return Started(want, member.worker.submit(call))
+            return Started(want, member.price, member.worker.submit(call))
         except (WorkerStopped, MailboxFull):
             return None
 
@@ -135,14 +221,16 @@ class Attempts:
         assert verdict is not None
         self._fleet.heed(want, verdict)
         if not isinstance(verdict, Granted):
-            raise NotGranted(verdict)
+            raise NotGranted(want.model, verdict)
         flight.holding = True
-        if verdict.prior:
-            try:
+        flight.listed.add(want.attempt_id)
+        try:
+            if verdict.prior:
                 self._asking.heed_prior(flight, verdict.prior)
-            except GenerationError:
-                self._void(flight, want, verdict)
-                raise
+            self._check_own_ceiling(flight, want)
+        except (GenerationError, NotGranted):
+            self._void(flight, want, verdict)
+            raise
         if flight.sent_attempt is None:
             flight.lead.queued_ms = max(0, self._redis_now_ms() - flight.lead.ref.pushed_ms)
         flight.sent_attempt = want.attempt_id
@@ -152,13 +240,14 @@ class Attempts:
         if isinstance(verdict, Granted):
             flight.holding = False
             self._ledger.tell(
-                Landing(settled=_settled(want, "void", cost_nano=0, latency_ms=0.0), release_key=flight.key)
+                Landing(settled=settled(want, "void", cost_nano=0, latency_ms=0.0), release_key=flight.key)
             )
 
     async def _next(self, flight: Flight, step: TryOneOf) -> Started | None:
         """The next attempt on one of the step's models; None when none of them takes calls."""
-        self._ledger.tell(Landing(settled=flight.settled))
-        flight.settled = None
+        if flight.settled is not None:
+            self._ledger.tell(Landing(settled=flight.settled))
+            flight.settled = None
         if step.delay_s > 0:
             await sleep(self._clock, step.delay_s)
         started = self.start(flight, step.models)
@@ -179,8 +268,8 @@ class Attempts:
 
     # -- ends ----------------------------------------------------------------------------------------
 
-    def _answered(self, flight: Flight, want: Want, result: Completed) -> Result:
-        completion, job = result.completion, flight.lead.job
+    def _answered(self, flight: Flight, started: Started, result: Completed) -> Result:
+        want, completion, job = started.want, result.completion, flight.lead.job
         usage = completion.usage or self._fleet.estimate(want.model, job, completion.output)
         answer = Answer(
             model=want.model,
@@ -191,7 +280,8 @@ class Attempts:
             latency_ms=round(result.latency_ms, 3),
             tool_calls=completion.tool_calls,
         )
-        cost = self._fleet.cost_nano(want.model, usage) or 0
+        cost = 0 if started.price is None else cost_nano(started.price, usage)
+        self._check_bill(want, cost, usage)
         done = attempt(want, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200)
         self._note(flight, done, cost, usage=usage, finish_reason=completion.finish_reason)
         flight.settled = Settled(
@@ -223,11 +313,11 @@ class Attempts:
             max_entries=routing.cache_max_entries,
         )
 
-    def _failed(self, flight: Flight, want: Want, result: CallFailed) -> TryOneOf | GiveUp:
+    def _failed(self, flight: Flight, started: Started, result: CallFailed) -> TryOneOf | GiveUp:
         """Book the failure and decide what follows."""
-        error = result.error
+        want, error = started.want, result.error
         doubtful = CONSEQUENCES[error.failure].billed is Billed.MAYBE
-        cost = self._cost_of(want, error, doubtful=doubtful)
+        cost = self._cost_of(started, error, doubtful=doubtful)
         state = Outcome.MAYBE if doubtful else Outcome.FAILED
         done = attempt(
             want,
@@ -238,22 +328,29 @@ class Attempts:
             code=error.code,
         )
         self._note(flight, done, cost, usage=error.usage)
-        flight.settled = _settled(want, state, cost_nano=cost, latency_ms=result.latency_ms, error=error)
+        flight.settled = settled(want, state, cost_nano=cost, latency_ms=result.latency_ms, error=error)
         flight.last_error = error
         flight.tried.append(Tried(want.model, error.failure, error.retryable, error.retry_after_s))
+        return self._decide(flight)
+
+    def _decide(self, flight: Flight) -> TryOneOf | GiveUp:
+        """What follows the last failed attempt, with what money is left."""
+        self.bar_unaffordable(flight)
         return after_failure(
             flight.tried,
-            flight.route.names,
-            max_attempts=self._max_attempts,
+            flight.candidates,
+            max_attempts=self._max_attempts - flight.lead.deaths,
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
             jitter=self._rng.random(),
         )
 
-    def _cost_of(self, want: Want, error: UpstreamError, *, doubtful: bool) -> int:
+    def _cost_of(self, started: Started, error: UpstreamError, *, doubtful: bool) -> int:
         """What the provider said it used, else the bound where it may have worked, else nothing."""
         if error.usage is not None:
-            return self._fleet.cost_nano(want.model, error.usage) or 0
-        return (want.bound_nano or 0) if doubtful else 0
+            cost = 0 if started.price is None else cost_nano(started.price, error.usage)
+            self._check_bill(started.want, cost, error.usage)
+            return cost
+        return (started.want.bound_nano or 0) if doubtful else 0
 
     def _doubtful(self, flight: Flight, want: Want, outcome: Outcome, *, code: str | None) -> bool:
         """A call that ended without a word may be billed if it was sent: it is charged at its bound."""
@@ -261,11 +358,13 @@ class Attempts:
             return False
         cost = want.bound_nano or 0
         self._note(flight, attempt(want, outcome, latency_ms=0.0, cost_nano=cost, code=code), cost)
-        flight.settled = _settled(want, outcome, cost_nano=cost, latency_ms=0.0, code=code)
+        flight.settled = settled(want, outcome, cost_nano=cost, latency_ms=0.0, code=code)
         return True
 
-    def gave_up(self, flight: Flight, error: UpstreamError, *, unknown: bool = False) -> Result:
+    def gave_up(self, flight: Flight, *, unknown: bool = False) -> Result:
         """The last candidate's own error is the job's."""
+        error = flight.last_error
+        assert error is not None
         final: GenerationError = error
         if unknown:
             final = OutcomeUnknown(
@@ -294,22 +393,4 @@ class Attempts:
             finish_reason=finish_reason,
         )
         flight.records.append(record)
-        self._on_settled(record)
-
-
-def _settled(
-    want: Want, state: str, *, cost_nano: int, latency_ms: float, error: UpstreamError | None = None,
-    code: str | None = None,
-) -> Settled:  # fmt: skip
-    return Settled(
-        attempt_id=want.attempt_id,
-        model=want.model,
-        state=state,
-        bound_nano=want.bound_nano,
-        cost_nano=cost_nano,
-        scopes=want.scopes,
-        latency_ms=latency_ms,
-        status_code=None if error is None else error.status_code,
-        error_code=code if error is None else error.code,
-        provider_request_id=None if error is None else error.provider_request_id,
-    )
+        self._observer.on_settled(record)

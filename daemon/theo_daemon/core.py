@@ -16,6 +16,7 @@ from theo_daemon.config import Config, ModelConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
 from theo_daemon.fleet import Fleet, Member
 from theo_daemon.ledger import Ledger
+from theo_daemon.ledger.records import News
 from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Reception, Refused
 from theo_daemon.standings import Standings
@@ -39,6 +40,9 @@ class CoreObserver(Observer, DispatchObserver, Protocol):
 
     def on_refusal(self, refused: Refused) -> None:
         """A job was refused before it ran."""
+
+    def on_news(self, news: News) -> None:
+        """Money: a ceiling came near or was reached, or a call was lost with its process."""
 
 
 class Core:
@@ -70,6 +74,7 @@ class Core:
             id_ttl_s=config.ingress.id_ttl_s,
         )
         self.standings = Standings(self.ledger, clock=clock, observer=observer)
+        self.ledger.on_news(observer.on_news)
         self.fleet = Fleet(
             {model.name: self._member(model) for model in config.models},
             standings=self.standings,

@@ -22,7 +22,7 @@ class DeltaFeed:
         """A new attempt starts; where its pieces go, if any job of the flight wants them."""
         flight.attempt_number += 1
         flight.text, flight.flush = [], None
-        if not any(ticket.job.stream for ticket in flight.tickets):
+        if not flight.lead.job.stream and not any(ticket.job.stream for ticket in flight.waiters):
             return None
 
         def take(piece: str) -> None:

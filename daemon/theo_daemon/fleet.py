@@ -11,6 +11,7 @@ from theo_daemon.catalogue import Route
 from theo_daemon.config import ModelConfig
 from theo_daemon.job import Job
 from theo_daemon.ledger.rates import Rate
+from theo_daemon.ledger.reading import MODEL_SCOPE
 from theo_daemon.ledger.records import Scope, Verdict, Want
 from theo_daemon.money import to_nano
 from theo_daemon.routing import Candidate, choose
@@ -96,6 +97,11 @@ class Fleet:
         return [
             name for name in models if isinstance(self._members[name].worker.availability(now), Available)
         ]
+
+    def any_available(self, models: Iterable[str]) -> bool:
+        """Does one of these take calls at all?"""
+        now = self._clock.monotonic()
+        return any(isinstance(self._members[name].worker.availability(now), Available) for name in models)
 
     def reopens_at(self, models: Sequence[str]) -> float | None:
         """The earliest monotonic second at which one of these unavailable models is tried again, if known."""
@@ -190,11 +196,12 @@ class Fleet:
         """The scopes, and when they change (Unix ms; None: never)."""
         routing = self._members[model].config.routing
         ceiling = None if routing.spend_ceiling is None else to_nano(routing.spend_ceiling)
-        name = f"model:{model}"
+        warn = round(ceiling * routing.warning_ratio) if ceiling else None
+        name = f"{MODEL_SCOPE}{model}"
         start_ms, reset_ms = window_of(routing.spend_window, int(self._clock.wall() * 1000))
         if start_ms == 0:
-            return (Scope(name, 0, ceiling),), None
-        return (Scope(name, 0), Scope(name, start_ms, ceiling, reset_ms)), reset_ms
+            return (Scope(name, 0, ceiling, None, warn),), None
+        return (Scope(name, 0), Scope(name, start_ms, ceiling, reset_ms, warn)), reset_ms
 
     def estimate(self, model: str, job: Job, output: str) -> Usage:
         """Usage counted by ourselves, for a provider that reported none."""

@@ -65,6 +65,7 @@ class Leases:
         self._lost: set[EntryRef] = set()
         self._renew_at = clock.monotonic() + rules.lease_s / 4
         self._forget_at = clock.monotonic()
+        self._leaving = False
 
     async def run(self, deliver: Deliver) -> None:
         """Renew, adopt, reclaim and clean up, until cancelled; what is found goes to `deliver`."""
@@ -84,12 +85,19 @@ class Leases:
         now = self._clock.monotonic()
         if now >= self._renew_at:
             await self.renew()
-            await self.adopt(deliver)
             self._renew_at = now + self._rules.lease_s / 4
+            if not self._leaving:
+                await self.adopt(deliver)
+        if self._leaving:
+            return
         await self.reclaim(deliver)
         if now >= self._forget_at:
             await self._forget(self._rules.forget_s)
             self._forget_at = now + self._rules.forget_s / 4
+
+    def take_no_more(self) -> None:
+        """The process leaves: what it holds is still renewed, but it takes over nothing, least of all its own."""
+        self._leaving = True
 
     async def renew(self) -> None:
         """Restart the lease of every held entry.

@@ -15,8 +15,8 @@ from theo_daemon.ledger.shared import (
     Change,
     CircuitClosed,
     CircuitOpened,
-    CredentialRefused,
     HealthReport,
+    ModelDisabled,
     Ordered,
     PauseAsked,
     SharedStanding,
@@ -26,6 +26,7 @@ from theo_daemon.ledger.shared import (
 from theo_workers.breaker import Closed, Open
 from theo_workers.call import Observer
 from theo_workers.clock import Clock, sleep
+from theo_workers.errors import AuthenticationFailed, ProviderQuotaExhausted
 from theo_workers.health import HealthSnapshot
 from theo_workers.messages import Outcome
 from theo_workers.model_worker import ModelWorker
@@ -34,6 +35,7 @@ from theo_workers.standing import Pace as WorkerPace
 
 SAVE_EVERY_S = 5.0
 OPERATOR = "operator"
+CREDENTIAL_CAUSES = frozenset((AuthenticationFailed.code, ProviderQuotaExhausted.code))
 
 
 class Shareholder:
@@ -146,7 +148,7 @@ class Standings:
         change = self._change(model, event, details)
         if change is None:
             self._observer.on_transition(model, event, details)
-        elif not (isinstance(change, CredentialRefused) and change.cause == OPERATOR):  # see `order`
+        elif not (isinstance(change, ModelDisabled) and change.cause == OPERATOR):  # see `order`
             self._tell(change, lambda: self._observer.on_transition(model, event, details))
 
     def on_attempt(
@@ -170,7 +172,8 @@ class Standings:
             case Paused.event:
                 return PauseAsked(model, self._unix_ms(details))
             case Disabled.event:
-                return CredentialRefused(model, str(details["cause"]), one.credential)
+                cause = str(details["cause"])
+                return ModelDisabled(model, cause, one.credential if cause in CREDENTIAL_CAUSES else "")
         return None
 
     def _unix_ms(self, details: Mapping[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import OrderedDict
 from collections.abc import Callable
@@ -121,8 +122,13 @@ class ModelWorker:
         if self._stopped:
             return 0
         unanswered = len(self._unanswered)
-        admits = self._standing.admits(now) - (unanswered - len(self._running))
-        return int(max(0, min(self.limit - unanswered, admits)))
+        left = self.limit - unanswered
+        if left <= 0:
+            return 0
+        admits = self._standing.admits(now)
+        if admits == math.inf:
+            return left
+        return int(max(0, min(left, admits - (unanswered - len(self._running)))))
 
     def availability(self, now: float) -> Available | Unavailable:
         """Whether the model may be asked now; says nothing of free slots."""

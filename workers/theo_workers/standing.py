@@ -88,14 +88,14 @@ class Standing:
 
     def availability(self, now: float) -> Available | Unavailable:
         """Whether a call made now would be admitted; changes nothing."""
+        if self._at_ease(now):
+            return AVAILABLE
         if self.disabled is not None:
             return Unavailable("disabled", None)
         match self.breaker.peek(now):
             case Open(until=until):
                 return Unavailable("circuit_open", max(until, self.paused_until))
-            case HalfOpen(probing=True):
-                return Unavailable("circuit_open", None)
-            case HalfOpen() if now < self._probed_until:
+            case HalfOpen(probing=probing) if probing or now < self._probed_until:
                 return Unavailable("circuit_open", None)
         if now < self.paused_until:
             return Unavailable("paused", self.paused_until)
@@ -103,6 +103,8 @@ class Standing:
 
     def admits(self, now: float) -> float:
         """How many more calls would be admitted now: none, one (the probe), what the rate allows, or any number."""
+        if self.pace is None and self._at_ease(now):
+            return math.inf
         if isinstance(self.availability(now), Unavailable):
             return 0
         paced = math.inf if self.pace is None else self._paced(self.pace, now)
@@ -204,6 +206,10 @@ class Standing:
         if now < pace.since:
             return 0
         return pace.calls if now < pace.since + PACE_S else math.inf
+
+    def _at_ease(self, now: float) -> bool:
+        """The ordinary case, asked several times for every call: nothing stands in the way."""
+        return isinstance(self.breaker.state, Closed) and self.disabled is None and now >= self.paused_until
 
     def _enough_s(self, usual_s: float | None) -> float:
         # Half the time-out, since a call sets out with a little less than all of it.

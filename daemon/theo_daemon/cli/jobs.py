@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -16,6 +16,7 @@ from theo_daemon.wire import Wire
 from theo_workers.errors import RouterError
 
 BLOCK_MS = 1_000
+SILENT_READS = 3
 JSON_FIELDS = frozenset({"usage", "attempts", "tool_calls", "metadata"})
 NUMBERS: dict[str, type[int | float]] = {
     **dict.fromkeys(
@@ -63,12 +64,23 @@ async def push(
 
 
 async def follow(
-    wire: Wire, pushed: Pushed, *, on_delta: Callable[[int, str], None] | None = None
+    wire: Wire,
+    pushed: Pushed,
+    *,
+    on_delta: Callable[[int, str], None] | None = None,
+    on_silence: Callable[[], Awaitable[None]] | None = None,
 ) -> dict[str, str]:
-    """The final reply's fields. Waits for as long as it takes; `on_delta` gets attempt and text."""
-    last = pushed.after
+    """The final reply's fields. Waits for as long as it takes; `on_delta` gets attempt and text.
+
+    `on_silence` is called once, when nothing has come for a few seconds.
+    """
+    last, silent_reads = pushed.after, 0
     while True:
         found = await wire.ask("XREAD", "COUNT", 500, "BLOCK", BLOCK_MS, "STREAMS", pushed.reply_stream, last)
+        silent_reads += not found
+        if silent_reads == SILENT_READS and on_silence is not None:
+            await on_silence()
+            on_silence = None
         for entry_id, flat in found[0][1] if found else ():
             last = entry_id.decode()
             fields = text_fields(flat)
@@ -82,19 +94,23 @@ async def follow(
                 on_delta(int(fields["attempt"]), fields["delta"])
 
 
-async def why_no_reply(wire: Wire, target: Target, pushed: Pushed) -> str:
-    """What to tell a person who waited in vain."""
-    where = f"It will be on {pushed.reply_stream} (job {pushed.entry_id})."
+async def nobody_reads(wire: Wire, target: Target, pushed: Pushed) -> str | None:
+    """What to tell a person when the job waits for a process that is not there; None when one is."""
     group = target.config.ingress.group
     try:
         consumers = await wire.ask("XINFO", "CONSUMERS", pushed.job_stream, group)
     except ResponseError:
         consumers = []
-    if not consumers:
-        return (
-            f"No process reads {pushed.job_stream} as group {group}: is `theo-router serve` running? {where}"
-        )
-    return f"The job goes on; to end it: theo-router cancel {pushed.entry_id}. {where}"
+    if consumers:
+        return None
+    return f"No process reads {pushed.job_stream} as group {group}: is `theo-router serve` running?"
+
+
+async def why_no_reply(wire: Wire, target: Target, pushed: Pushed) -> str:
+    """What to tell a person who waited in vain."""
+    nobody = await nobody_reads(wire, target, pushed)
+    what = nobody or f"The job goes on; to end it: theo-router cancel {pushed.entry_id}."
+    return f"{what} The reply will be on {pushed.reply_stream} (job {pushed.entry_id})."
 
 
 def document(fields: Mapping[str, str]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ async def each(wire: Wire, target: Target) -> AsyncIterator[Letter]:
     while True:
         page = await wire.ask("XREVRANGE", target.keys.dead, end, "-", "COUNT", PAGE)
         for entry_id, flat in page:
-            yield _letter(entry_id.decode(), flat)
+            yield parse_letter(entry_id.decode(), flat)
         if len(page) < PAGE:
             return
         end = f"({page[-1][0].decode()}"
@@ -84,7 +84,7 @@ async def each(wire: Wire, target: Target) -> AsyncIterator[Letter]:
 async def find(wire: Wire, target: Target, letter_id: str) -> Letter | None:
     """The letter of this id; None when there is none."""
     found = await wire.ask("XRANGE", target.keys.dead, letter_id, letter_id)
-    return _letter(letter_id, found[0][1]) if found else None
+    return parse_letter(letter_id, found[0][1]) if found else None
 
 
 async def replay(wire: Wire, target: Target, letter: Letter, ledger: Path | None) -> str | None:
@@ -131,8 +131,8 @@ def is_job_stream(target: Target, stream: str) -> bool:
     return stream == jobs or stream.startswith(f"{jobs}:")
 
 
-def _letter(letter_id: str, flat: list[bytes]) -> Letter:
-    """What the router adds comes last; fields of the same names before it are the job's own."""
+def parse_letter(letter_id: str, flat: list[bytes]) -> Letter:
+    """The letter in an entry's flat fields. What the router adds comes last; such names before it are the job's own."""
     at = len(flat) - 2 * len(ABOUT)
     names = tuple(name.decode("utf-8", "replace") for name in flat[at::2]) if at >= 0 else ()
     if names != ABOUT:

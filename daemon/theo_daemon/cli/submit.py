@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from theo_daemon.cli.console import print_json, say, visible
-from theo_daemon.cli.jobs import JobFailed, document, follow, push, why_no_reply
+from theo_daemon.cli.jobs import JobFailed, document, follow, nobody_reads, push, why_no_reply
 from theo_daemon.cli.options import ConfigFile, Json, RedisUrl, new_app
 from theo_daemon.cli.target import Target, find_target
 from theo_daemon.keys import DEFAULT_LANE
@@ -21,7 +21,9 @@ app = new_app()
 
 @app.command()
 def submit(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; `-` reads it from standard input.")],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="The prompt; `-` reads it from standard input.")
+    ],
     model: Annotated[str | None, typer.Option("--model", "-m", help="Model or group.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="System prompt.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the text as it is made.")] = False,
@@ -68,9 +70,15 @@ async def _submit(
                 print(pushed.entry_id)
             return
         shown = _Shown()
+
+        async def on_silence() -> None:
+            if (nobody := await nobody_reads(wire, target, pushed)) is not None:
+                say(f"theo-router: {nobody} Waiting on; Ctrl-C ends the wait, not the job.")
+
+        on_delta = None if as_json else shown.delta
         try:
             async with asyncio.timeout(timeout_s):
-                reply = await follow(wire, pushed, on_delta=None if as_json else shown.delta)
+                reply = await follow(wire, pushed, on_delta=on_delta, on_silence=on_silence)
         except TimeoutError:
             reason = await why_no_reply(wire, target, pushed)
             raise JobFailed(f"no reply within {timeout_s:g} s. {reason}") from None

@@ -18,13 +18,14 @@ from typing import Self
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger import owners, pruning
 from theo_daemon.ledger.reading import LedgerTransaction, reading
-from theo_daemon.ledger.records import Ask, Check, Forget, Landing, Verdict
+from theo_daemon.ledger.records import Ask, Check, Forget, Landing, News, Verdict
+from theo_daemon.ledger.schema import check_place
 from theo_daemon.ledger.shared import Change, HealthReport, SharedStanding
 from theo_daemon.ledger.shared_store import all_health, all_standings
 from theo_daemon.ledger.watcher import OnKey, Token, Watcher
 from theo_daemon.ledger.writer import Orphaned, Writer
 from theo_workers.clock import Clock, SystemClock, sleep, timeout_at
-from theo_workers.errors import RouterError
+from theo_workers.errors import LedgerError, RouterError
 from theo_workers.health import HealthSnapshot
 
 PRUNE_EVERY_S = 30.0
@@ -72,16 +73,15 @@ class Ledger:
 
     async def __aenter__(self) -> Self:
         """Open the file. Raises LedgerError, which says what was found and what to do."""
+        check_place(self.path)  # before anything is made beside it
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = owners.OwnerLock(self._folder, self.name)
-        except OSError:
-            self._lock = None  # the folder cannot be written; opening the file says why, in its own words
+        except OSError as error:
+            raise LedgerError(f"{self._folder} cannot be written: {error.strerror}") from error
         try:
             self._owner = await self._writer.start()
         except BaseException:
-            if self._lock is not None:
-                self._lock.release()
+            self._lock.release()
             raise
         loop = asyncio.get_running_loop()
         endless = (self._watcher.run(), self._watcher.watch_deaths(), self._prune())
@@ -176,6 +176,10 @@ class Ledger:
     def on_commit(self, told: Callable[[float], None]) -> None:
         """Tell `told` the seconds of every commit; it is called on the writer's thread."""
         self._writer.on_commit = told
+
+    def on_news(self, told: Callable[[News], None]) -> None:
+        """Tell `told` of ceilings and lost calls that this process booked; in the loop, once they are durable."""
+        self._writer.on_news = told
 
     @property
     def trouble(self) -> str | None:

@@ -11,12 +11,14 @@ from theo_daemon.ledger.rates import Slice, Taken, take
 from theo_daemon.ledger.records import (
     Ask,
     Busy,
+    CeilingReached,
     Check,
     Clear,
     Conflict,
     Granted,
     Hit,
     OverBudget,
+    PriorAttempt,
     Replay,
     Scope,
     Throttled,
@@ -44,10 +46,12 @@ class KeptAnswer(Struct, frozen=True):
 
 
 class Balance(Struct):
-    """One budget row."""
+    """One budget row, and what was told of it already."""
 
     spent_nano: int = 0
     held_nano: int = 0
+    warned: bool = False
+    exhausted: bool = False
 
 
 class Known(Struct, kw_only=True):
@@ -58,14 +62,14 @@ class Known(Struct, kw_only=True):
     answers: dict[str, KeptAnswer] = field(default_factory=dict)  # by cache key
     outcomes: dict[EntryRef, bytes] = field(default_factory=dict)
     ids: dict[tuple[str, str], Remembered] = field(default_factory=dict)
-    prior: dict[EntryRef, tuple[str, ...]] = field(default_factory=dict)  # states of earlier attempts
+    prior: dict[EntryRef, tuple[PriorAttempt, ...]] = field(default_factory=dict)
     balances: dict[tuple[str, int], Balance] = field(default_factory=dict)
     standings: dict[str, SharedStanding] = field(default_factory=dict)  # by model
     windows: dict[str, tuple[Slice, ...]] = field(default_factory=dict)  # of rates, by model
 
 
 class Claims(Struct, kw_only=True):
-    """What must be written: new holders, the attempts they send, new ids, and holds by budget row."""
+    """What must be written: new holders, the attempts they send, new ids, holds by budget row, ceilings reached."""
 
     holders: list[Ask] = field(default_factory=list)
     attempts: list[Ask] = field(default_factory=list)
@@ -73,6 +77,7 @@ class Claims(Struct, kw_only=True):
     held: dict[tuple[str, int], int] = field(default_factory=dict)
     standings: dict[str, SharedStanding] = field(default_factory=dict)
     windows: dict[str, tuple[Slice, ...]] = field(default_factory=dict)
+    reached: list[CeilingReached] = field(default_factory=list)
 
 
 def decide(asks: Sequence[Ask | Check], known: Known, *, owner: int) -> tuple[list[Verdict], Claims]:
@@ -126,7 +131,7 @@ def _admit(ask: Ask, known: Known, claims: Claims, owner: int) -> Verdict:
     return verdict
 
 
-def _reserve(ask: Ask, known: Known, claims: Claims, prior: tuple[str, ...]) -> Verdict:
+def _reserve(ask: Ask, known: Known, claims: Claims, prior: tuple[PriorAttempt, ...]) -> Verdict:
     """Take what the call needs of budgets, rates and the right to probe: all or nothing."""
     want = ask.want
     if want is None:
@@ -134,6 +139,7 @@ def _reserve(ask: Ask, known: Known, claims: Claims, prior: tuple[str, ...]) -> 
     for scope in want.scopes:
         refusal = _refusal(want, scope, known)
         if refusal is not None:
+            _note_reached(refusal, known, claims)
             return refusal
     standing = _standing_for(want, known)
     if isinstance(standing, Unfit):
@@ -180,6 +186,22 @@ def _refusal(want: Want, scope: Scope, known: Known) -> OverBudget | None:
         bound_nano=want.bound_nano,
         by_holds=by_holds,
     )
+
+
+def _note_reached(refusal: OverBudget, known: Known, claims: Claims) -> None:
+    """Spent money stood in the way of a call: to be told, once for a window."""
+    if refusal.by_holds or refusal.bound_nano is None:
+        return
+    scope = refusal.scope
+    balance = known.balances.setdefault((scope.name, scope.window_start_ms), Balance())
+    if not balance.exhausted:
+        balance.exhausted = True
+        claims.reached.append(CeilingReached(scope, balance.spent_nano))
+
+
+def near_ceiling(scope: Scope, balance: Balance) -> bool:
+    """Must it be told now that this scope has spent most of its ceiling? `balance` is after booking."""
+    return scope.warn_nano is not None and balance.spent_nano >= scope.warn_nano and not balance.warned
 
 
 def _take_id(ask: Ask | Check, known: Known, claims: Claims) -> None:

@@ -49,12 +49,12 @@ class PauseAsked(Struct, frozen=True, gc=False):
     until_ms: int
 
 
-class CredentialRefused(Struct, frozen=True, gc=False):
-    """The provider refuses this credential; `cause` is an error code."""
+class ModelDisabled(Struct, frozen=True, gc=False):
+    """The model must not be called until an operator has looked at it."""
 
     model: str
-    cause: str
-    credential: str
+    cause: str  # an error code, or a word for what happened
+    credential: str  # the one that is at fault, by fingerprint; "": the model is, whatever the credential
 
 
 class Ordered(Struct, frozen=True, gc=False):
@@ -65,7 +65,7 @@ class Ordered(Struct, frozen=True, gc=False):
     disable: bool
 
 
-Change = CircuitOpened | CircuitClosed | PauseAsked | CredentialRefused | Ordered
+Change = CircuitOpened | CircuitClosed | PauseAsked | ModelDisabled | Ordered
 
 
 class HealthReport(Struct, frozen=True, gc=False):
@@ -89,7 +89,7 @@ def after_change(known: SharedStanding, change: Change, now_ms: int) -> tuple[Sh
             if until_ms <= known.paused_until_ms:
                 return known, False
             return _next(known, paused_until_ms=until_ms), known.paused_until_ms <= now_ms
-        case CredentialRefused(cause=cause, credential=credential):
+        case ModelDisabled(cause=cause, credential=credential):
             if known.disabled is not None and known.credential in ("", credential):
                 return known, False
             return _next(known, disabled=cause, credential=credential), True

@@ -1,0 +1,73 @@
+"""What `doctor` makes of single facts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from redis.exceptions import ResponseError
+
+from theo_daemon.cli.checks import check_clock, check_ledger, check_persistence, check_role, facts_of
+from theo_daemon.config import Config, LedgerConfig
+from theo_daemon.ledger.schema import open_ledger
+
+AOF = {"aof_enabled": "1", "save": ""}
+
+
+@pytest.mark.parametrize(
+    ("facts", "state"),
+    [
+        (AOF, "ok"),
+        (AOF | {"aof_last_write_status": "err"}, "fail"),
+        ({"aof_enabled": "0", "save": "3600 1"}, "warn"),
+        ({"aof_enabled": "0", "save": ""}, "fail"),
+        ({"aof_enabled": "0"}, "warn"),
+        ({}, "warn"),
+    ],
+)
+def test_persistence_is_red_when_a_restart_loses_everything(facts: dict[str, str], state: str) -> None:
+    finding = check_persistence(facts)
+    assert finding.state == state
+    assert (finding.promise is None) == (state == "ok")
+
+
+@pytest.mark.parametrize(
+    ("facts", "state"),
+    [
+        ({"role": "master"}, "ok"),
+        ({"role": "slave"}, "fail"),
+        ({"role": "master", "maxmemory": "100", "used_memory": "91"}, "warn"),
+        ({"role": "master", "maxmemory": "0", "used_memory": "91"}, "ok"),
+    ],
+)
+def test_a_replica_is_red_and_a_full_server_yellow(facts: dict[str, str], state: str) -> None:
+    assert check_role(facts).state == state
+
+
+@pytest.mark.parametrize(
+    ("offset_s", "state"), [(0.4, "ok"), (-0.4, "ok"), (5, "warn"), (-5, "warn"), (-61, "fail")]
+)
+def test_clocks_that_differ_are_told(offset_s: float, state: str) -> None:
+    assert check_clock(offset_s).state == state
+
+
+def test_facts_are_what_was_not_refused() -> None:
+    assert facts_of(b"# Memory\r\nused_memory:5\r\nrole:master\r\n", [b"save", b"3600 1"]) == {
+        "used_memory": "5",
+        "role": "master",
+        "save": "3600 1",
+    }
+    assert facts_of(ResponseError("NOPERM"), ResponseError("NOPERM")) == {}
+
+
+def test_a_ledger_is_looked_at_without_being_made(tmp_path: Path) -> None:
+    config = Config(ledger=LedgerConfig(url=tmp_path / "new" / "ledger.db"))
+    assert "serve will create it" in check_ledger(config).found
+    assert not (tmp_path / "new").exists()
+    path = tmp_path / "ledger.db"
+    open_ledger(path).close()
+    config = Config(ledger=LedgerConfig(url=path))
+    assert "schema" in check_ledger(config).found
+    path.write_bytes(b"x" * 5000)
+    assert check_ledger(config).state == "fail"
+    assert check_ledger(Config(ledger=LedgerConfig(url="redis"))).state == "fail"

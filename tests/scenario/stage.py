@@ -1,0 +1,250 @@
+"""One whole dispatcher on a stage: real core, workers, books and decisions; a scripted world around them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+from tests.fakes import Delta, Final, MemoryBooks, MemoryLedger, MemoryReplies, QuickCounter, VirtualClock
+from theo_daemon import core as core_module
+from theo_daemon.cancellations import Cancel
+from theo_daemon.config import Config, IngressConfig, LedgerConfig, ModelConfig, RoutingConfig
+from theo_daemon.core import Core
+from theo_daemon.dispatcher import Dispatcher
+from theo_daemon.flight import Ticket
+from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome
+from theo_daemon.ledger import Ledger
+from theo_daemon.observer import LibraryObserver
+from theo_workers.clock import Clock, sleep
+from theo_workers.messages import Completion, DeltaSink, Request
+from theo_workers.upstreams.script import Fate
+from theo_workers.upstreams.scripted import ScriptedUpstream
+
+FateFor = Callable[[str], Fate]  # by the prompt
+
+
+def said(request: Request) -> str:
+    """The prompt of a request."""
+    content = request.messages[-1].content
+    assert isinstance(content, str)
+    return content
+
+
+class WatchedUpstream(ScriptedUpstream):
+    """A scripted provider that writes down what it was asked, and who was still at it when."""
+
+    def __init__(self, clock: Clock, fates: Sequence[Fate] = (), **options: Any) -> None:
+        super().__init__(clock, fates, **options)
+        self.prompts: list[str] = []
+        self.streamed: list[bool] = []
+        self.running: list[str] = []
+        self.closed: list[str] = []  # calls that were cancelled
+        self.fate_for: Callable[[str], Fate | BaseException] | None = None
+
+    async def generate(self, request: Request, *, deadline: float, on_delta: DeltaSink | None) -> Completion:
+        prompt = said(request)
+        self.prompts.append(prompt)
+        self.streamed.append(request.stream)
+        self.running.append(prompt)
+        try:
+            if self.fate_for is not None:
+                fate = self.fate_for(prompt)
+                if isinstance(fate, BaseException):
+                    raise fate
+                self._fates, self._end = (fate,), "cycle"
+            return await super().generate(request, deadline=deadline, on_delta=on_delta)
+        except asyncio.CancelledError:
+            self.closed.append(prompt)
+            raise
+        finally:
+            self.running.remove(prompt)
+
+
+class Listening(LibraryObserver):
+    """Hears everything, and keeps what ought never to happen."""
+
+    def __init__(self) -> None:
+        self.bugs: list[BaseException] = []
+        self.defects: list[BaseException] = []
+        self.transitions: list[tuple[str, str]] = []
+
+    def on_bug(self, error: BaseException, ticket: Ticket) -> None:
+        self.bugs.append(error)
+
+    def on_defect(self, model: str, error: BaseException) -> None:
+        self.defects.append(error)
+
+    def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
+        self.transitions.append((model, event))
+
+
+def model(name: str, *fates: Fate, routing: Mapping[str, Any] | None = None, **options: Any) -> ModelConfig:
+    """A scripted model; without fates it echoes. Priced ones need `output_cost_per_mtok` and a cap."""
+    return ModelConfig(
+        name=name,
+        provider="scripted",
+        model=f"{name}-1",
+        script=fates,
+        routing=msgspec.structs.replace(options.pop("over", RoutingConfig()), **(routing or {})),
+        **options,
+    )
+
+
+class Stage:
+    """Push, advance, look."""
+
+    def __init__(self, config: Config, *, clock: Clock, seed: int = 7, ledger: Ledger | None = None) -> None:
+        self.config, self.clock = config, clock
+        self.observer = Listening()
+        self.replies = MemoryReplies(clock)
+        with (
+            mock.patch.object(core_module, "Ledger", return_value=ledger),
+            mock.patch.object(core_module, "TokenCounter", QuickCounter),
+        ):
+            self.core = Core(config, clock=clock, observer=self.observer, rng=random.Random(seed))
+        self.ledger = ledger
+        self.upstreams: dict[str, WatchedUpstream] = {}
+        for one in config.models:
+            self.upstreams[one.name] = WatchedUpstream(clock, one.script, end=one.script_end)
+            self.core.fleet[one.name].worker.upstream = self.upstreams[one.name]
+        self._pushed = 0
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        return self.core.dispatcher
+
+    @property
+    def now_ms(self) -> int:
+        return int(self.clock.wall() * 1000)
+
+    @property
+    def calls(self) -> int:
+        """How many calls were sent, to all models."""
+        return sum(len(one.prompts) for one in self.upstreams.values())
+
+    def entry(
+        self, prompt: str = "hi", *, redelivered: bool = False, lane: str = "default", **fields: Any
+    ) -> Delivery:
+        """A job as the intake would bring it, pushed now. Values that are no text are put as JSON."""
+        self._pushed += 1
+        flat: list[bytes] = []
+        for name, value in {"prompt": prompt, **fields}.items():
+            flat += [name.encode(), value.encode() if isinstance(value, str) else msgspec.json.encode(value)]
+        ref = EntryRef("theo:jobs", f"{self.now_ms}-{self._pushed}")
+        return Delivery(ref, lane, flat, redelivered)
+
+    def push(self, prompt: str = "hi", **fields: Any) -> EntryRef:
+        """One job, delivered at once."""
+        delivery = self.entry(prompt, **fields)
+        self.dispatcher.deliver([delivery])
+        return delivery.ref
+
+    def push_all(self, prompts: Sequence[str], **fields: Any) -> list[EntryRef]:
+        """Several in one batch."""
+        deliveries = [self.entry(prompt, **fields) for prompt in prompts]
+        self.dispatcher.deliver(deliveries)
+        return [delivery.ref for delivery in deliveries]
+
+    def cancel(self, name: str, *, tenant: str | None = None) -> None:
+        self.dispatcher.cancel(Cancel(name, tenant, self.now_ms))
+
+    async def advance(self, seconds: float = 0.0) -> None:
+        """Let time pass; with the real ledger, real time."""
+        if isinstance(self.clock, VirtualClock):
+            await self.clock.advance(seconds)
+        else:
+            await sleep(self.clock, seconds)
+
+    def final(self, ref: EntryRef) -> Final | None:
+        """The final reply, if it is out; there is never more than one."""
+        finals = self.replies.finals.get(ref, [])
+        assert len(finals) <= 1, f"{ref} was answered {len(finals)} times"
+        return finals[0] if finals else None
+
+    def outcome(self, ref: EntryRef) -> JobOutcome:
+        final = self.final(ref)
+        assert final is not None, f"{ref} is not answered yet"
+        return final.outcome
+
+    def ok(self, ref: EntryRef) -> Answered:
+        outcome = self.outcome(ref)
+        assert isinstance(outcome, Answered), outcome
+        return outcome
+
+    def error(self, ref: EntryRef) -> Failed:
+        outcome = self.outcome(ref)
+        assert isinstance(outcome, Failed), outcome
+        return outcome
+
+    def end(self, ref: EntryRef) -> str:
+        """`ok`, an error code, or `waiting`."""
+        final = self.final(ref)
+        if final is None:
+            return "waiting"
+        return "ok" if isinstance(final.outcome, Answered) else final.outcome.code
+
+    def ends(self, refs: Sequence[EntryRef]) -> list[str]:
+        return [self.end(ref) for ref in refs]
+
+    async def answer(self, prompt: str = "hi", *, within_s: float = 1.0, **fields: Any) -> JobOutcome:
+        """Push, wait, and look."""
+        ref = self.push(prompt, **fields)
+        await self.advance(within_s)
+        return self.outcome(ref)
+
+    def deltas(self, ref: EntryRef) -> list[Delta]:
+        return self.replies.deltas.get(ref, [])
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """What the books say."""
+        assert isinstance(self.ledger, MemoryLedger)
+        return self.ledger.books.rows(sql)
+
+
+@contextlib.asynccontextmanager
+async def staged(
+    *models: ModelConfig, routing: Mapping[str, Any] | None = None, ingress: Mapping[str, Any] | None = None,
+    groups: Mapping[str, tuple[str, ...]] | None = None, on_unknown: Any = "retry", seed: int = 7,
+    books: MemoryBooks | None = None, name: str | None = None,
+) -> AsyncIterator[Stage]:  # fmt: skip
+    """A dispatcher in virtual time over books in memory. The group `all` has every model."""
+    clock = VirtualClock()
+    own_books = MemoryBooks() if books is None else books
+    everything = RoutingConfig(default="all", **(routing or {}))
+    config = Config(
+        routing=everything,
+        models=models,
+        groups={"all": tuple(one.name for one in models), **(groups or {})},
+        ingress=IngressConfig(**(ingress or {})),
+        ledger=LedgerConfig(url=Path("unused.db"), on_unknown=on_unknown),
+    )
+    stage = Stage(config, clock=clock, seed=seed, ledger=MemoryLedger(own_books, clock=clock, name=name))
+    try:
+        async with open_stage(stage):
+            yield stage
+        assert stage.observer.bugs == []
+        assert stage.observer.defects == []
+    finally:
+        if books is None:
+            own_books.close()
+
+
+@contextlib.asynccontextmanager
+async def open_stage(stage: Stage) -> AsyncIterator[Stage]:
+    """Its core opened and its dispatcher built."""
+    async with stage.core:
+        stage.core.dispatch(
+            publisher=stage.replies,
+            holds=stage.replies,
+            redis_now_ms=lambda: stage.now_ms,
+            reply_allowed=lambda name: name.startswith("theo:reply:"),
+        )
+        await stage.advance()
+        yield stage
