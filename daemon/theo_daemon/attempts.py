@@ -166,6 +166,7 @@ class Attempts:
             provider=member.config.provider,
             bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model)),
             scopes=self._fleet.scopes(model),
+            rate=self._fleet.rate(model, job, flight.lead.size),
         )
         on_delta = self._deltas.begin(flight)
         call = Call(
@@ -181,10 +182,12 @@ class Attempts:
 
     async def _claim(self, flight: Flight, want: Want) -> None:
         """The last step before the provider is called: the attempt goes on record, its bound is held."""
+        want = self._fleet.admitted(want)
         question = self._asking.ask(flight, want)
         verdict = await self._ledger.ask(question, orphaned=partial(self._void, flight, want))
+        assert verdict is not None
+        self._fleet.heed(want, verdict)
         if not isinstance(verdict, Granted):
-            assert verdict is not None
             raise NotGranted(want.model, verdict)
         flight.holding = True
         flight.listed.add(want.attempt_id)
@@ -226,7 +229,9 @@ class Attempts:
     def _worth_waiting(self, step: TryOneOf) -> bool:
         """None of them takes calls now: will one do so before the longest wait is over?"""
         reopens = self._fleet.reopens_at(step.models)
-        return reopens is not None and reopens - self._clock.monotonic() <= self._max_wait_s
+        if reopens is None:  # a probe decides at any moment, or only an operator can help
+            return self._fleet.may_recover(step.models)
+        return reopens - self._clock.monotonic() <= self._max_wait_s
 
     # -- ends ----------------------------------------------------------------------------------------
 
