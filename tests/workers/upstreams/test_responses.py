@@ -234,6 +234,7 @@ PARAMS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     ({"parallel_tool_calls": False, "store": True}, {"parallel_tool_calls": False, "store": True}),
     ({"logprobs": True, "top_logprobs": 2}, {"include": ["message.output_text.logprobs"], "top_logprobs": 2}),
+    ({"logprobs": True, "include": ["x"]}, {"include": ["x", "message.output_text.logprobs"]}),
     ({"stop": [], "presence_penalty": 0, "logit_bias": {}, "frequency_penalty": 0.0}, {}),
     ({"some_new_one": {"a": [1]}}, {"some_new_one": {"a": [1]}}),
 ]
