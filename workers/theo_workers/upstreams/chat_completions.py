@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from theo_workers.errors import InvalidRequest, UpstreamError
 from theo_workers.messages import Completion, Message, Request
 from theo_workers.upstreams.answer import completion
-from theo_workers.upstreams.chat_errors import call_id, refusal, refusal_in_answer
 from theo_workers.upstreams.chat_stream import ChatStream
 from theo_workers.upstreams.chat_words import joined_text, read_usage
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
+from theo_workers.upstreams.refusals import call_id, refusal, refusal_in_answer
 
 _OWN = frozenset({"model", "messages", "stream", "stream_options", "n"})
 _CAPS = ("max_completion_tokens", "max_tokens")
