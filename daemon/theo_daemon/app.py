@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -111,7 +111,7 @@ class Daemon:
             redis_now_ms=side.time.now_ms,
             reply_allowed=lambda name: allowed_reply(patterns, name),
         )
-        side.attach(dispatcher, _levers(core))
+        side.attach(dispatcher, core.standings.order)
         return core
 
     async def _status_port(
@@ -193,20 +193,6 @@ class Daemon:
         for task in (stop, waiting):
             task.cancel()
         return finished
-
-
-def _levers(core: Core) -> dict[str, Callable[[str], None]]:
-    """What the commands on `P:control` do to a model."""
-
-    def disable(model: str) -> None:
-        if model in core.fleet:
-            core.fleet[model].worker.disable("operator")
-
-    def reset(model: str) -> None:
-        if model in core.fleet:
-            core.fleet[model].worker.reset()
-
-    return {"disable": disable, "enable": reset, "reset": reset}
 
 
 def _secrets(config: Config, redis_url: str) -> Iterator[str]:

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from msgspec import structs
 
-from theo_daemon.attempts import AttemptObserver, Attempts
+from theo_daemon.attempts import Attempts
+from theo_daemon.bookings import AttemptObserver, Bookings
 from theo_daemon.cancellations import Cancel, Cancellations
 from theo_daemon.config import Config
 from theo_daemon.deltas import DeltaFeed
@@ -73,7 +74,8 @@ class Dispatcher:
         attempts = Attempts(
             fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, max_attempts=routing.max_attempts,
             max_wait_s=routing.max_wait_s if routing.when_unavailable == "park" else 0.0,
-            on_unknown=on_unknown, observer=observer, redis_now_ms=redis_now_ms, clock=clock, rng=rng,
+            on_unknown=on_unknown, bookings=Bookings(fleet=fleet, observer=observer, clock=clock),
+            redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
         self._turns = TurnQueue(
             FairQueue(config.ingress.lanes),

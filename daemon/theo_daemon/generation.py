@@ -9,7 +9,7 @@ import msgspec
 
 from theo_daemon.attempts import Attempts, NotGranted
 from theo_daemon.ceilings import hold_wait_s
-from theo_daemon.fleet import Fleet
+from theo_daemon.fleet import LARGE_BYTES, Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.job import Answer, Answered, OnUnknown
 from theo_daemon.ledger.ledger import Ledger
@@ -39,7 +39,6 @@ from theo_workers.errors import (
 )
 from theo_workers.messages import Outcome
 
-LARGE_BYTES = 16_384  # above this, tokens are counted in a thread
 decode_answer = msgspec.json.Decoder(Answer).decode
 
 

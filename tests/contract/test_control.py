@@ -51,18 +51,20 @@ class Heard:
 
     def __init__(self, wire: Wire, keys: Keys) -> None:
         self.cancels: list[Cancel] = []
-        self.levers: list[tuple[str, str]] = []
+        self.orders: list[tuple[str, str]] = []
+        self.at_ms: list[int] = []
         self.reader = ControlReader(
             wire=wire,
             keys=keys,
             on_cancel=self.cancels.append,
-            levers={
-                name: lambda model, name=name: self.levers.append((name, model))
-                for name in ("disable", "reset")
-            },
+            on_order=self.order,
             clock=SystemClock(),
             rng=random.Random(1),
         )
+
+    def order(self, command: str, model: str, entry_id: str) -> None:
+        self.orders.append((command, model))
+        self.at_ms.append(int(entry_id.partition("-")[0]))
 
 
 async def push(wire: Wire, keys: Keys, *words: str) -> int:
@@ -83,8 +85,9 @@ async def test_later_commands_reach_a_waiting_reader(either: RedisLink, client: 
     heard = Heard(client, keys)
     async with running(heard.reader.run()):
         other = either.wire()
-        await push(other, keys, "cmd", "disable", "model", "fast")
-        await until(lambda: heard.levers == [("disable", "fast")])
+        at_ms = await push(other, keys, "cmd", "disable", "model", "fast")
+        await until(lambda: heard.orders == [("disable", "fast")])
+        assert heard.at_ms == [at_ms]
         await other.close()
 
 
@@ -100,4 +103,4 @@ async def test_what_is_no_command_for_us_is_left_alone(
     heard = Heard(client, keys)
     await heard.reader.catch_up()
     assert heard.cancels == []
-    assert heard.levers == [("reset", "fast")]
+    assert heard.orders == [("reset", "fast")]

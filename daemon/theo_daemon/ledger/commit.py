@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apsw
 
 from theo_daemon.job import EntryRef
-from theo_daemon.ledger import store
+from theo_daemon.ledger import shared_store, store
+from theo_daemon.ledger.guards import Guards
 from theo_daemon.ledger.records import (
     Ask,
     Bury,
     CallLost,
     CeilingNear,
+    Changed,
     Check,
     Forget,
     Landing,
@@ -24,9 +26,10 @@ from theo_daemon.ledger.records import (
     Verdict,
 )
 from theo_daemon.ledger.rules import decide, near_ceiling
+from theo_daemon.ledger.shared import Change, HealthReport
 from theo_workers.messages import Outcome
 
-Operation = Ask | Check | Landing | Forget | Bury
+Operation = Ask | Check | Landing | Forget | Bury | Change | HealthReport
 _Sums = dict[tuple[str, int], list[int]]  # budget row -> [spent, held]
 
 
@@ -36,6 +39,7 @@ class Committer:
     def __init__(self, db: apsw.Connection, owner: int) -> None:
         self._db = db
         self._owner = owner
+        self._guards = Guards(db)
         self._cached: dict[str, int] = {}  # answers of a model kept since its last eviction
         self.news: list[News] = []  # of the last batch; to be told once it is committed
 
@@ -45,24 +49,43 @@ class Committer:
         for operation in operations:
             if isinstance(operation, Bury):
                 self._bury(operation.owner, now_ms)
+        changed = self._change([one for one in operations if isinstance(one, Change)], now_ms)
         landings = [operation for operation in operations if isinstance(operation, Landing)]
         if landings:
             self._land(landings, now_ms)
         forgotten = [ref for one in operations if isinstance(one, Forget) for ref in one.refs]
         store.forget_outcomes(self._db, forgotten)
+        reports = [one for one in operations if isinstance(one, HealthReport)]
+        if reports:
+            shared_store.add_health(self._db, reports, now_ms)
         # Landings first: an answer that is being recorded now serves the asks beside it.
         asks = [operation for operation in operations if isinstance(operation, Ask | Check)]
         verdicts = iter(self._answer(asks, now_ms))
         # Ids are let go last: a job may end while its own ask is in this very batch, and would take its id again.
         store.free_ids(self._db, [end for landing in landings for end in landing.ends])
-        return [next(verdicts) if isinstance(one, Ask | Check) else None for one in operations]
+        answers: list[Verdict | None] = []
+        for one in operations:
+            match one:
+                case Ask() | Check():
+                    answers.append(next(verdicts))
+                case Landing() | Forget() | Bury() | HealthReport():
+                    answers.append(None)
+                case _:
+                    answers.append(next(changed))
+        return answers
+
+    def _change(self, changes: Sequence[Change], now_ms: int) -> Iterator[Changed]:
+        """Before landings: what a probe showed is known before its right to probe ends."""
+        return iter([Changed(*shared_store.change_standing(self._db, one, now_ms)) for one in changes])
 
     def _answer(self, asks: Sequence[Ask | Check], now_ms: int) -> list[Verdict]:
         if not asks:
             return []
         known = store.read_known(self._db, asks, now_ms)
+        self._guards.read(asks, known)
         verdicts, claims = decide(asks, known, owner=self._owner)
         store.write_claims(self._db, claims, owner=self._owner, now_ms=now_ms)
+        self._guards.write(claims, now_ms)
         self.news += claims.reached
         return verdicts
 
@@ -72,6 +95,7 @@ class Committer:
             closed, late = store.settle_attempts(self._db, settled, now_ms)
             self._book(closed, late)
             store.add_latency(self._db, [*closed, *late])
+            self._guards.settle(closed, now_ms)
         self._cache([one for one in settled if one.cache is not None], now_ms)
         store.write_ends(self._db, [end for landing in landings for end in landing.ends], now_ms)
         store.release_keys(
@@ -142,6 +166,7 @@ class Committer:
         store.add_balances(self._db, _rows(sums))
         self._warn(booked)
         self._db.execute("DELETE FROM inflight WHERE owner = ?", (owner,))
+        self._guards.bury(owner, now_ms)
         self._db.execute(
             "UPDATE owners SET buried_at = ? WHERE id = ? AND buried_at IS NULL", (now_ms, owner)
         )

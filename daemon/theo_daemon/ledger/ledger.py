@@ -8,7 +8,7 @@ import itertools
 import os
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,13 @@ from theo_daemon.ledger import owners, pruning
 from theo_daemon.ledger.reading import LedgerTransaction, reading
 from theo_daemon.ledger.records import Ask, Check, Forget, Landing, News, Verdict
 from theo_daemon.ledger.schema import check_place
+from theo_daemon.ledger.shared import Change, HealthReport, SharedStanding
+from theo_daemon.ledger.shared_store import all_health, all_standings
 from theo_daemon.ledger.watcher import OnKey, Token, Watcher
 from theo_daemon.ledger.writer import Orphaned, Writer
 from theo_workers.clock import Clock, SystemClock, sleep, timeout_at
 from theo_workers.errors import LedgerError, RouterError
+from theo_workers.health import HealthSnapshot
 
 PRUNE_EVERY_S = 30.0
 FORGET_AFTER_S = 0.5
@@ -123,10 +126,27 @@ class Ledger:
     def forget(self, ref: EntryRef) -> None:
         """The entry's reply is published; its stored outcome may go with a later commit."""
         if not self._forgotten:
-            asyncio.get_running_loop().call_later(FORGET_AFTER_S, self._flush_forgotten)
+            rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            rung.add_done_callback(lambda _: self._flush_forgotten())
+            self._clock.call_at(self._clock.monotonic() + FORGET_AFTER_S, rung)
         self._forgotten.append(ref)
         if len(self._forgotten) >= FORGET_BATCH:
             self._flush_forgotten()
+
+    def change(self, change: Change) -> asyncio.Future[Verdict | None]:
+        """Tell all processes of a model's standing. Resolves with Changed once it is durable."""
+        future = self._writer.post(change, answer=True)
+        assert future is not None
+        return future
+
+    def report_health(self, reports: Sequence[HealthReport]) -> None:
+        """Add to the record that outlives this process."""
+        for report in reports:
+            self._writer.post(report, answer=False)
+
+    async def standings(self) -> tuple[list[SharedStanding], dict[str, HealthSnapshot]]:
+        """What is known of the models: their standings, and their health by name."""
+        return await self._writer.call(lambda db: (all_standings(db), all_health(db)))
 
     def wait(self, token: Token) -> asyncio.Future[None]:
         """Resolves when another process let go of `token`: ask again then."""
@@ -137,6 +157,11 @@ class Ledger:
         return self._owner << 40 | next(self._attempts)
 
     @property
+    def owner(self) -> int:
+        """This process's id in the ledger."""
+        return self._owner
+
+    @property
     def crashed(self) -> asyncio.Future[None]:
         """Never resolves; raises LedgerError when nothing can be recorded any more."""
         assert self._writer.crashed is not None
@@ -145,6 +170,10 @@ class Ledger:
     def on_death(self, told: Callable[[str], None]) -> None:
         """Tell `told` the name of every process that died, once its calls are booked as unknown."""
         self._watcher.on_death = told
+
+    def on_standings(self, told: Callable[[Sequence[SharedStanding]], None]) -> None:
+        """Tell `told` the models' standings within 0.2 s of another process's commit."""
+        self._watcher.on_standings = told
 
     def on_commit(self, told: Callable[[float], None]) -> None:
         """Tell `told` the seconds of every commit; it is called on the writer's thread."""

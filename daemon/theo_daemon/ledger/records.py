@@ -5,6 +5,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from theo_daemon.job import EntryRef
+from theo_daemon.ledger.rates import Pace, Rate
+from theo_daemon.ledger.shared import SharedStanding
 from theo_workers.messages import Outcome
 
 
@@ -26,6 +28,8 @@ class Want(Struct, frozen=True, gc=False):
     provider: str
     bound_nano: int | None  # None: no price known
     scopes: tuple[Scope, ...]
+    rate: Rate | None = None  # None: the model has no limit per minute
+    probe_until_ms: int | None = None  # its circuit is half-open: the right to probe is asked for, until then
 
 
 class Ask(Struct, frozen=True, kw_only=True, gc=False):
@@ -76,6 +80,8 @@ class Granted(Struct, frozen=True):
     """Claimed: the attempt is on record as sent; call the provider now."""
 
     prior: tuple[PriorAttempt, ...] = ()
+    standing: SharedStanding | None = None  # of its model, where the right to probe was asked for
+    pace: Pace | None = None  # what is left of the model's rate, where it has one
 
 
 class Hit(Struct, frozen=True):
@@ -111,7 +117,26 @@ class OverBudget(Struct, frozen=True):
     by_holds: bool  # True: only what is held, not what is spent, stands in the way
 
 
-Verdict = Clear | Granted | Hit | Replay | Conflict | Busy | OverBudget
+class Throttled(Struct, frozen=True):
+    """The model's calls or tokens per minute are used up."""
+
+    pace: Pace
+
+
+class Unfit(Struct, frozen=True):
+    """No probe now: another process probes, or knows something worse of the model."""
+
+    standing: SharedStanding
+
+
+class Changed(Struct, frozen=True):
+    """What a change made of the model's row; `news`: it should be told."""
+
+    standing: SharedStanding
+    news: bool
+
+
+Verdict = Clear | Granted | Hit | Replay | Conflict | Busy | OverBudget | Throttled | Unfit | Changed
 
 
 class CacheWrite(Struct, frozen=True, gc=False):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct, field
 
 from theo_daemon.job import EntryRef
+from theo_daemon.ledger.rates import Slice, Taken, take
 from theo_daemon.ledger.records import (
     Ask,
     Busy,
@@ -20,9 +21,12 @@ from theo_daemon.ledger.records import (
     PriorAttempt,
     Replay,
     Scope,
+    Throttled,
+    Unfit,
     Verdict,
     Want,
 )
+from theo_daemon.ledger.shared import SharedStanding, as_probe
 
 
 class Remembered(Struct, frozen=True):
@@ -60,6 +64,8 @@ class Known(Struct, kw_only=True):
     ids: dict[tuple[str, str], Remembered] = field(default_factory=dict)
     prior: dict[EntryRef, tuple[PriorAttempt, ...]] = field(default_factory=dict)
     balances: dict[tuple[str, int], Balance] = field(default_factory=dict)
+    standings: dict[str, SharedStanding] = field(default_factory=dict)  # by model
+    windows: dict[str, tuple[Slice, ...]] = field(default_factory=dict)  # of rates, by model
 
 
 class Claims(Struct, kw_only=True):
@@ -69,6 +75,8 @@ class Claims(Struct, kw_only=True):
     attempts: list[Ask] = field(default_factory=list)
     ids: list[Ask | Check] = field(default_factory=list)
     held: dict[tuple[str, int], int] = field(default_factory=dict)
+    standings: dict[str, SharedStanding] = field(default_factory=dict)
+    windows: dict[str, tuple[Slice, ...]] = field(default_factory=dict)
     reached: list[CeilingReached] = field(default_factory=list)
 
 
@@ -124,21 +132,41 @@ def _admit(ask: Ask, known: Known, claims: Claims, owner: int) -> Verdict:
 
 
 def _reserve(ask: Ask, known: Known, claims: Claims, prior: tuple[PriorAttempt, ...]) -> Verdict:
-    """Hold the bound in every budget of the call, all or nothing."""
-    if ask.want is None:
+    """Take what the call needs of budgets, rates and the right to probe: all or nothing."""
+    want = ask.want
+    if want is None:
         return Clear(prior)
-    for scope in ask.want.scopes:
-        refusal = _refusal(ask.want, scope, known)
+    for scope in want.scopes:
+        refusal = _refusal(want, scope, known)
         if refusal is not None:
             _note_reached(refusal, known, claims)
             return refusal
-    for scope in ask.want.scopes:
-        if ask.want.bound_nano:
+    standing = _standing_for(want, known)
+    if isinstance(standing, Unfit):
+        return standing
+    taken = None if want.rate is None else take(known.windows.get(want.model, ()), want.rate, known.now_ms)
+    if taken is not None and not isinstance(taken, Taken):
+        return Throttled(taken)
+    for scope in want.scopes:
+        if want.bound_nano:
             row = (scope.name, scope.window_start_ms)
-            known.balances.setdefault(row, Balance()).held_nano += ask.want.bound_nano
-            claims.held[row] = claims.held.get(row, 0) + ask.want.bound_nano
+            known.balances.setdefault(row, Balance()).held_nano += want.bound_nano
+            claims.held[row] = claims.held.get(row, 0) + want.bound_nano
+    if standing is not None:
+        known.standings[want.model] = claims.standings[want.model] = standing
+    if taken is not None:
+        known.windows[want.model] = claims.windows[want.model] = taken.window
     claims.attempts.append(ask)
-    return Granted(prior)
+    return Granted(prior, standing, None if taken is None else taken.left)
+
+
+def _standing_for(want: Want, known: Known) -> SharedStanding | Unfit | None:
+    """The model's row with this call as its probe, where the right to probe is asked for."""
+    if want.probe_until_ms is None:
+        return None
+    row = known.standings.get(want.model) or SharedStanding(model=want.model)
+    probing = as_probe(row, want.attempt_id, until_ms=want.probe_until_ms, now_ms=known.now_ms)
+    return Unfit(row) if probing is None else probing
 
 
 def _refusal(want: Want, scope: Scope, known: Known) -> OverBudget | None:

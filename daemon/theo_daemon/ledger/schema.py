@@ -62,6 +62,15 @@ CREATE UNIQUE INDEX idx_spend ON spend(scope, window_start);
 CREATE TABLE latency(
   model TEXT PRIMARY KEY, calls INTEGER NOT NULL DEFAULT 0, total_ms REAL NOT NULL DEFAULT 0,
   last_ms REAL, prompt_tokens INTEGER NOT NULL DEFAULT 0, completion_tokens INTEGER NOT NULL DEFAULT 0);
+
+CREATE TABLE standings(
+  model TEXT PRIMARY KEY, version INTEGER NOT NULL DEFAULT 0, generation INTEGER NOT NULL DEFAULT 0,
+  openings INTEGER NOT NULL DEFAULT 0, open_until_ms INTEGER NOT NULL DEFAULT 0, probe INTEGER NOT NULL DEFAULT 0,
+  probe_until_ms INTEGER NOT NULL DEFAULT 0, paused_until_ms INTEGER NOT NULL DEFAULT 0, disabled TEXT,
+  credential TEXT NOT NULL DEFAULT '', order_id TEXT NOT NULL DEFAULT '0-0', health TEXT NOT NULL DEFAULT '',
+  changed_at INTEGER NOT NULL);
+
+CREATE TABLE rates(model TEXT PRIMARY KEY, slices TEXT NOT NULL);
 """
 
 # WAL cannot work over these: its index is shared memory (sqlite.org/wal.html, "all on the same host").
