@@ -415,6 +415,8 @@ def test_what_the_format_cannot_say_is_refused_with_the_reason(
         ),
         (Message(role="user", content=[picture(PNG, detail="low")]), "detail low is not to be had"),
         (Message(role="user", content=[picture("data:image/png,raw")]), "a data: URL must have"),
+        (Message(role="user", content=[picture("data:image/png;base64")]), "a data: URL must have"),
+        (Message(role="user", content=[picture("data:;base64,AAAA")]), "a data: URL must have"),
         (Message(role="user", content=[{"type": "file", "file": {"file_id": "file-1"}}]), "only file_data"),
         (Message(role="user", content=[{"type": "file", "file": {"file_data": JPEG}}]), "only file_data"),
         (Message(role="system", content=[picture(PNG)]), "a system message can only be text"),
@@ -746,7 +748,8 @@ def test_a_refusal_is_the_leaf_of_its_kind(
 def test_a_429_that_means_no_money_is_not_waited_for() -> None:
     details = {"error_code": "enforced_spend_limit_reached"}
     body = {"type": "error", "error": {"type": "rate_limit_error", "message": "x", "details": details}}
-    assert isinstance(told(WIRE, 429, body), ProviderQuotaExhausted)
+    error = told(WIRE, 429, body)
+    assert (type(error), error.provider_code) == (ProviderQuotaExhausted, "rate_limit_error")
 
 
 ANSWER_WORDS = """type message_start message_delta message_stop content_block_start content_block_delta error message

@@ -299,6 +299,7 @@ def test_what_the_format_cannot_say_is_refused_with_the_reason(params: dict[str,
         (Message(role="user", content=[{"type": "image_url", "image_url": {}}]), "it has no image_url.url"),
         (Message(role="assistant", content=[picture(PNG)]), "type image_url cannot be sent"),
         (Message(role="tool", content="x"), "must have a tool_call_id"),
+        (Message(role="tool", content="x", tool_call_id=""), "must have a tool_call_id"),
         (Message(role="assistant", tool_calls=[{"id": "1"}]), "a tool call must have an id"),
     ],
 )
@@ -390,6 +391,17 @@ def test_an_answer_that_is_none_may_have_been_billed(answer: Any) -> None:
 def test_odd_usage_is_none_and_spoils_nothing(usage: Any) -> None:
     answer = decoded(WIRE, response(message("hi"), usage=usage))
     assert (answer.output, answer.usage) == ("hi", None)
+
+
+@pytest.mark.parametrize(
+    ("usage", "billed"),
+    [
+        ({"input_tokens": 5}, Usage(prompt_tokens=5)),
+        ({"output_tokens": 5, "output_tokens_details": None}, Usage(completion_tokens=5)),
+    ],
+)
+def test_usage_is_read_as_far_as_it_goes(usage: Any, billed: Usage) -> None:
+    assert decoded(WIRE, response(message("hi"), usage=usage)).usage == billed
 
 
 FAILED: list[tuple[dict[str, Any], type[UpstreamError], FailureClass]] = [
