@@ -494,6 +494,8 @@ def test_a_refusal_is_content_filtered_with_its_usage() -> None:
     ("usage", "billed"),
     [
         ({"input_tokens": 9, "output_tokens": 1}, Usage(prompt_tokens=9, completion_tokens=1)),
+        ({"input_tokens": 9}, Usage(prompt_tokens=9)),
+        ({"output_tokens": 9}, Usage(completion_tokens=9)),
         (
             {
                 "input_tokens": 9,
@@ -629,6 +631,26 @@ def test_streamed_thinking_is_kept_for_its_calls_and_is_no_text() -> None:
     assert read.tool_calls is not None
     kept = json.loads(bytes(read.tool_calls))[0]["extra_content"]
     assert kept == {"anthropic": {"thinking_blocks": [THINKING, HIDDEN]}}
+
+
+def test_blocks_may_begin_with_content() -> None:
+    deltas, read = assembled(
+        WIRE,
+        START,
+        begins(0, {"type": "thinking", "thinking": "H", "signature": "sig=="}),
+        delta(0, "thinking", thinking="m."),
+        begins(1, text("Hel")),
+        delta(1, "text", text="lo"),
+        begins(2, {"type": "document", "text": "not the answer"}),
+        begins(3, tool_use("t1", "f")),
+        stopping("tool_use"),
+        STOP,
+    )
+    assert deltas == ["Hel", "lo"]
+    assert read.tool_calls is not None
+    assert json.loads(bytes(read.tool_calls))[0]["extra_content"]["anthropic"]["thinking_blocks"] == [
+        THINKING
+    ]
 
 
 def test_the_reason_to_stop_makes_a_stream_whole_even_if_its_last_event_is_lost() -> None:

@@ -326,6 +326,11 @@ def test_the_text_of_all_messages_is_the_output() -> None:
     assert decoded(WIRE, response(), {"x-request-id": "req_1"}).provider_request_id == "req_1"
 
 
+def test_only_messages_speak() -> None:
+    item = {**message("aside"), "type": "mcp_call"}
+    assert decoded(WIRE, response(item, {"type": "message", "content": "odd"}, message("hi"))).output == "hi"
+
+
 def test_parallel_calls_are_in_the_chat_form() -> None:
     first, second = function_call("c1", "weather", '{"city":"Rome"}'), function_call("c2", "time", "")
     answer = decoded(WIRE, response(message("wait"), first, second))
