@@ -22,6 +22,8 @@ from theo_daemon.ledger.records import (
     Landing,
     OverBudget,
     PriorAttempt,
+    Throttled,
+    Unfit,
     Verdict,
     Want,
 )
@@ -94,9 +96,11 @@ class Attempts:
         try:
             result = await started.result
         except NotGranted as refused:
-            if not (flight.tried and isinstance(refused.verdict, OverBudget)):
-                raise
-            return self._refused(flight, refused.model, refused.verdict)
+            if flight.tried and isinstance(refused.verdict, OverBudget):
+                return self._refused(flight, refused.model, refused.verdict)
+            if flight.tried and isinstance(refused.verdict, Throttled | Unfit):
+                return self._decide(flight)
+            raise
         except (WorkerStopped, NotAdmitted):
             if not self._bookings.doubtful(flight, want, Outcome.MAYBE, code="internal_error"):
                 return None
@@ -171,7 +175,7 @@ class Attempts:
         on_delta = self._deltas.begin(flight)
         call = Call(
             request=Request(messages=job.messages, params=job.params, stream=on_delta is not None),
-            deadline=self._clock.monotonic() + member.config.routing.timeout_s,
+            deadline=member.worker.starts_at(self._clock.monotonic()) + member.config.routing.timeout_s,
             on_delta=on_delta,
             before_send=partial(self._claim, flight, want),
         )

@@ -156,6 +156,11 @@ class ModelWorker:
         if pace is not None or self._standing.pace is not None:
             self._mail.post(KeepPace(pace))
 
+    def starts_at(self, now: float) -> float:
+        """When the model's rate has room for a call: `now`, or later."""
+        pace = self._standing.pace
+        return now if pace is None else max(now, pace.since)
+
     @property
     def half_open(self) -> bool:
         """Is a call that is admitted now a probe?"""

@@ -234,6 +234,7 @@ PARAMS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     ({"parallel_tool_calls": False, "store": True}, {"parallel_tool_calls": False, "store": True}),
     ({"logprobs": True, "top_logprobs": 2}, {"include": ["message.output_text.logprobs"], "top_logprobs": 2}),
+    ({"logprobs": True, "include": ["x"]}, {"include": ["x", "message.output_text.logprobs"]}),
     ({"stop": [], "presence_penalty": 0, "logit_bias": {}, "frequency_penalty": 0.0}, {}),
     ({"some_new_one": {"a": [1]}}, {"some_new_one": {"a": [1]}}),
 ]
@@ -430,7 +431,7 @@ def test_a_failure_after_work_may_have_been_billed() -> None:
 CREATED = {"type": "response.created", "response": response(status="in_progress", usage=None)}
 
 
-def delta(text: str) -> dict[str, Any]:
+def delta(text: Any) -> dict[str, Any]:
     return {"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0, "delta": text}
 
 
@@ -502,7 +503,13 @@ def test_an_error_event_ends_the_stream(nested: bool, begun: bool, class_: Failu
 
 
 def test_events_of_unknown_kinds_are_passed_over() -> None:
-    odd = [{"type": "response.new_thing.delta", "delta": {"a": 1}}, {"type": "keepalive"}, {}]
+    odd = [
+        {"type": "response.new_thing.delta", "delta": {"a": 1}},
+        delta(""),
+        delta({"a": 1}),
+        {"type": "keepalive"},
+        {},
+    ]
     assert assembled(WIRE, CREATED, *odd, delta("hi"), ends(message("hi")))[0] == ["hi"]
 
 
