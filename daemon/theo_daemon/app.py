@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,12 +21,15 @@ from theo_daemon.redis_side import RedisSide, running
 from theo_daemon.reply_patterns import allowed_reply, compile_patterns
 from theo_daemon.server_check import ServerFacts, check_server
 from theo_daemon.snapshot import Snapshot
+from theo_daemon.stall_guard import StallGuard
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
 from theo_daemon.telemetry.metrics import ModelName
 from theo_daemon.telemetry.start import RunningTelemetry
 from theo_daemon.telemetry.status_http import StatusServer
 from theo_workers.clock import Clock, SystemClock, timeout_at
+
+STALL_LEASES = 3.0  # a loop that is silent for so many leases will not speak again
 
 
 class Daemon:
@@ -68,6 +71,7 @@ class Daemon:
             core = await self._core(stack, side, telemetry)
             await self._status_port(stack, core, side, telemetry, link)
             await side.start(stack)
+            stack.enter_context(StallGuard(STALL_LEASES * self.config.ingress.lease_s))
             gc.freeze()  # what is loaded by now stays: price tables and vocabularies need no walking through again
             telemetry.event(
                 names.PROCESS_STARTED, version=__version__, consumer=self.consumer, redis=link.shown
@@ -107,7 +111,7 @@ class Daemon:
             redis_now_ms=side.time.now_ms,
             reply_allowed=lambda name: allowed_reply(patterns, name),
         )
-        side.attach(dispatcher, _levers(core))
+        side.attach(dispatcher, core.standings.order)
         return core
 
     async def _status_port(
@@ -189,20 +193,6 @@ class Daemon:
         for task in (stop, waiting):
             task.cancel()
         return finished
-
-
-def _levers(core: Core) -> dict[str, Callable[[str], None]]:
-    """What the commands on `P:control` do to a model."""
-
-    def disable(model: str) -> None:
-        if model in core.fleet:
-            core.fleet[model].worker.disable("operator")
-
-    def reset(model: str) -> None:
-        if model in core.fleet:
-            core.fleet[model].worker.reset()
-
-    return {"disable": disable, "enable": reset, "reset": reset}
 
 
 def _secrets(config: Config, redis_url: str) -> Iterator[str]:

@@ -8,17 +8,27 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-import msgspec
-
+from theo_daemon.bookings import Bookings, Started
+from theo_daemon.ceilings import Barred, fits, hold_wait_s, last_word, over_ceiling, unaffordable
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
-from theo_daemon.job import Answer, Answered, OnUnknown
+from theo_daemon.job import OnUnknown
 from theo_daemon.ledger.ledger import Ledger
-from theo_daemon.ledger.records import Ask, CacheWrite, Granted, Landing, Settled, Verdict, Want
-from theo_daemon.outcomes import Result, attempt, failed
-from theo_daemon.retry import GiveUp, Tried, TryOneOf, after_failure
-from theo_daemon.telemetry.records import AttemptRecord
+from theo_daemon.ledger.records import (
+    Ask,
+    Clear,
+    Granted,
+    Landing,
+    OverBudget,
+    PriorAttempt,
+    Throttled,
+    Unfit,
+    Verdict,
+    Want,
+)
+from theo_daemon.outcomes import Result, failed, settled
+from theo_daemon.retry import GiveUp, TryOneOf, after_failure
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import (
     GenerationError,
@@ -26,28 +36,17 @@ from theo_workers.errors import (
     MailboxFull,
     NotAdmitted,
     OutcomeUnknown,
-    UpstreamError,
     WorkerStopped,
 )
-from theo_workers.failures import CONSEQUENCES, Billed
-from theo_workers.messages import Attempt, FinishReason, Outcome, Request, Usage
-from theo_workers.model_worker import Call, CallFailed, Completed
-
-_encode_answer = msgspec.json.Encoder().encode
+from theo_workers.messages import Outcome, Request
+from theo_workers.model_worker import Call, Completed
 
 
 class NotGranted(Exception):
-    """The ledger did not let the call go out."""
+    """The call of `model` must not go out."""
 
-    def __init__(self, verdict: Verdict) -> None:
-        self.verdict = verdict
-
-
-class Started(msgspec.Struct, frozen=True):
-    """A call handed to a model's worker."""
-
-    want: Want
-    result: asyncio.Future[Completed | CallFailed]
+    def __init__(self, model: str, verdict: Verdict) -> None:
+        self.model, self.verdict = model, verdict
 
 
 class Asking(Protocol):
@@ -56,8 +55,8 @@ class Asking(Protocol):
     def ask(self, flight: Flight, want: Want | None) -> Ask:
         """The question for this flight."""
 
-    def heed_prior(self, flight: Flight, prior: Sequence[str]) -> None:
-        """Raises GenerationError when the job must not be sent again."""
+    def heed_prior(self, flight: Flight, prior: Sequence[PriorAttempt]) -> None:
+        """List them with the flight's own. Raises GenerationError when the job must not be sent again."""
 
 
 class Attempts:
@@ -65,12 +64,11 @@ class Attempts:
 
     def __init__(
         self, *, fleet: Fleet, ledger: Ledger, deltas: DeltaFeed, asking: Asking, max_attempts: int, max_wait_s: float,
-        on_unknown: OnUnknown, on_settled: Callable[[AttemptRecord], None], redis_now_ms: Callable[[], int],
-        clock: Clock, rng: random.Random,
+        on_unknown: OnUnknown, bookings: Bookings, redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
         self._max_attempts, self._max_wait_s, self._on_unknown = max_attempts, max_wait_s, on_unknown
-        self._on_settled, self._redis_now_ms = on_settled, redis_now_ms
+        self._bookings, self._redis_now_ms = bookings, redis_now_ms
         self._clock, self._rng = clock, rng
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:
@@ -81,27 +79,86 @@ class Attempts:
     async def run(self, flight: Flight, started: Started) -> Result | None:
         """From the first call on; None: another turn is needed, to begin or to go on. Raises NotGranted."""
         while True:
-            try:
-                result = await started.result
-            except (WorkerStopped, NotAdmitted):
-                if not self._doubtful(flight, started.want, Outcome.MAYBE, code="internal_error"):
-                    return None
-                raise InternalError("the model's worker failed after the call was sent") from None
-            except asyncio.CancelledError:
-                self._doubtful(flight, started.want, Outcome.CANCELLED, code=None)
-                raise
-            except GenerationError as error:
-                self._doubtful(flight, started.want, Outcome.MAYBE, code=error.code)
-                raise
-            if isinstance(result, Completed):
-                return self._answered(flight, started.want, result)
-            step = self._failed(flight, started.want, result)
-            if isinstance(step, GiveUp):
-                return self.gave_up(flight, result.error, unknown=step.unknown)
+            step = await self._end_of(flight, started)
+            match step:
+                case None | Result():
+                    return step
+                case GiveUp(unknown):
+                    return self.gave_up(flight, unknown=unknown)
             following = await self._next(flight, step)
             if following is None:
-                return None if self._worth_waiting(step) else self.gave_up(flight, result.error)
+                return None if self._worth_waiting(step) else self.gave_up(flight)
             started = following
+
+    async def _end_of(self, flight: Flight, started: Started) -> Result | TryOneOf | GiveUp | None:
+        """Wait for the call and book it. None: it was not made."""
+        want = started.want
+        try:
+            result = await started.result
+        except NotGranted as refused:
+            if flight.tried and isinstance(refused.verdict, OverBudget):
+                return self._refused(flight, refused.model, refused.verdict)
+            if flight.tried and isinstance(refused.verdict, Throttled | Unfit):
+                return self._decide(flight)
+            raise
+        except (WorkerStopped, NotAdmitted):
+            if not self._bookings.doubtful(flight, want, Outcome.MAYBE, code="internal_error"):
+                return None
+            raise InternalError("the model's worker failed after the call was sent") from None
+        except asyncio.CancelledError:
+            self._bookings.doubtful(flight, want, Outcome.CANCELLED, code=None)
+            raise
+        except GenerationError as error:
+            self._bookings.doubtful(flight, want, Outcome.MAYBE, code=error.code)
+            raise
+        if isinstance(result, Completed):
+            return self._bookings.answered(flight, started, result)
+        self._bookings.failed(flight, started, result)
+        return self._decide(flight)
+
+    # -- money ---------------------------------------------------------------------------------------
+
+    def bar_unaffordable(self, flight: Flight) -> None:
+        """Take the candidates away whose call does not fit what is left of the job's own ceiling."""
+        job = flight.lead.job
+        if job.max_cost_nano is None:
+            return
+        bounds = {
+            model: self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model))
+            for model in flight.candidates
+        }
+        refusals = unaffordable(bounds, limit_nano=job.max_cost_nano, spent_nano=flight.cost_nano)
+        for model, error in refusals.items():
+            flight.bar(model, Barred(error, own=True))
+
+    def bar(self, flight: Flight, model: str, verdict: OverBudget) -> None:
+        """Take a candidate away whose budget is spent."""
+        flight.bar(model, Barred(over_ceiling(verdict, int(self._clock.wall() * 1000)), own=False))
+
+    def unaffordable(self, flight: Flight) -> Result:
+        """No candidate is left: the last one's own error, if one was called at all, else what money forbids."""
+        if flight.last_error is not None:
+            return self.gave_up(flight)
+        last = last_word(flight.barred.values())
+        # Who waits may have another ceiling of its own, or none.
+        shared = last.error.shared and not any(barred.own for barred in flight.barred.values())
+        outcome = failed(last.error, cost_nano=flight.cost_nano, attempts=flight.attempts)
+        return Result(outcome, shared=shared)
+
+    def _refused(self, flight: Flight, model: str, verdict: OverBudget) -> TryOneOf | GiveUp:
+        """A later attempt does not fit under a ceiling: decide anew what follows the one before."""
+        if not verdict.by_holds:
+            self.bar(flight, model, verdict)
+        step = self._decide(flight)
+        if isinstance(step, TryOneOf) and verdict.by_holds:
+            return TryOneOf(step.models, delay_s=max(step.delay_s, hold_wait_s(self._rng.random())))
+        return step
+
+    def _check_own_ceiling(self, flight: Flight, want: Want) -> None:
+        """Once more, as the job that leads may be another, or a lost call known, since it was looked at."""
+        limit_nano = flight.lead.job.max_cost_nano
+        if limit_nano is not None and not fits(want.bound_nano, limit_nano - flight.cost_nano):
+            raise NotGranted(want.model, Clear())
 
     # -- sending -------------------------------------------------------------------------------------
 
@@ -113,33 +170,38 @@ class Attempts:
             provider=member.config.provider,
             bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model)),
             scopes=self._fleet.scopes(model),
+            rate=self._fleet.rate(model, job, flight.lead.size),
         )
         on_delta = self._deltas.begin(flight)
         call = Call(
             request=Request(messages=job.messages, params=job.params, stream=on_delta is not None),
-            deadline=self._clock.monotonic() + member.config.routing.timeout_s,
+            deadline=member.worker.starts_at(self._clock.monotonic()) + member.config.routing.timeout_s,
             on_delta=on_delta,
             before_send=partial(self._claim, flight, want),
         )
         try:
-            return Started(want, member.worker.submit(call))
+            return Started(want, member.price, member.worker.submit(call))
         except (WorkerStopped, MailboxFull):
             return None
 
     async def _claim(self, flight: Flight, want: Want) -> None:
         """The last step before the provider is called: the attempt goes on record, its bound is held."""
+        want = self._fleet.admitted(want)
         question = self._asking.ask(flight, want)
         verdict = await self._ledger.ask(question, orphaned=partial(self._void, flight, want))
+        assert verdict is not None
+        self._fleet.heed(want, verdict)
         if not isinstance(verdict, Granted):
-            assert verdict is not None
-            raise NotGranted(verdict)
+            raise NotGranted(want.model, verdict)
         flight.holding = True
-        if verdict.prior:
-            try:
+        flight.listed.add(want.attempt_id)
+        try:
+            if verdict.prior:
                 self._asking.heed_prior(flight, verdict.prior)
-            except GenerationError:
-                self._void(flight, want, verdict)
-                raise
+            self._check_own_ceiling(flight, want)
+        except (GenerationError, NotGranted):
+            self._void(flight, want, verdict)
+            raise
         if flight.sent_attempt is None:
             flight.lead.queued_ms = max(0, self._redis_now_ms() - flight.lead.ref.pushed_ms)
         flight.sent_attempt = want.attempt_id
@@ -149,13 +211,14 @@ class Attempts:
         if isinstance(verdict, Granted):
             flight.holding = False
             self._ledger.tell(
-                Landing(settled=_settled(want, "void", cost_nano=0, latency_ms=0.0), release_key=flight.key)
+                Landing(settled=settled(want, "void", cost_nano=0, latency_ms=0.0), release_key=flight.key)
             )
 
     async def _next(self, flight: Flight, step: TryOneOf) -> Started | None:
         """The next attempt on one of the step's models; None when none of them takes calls."""
-        self._ledger.tell(Landing(settled=flight.settled))
-        flight.settled = None
+        if flight.settled is not None:
+            self._ledger.tell(Landing(settled=flight.settled))
+            flight.settled = None
         if step.delay_s > 0:
             await sleep(self._clock, step.delay_s)
         started = self.start(flight, step.models)
@@ -170,97 +233,27 @@ class Attempts:
     def _worth_waiting(self, step: TryOneOf) -> bool:
         """None of them takes calls now: will one do so before the longest wait is over?"""
         reopens = self._fleet.reopens_at(step.models)
-        return reopens is not None and reopens - self._clock.monotonic() <= self._max_wait_s
+        if reopens is None:  # a probe decides at any moment, or only an operator can help
+            return self._fleet.may_recover(step.models)
+        return reopens - self._clock.monotonic() <= self._max_wait_s
 
     # -- ends ----------------------------------------------------------------------------------------
 
-    def _answered(self, flight: Flight, want: Want, result: Completed) -> Result:
-        completion, job = result.completion, flight.lead.job
-        usage = completion.usage or self._fleet.estimate(want.model, job, completion.output)
-        answer = Answer(
-            model=want.model,
-            provider=want.provider,
-            output=completion.output,
-            finish_reason=completion.finish_reason,
-            usage=usage,
-            latency_ms=round(result.latency_ms, 3),
-            tool_calls=completion.tool_calls,
-        )
-        cost = self._fleet.cost_nano(want.model, usage) or 0
-        done = attempt(want, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200)
-        self._note(flight, done, cost, usage=usage, finish_reason=completion.finish_reason)
-        flight.settled = Settled(
-            attempt_id=want.attempt_id,
-            model=want.model,
-            state=Outcome.OK,
-            bound_nano=want.bound_nano,
-            cost_nano=cost,
-            scopes=want.scopes,
-            latency_ms=result.latency_ms,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            provider_request_id=completion.provider_request_id,
-            cache=self._cache_write(flight, answer),
-        )
-        outcome = Answered(answer=answer, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))
-        return Result(outcome, shared=True, remember=True, answer=answer)
-
-    def _cache_write(self, flight: Flight, answer: Answer) -> CacheWrite | None:
-        """Every shareable answer is kept a moment for those who wait elsewhere; whole ones for the TTL."""
-        if flight.lead.job.cache == "off":
-            return None
-        routing = self._fleet[answer.model].config.routing
-        reusable = routing.cache_enabled and answer.finish_reason in ("stop", "tool_calls")
-        return CacheWrite(
-            key=flight.lead.key,
-            answer=_encode_answer(answer),
-            ttl_ms=int(routing.cache_ttl_seconds * 1000) if reusable else 0,
-            max_entries=routing.cache_max_entries,
-        )
-
-    def _failed(self, flight: Flight, want: Want, result: CallFailed) -> TryOneOf | GiveUp:
-        """Book the failure and decide what follows."""
-        error = result.error
-        doubtful = CONSEQUENCES[error.failure].billed is Billed.MAYBE
-        cost = self._cost_of(want, error, doubtful=doubtful)
-        state = Outcome.MAYBE if doubtful else Outcome.FAILED
-        done = attempt(
-            want,
-            state,
-            latency_ms=result.latency_ms,
-            cost_nano=cost,
-            status_code=error.status_code,
-            code=error.code,
-        )
-        self._note(flight, done, cost, usage=error.usage)
-        flight.settled = _settled(want, state, cost_nano=cost, latency_ms=result.latency_ms, error=error)
-        flight.last_error = error
-        flight.tried.append(Tried(want.model, error.failure, error.retryable, error.retry_after_s))
+    def _decide(self, flight: Flight) -> TryOneOf | GiveUp:
+        """What follows the last failed attempt, with what money is left."""
+        self.bar_unaffordable(flight)
         return after_failure(
             flight.tried,
-            flight.route.names,
-            max_attempts=self._max_attempts,
+            flight.candidates,
+            max_attempts=self._max_attempts - flight.lead.deaths,
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
             jitter=self._rng.random(),
         )
 
-    def _cost_of(self, want: Want, error: UpstreamError, *, doubtful: bool) -> int:
-        """What the provider said it used, else the bound where it may have worked, else nothing."""
-        if error.usage is not None:
-            return self._fleet.cost_nano(want.model, error.usage) or 0
-        return (want.bound_nano or 0) if doubtful else 0
-
-    def _doubtful(self, flight: Flight, want: Want, outcome: Outcome, *, code: str | None) -> bool:
-        """A call that ended without a word may be billed if it was sent: it is charged at its bound."""
-        if flight.sent_attempt != want.attempt_id:
-            return False
-        cost = want.bound_nano or 0
-        self._note(flight, attempt(want, outcome, latency_ms=0.0, cost_nano=cost, code=code), cost)
-        flight.settled = _settled(want, outcome, cost_nano=cost, latency_ms=0.0, code=code)
-        return True
-
-    def gave_up(self, flight: Flight, error: UpstreamError, *, unknown: bool = False) -> Result:
+    def gave_up(self, flight: Flight, *, unknown: bool = False) -> Result:
         """The last candidate's own error is the job's."""
+        error = flight.last_error
+        assert error is not None
         final: GenerationError = error
         if unknown:
             final = OutcomeUnknown(
@@ -270,41 +263,3 @@ class Attempts:
             )
         outcome = failed(final, cost_nano=flight.cost_nano, attempts=flight.attempts)
         return Result(outcome, shared=final.shared, remember=final.remembered)
-
-    def _note(
-        self, flight: Flight, done: Attempt, cost_nano: int, *, usage: Usage | None = None,
-        finish_reason: FinishReason | None = None,
-    ) -> None:  # fmt: skip
-        """Add an attempt to the job's list and tell telemetry."""
-        flight.cost_nano += cost_nano
-        flight.attempts.append(done)
-        now = self._clock.monotonic()
-        record = AttemptRecord(
-            attempt=done,
-            number=len(flight.attempts),
-            started_at=now - done.latency_ms / 1000,
-            finished_at=now,
-            cost_nano=cost_nano,
-            usage=usage,
-            finish_reason=finish_reason,
-        )
-        flight.records.append(record)
-        self._on_settled(record)
-
-
-def _settled(
-    want: Want, state: str, *, cost_nano: int, latency_ms: float, error: UpstreamError | None = None,
-    code: str | None = None,
-) -> Settled:  # fmt: skip
-    return Settled(
-        attempt_id=want.attempt_id,
-        model=want.model,
-        state=state,
-        bound_nano=want.bound_nano,
-        cost_nano=cost_nano,
-        scopes=want.scopes,
-        latency_ms=latency_ms,
-        status_code=None if error is None else error.status_code,
-        error_code=code if error is None else error.code,
-        provider_request_id=None if error is None else error.provider_request_id,
-    )

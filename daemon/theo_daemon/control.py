@@ -17,7 +17,8 @@ from theo_workers.clock import Clock, sleep
 BLOCK_MS = 1_000
 PAGE = 500
 
-Levers = Mapping[str, Callable[[str], None]]
+ORDERS = frozenset(("disable", "enable", "reset"))
+OnOrder = Callable[[str, str, str], None]  # command, model, entry id of the command
 
 
 class ControlReader:
@@ -29,13 +30,13 @@ class ControlReader:
         wire: Wire,
         keys: Keys,
         on_cancel: Callable[[Cancel], None],
-        levers: Levers,
+        on_order: OnOrder,
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        """`levers` maps other commands (`disable`, `enable`, `reset`) to what they do to the named model."""
+        """`on_order` carries out what an operator wants of a model; old commands come again at every start."""
         self._wire, self._key = wire, keys.control
-        self._on_cancel, self._levers = on_cancel, levers
+        self._on_cancel, self._on_order = on_cancel, on_order
         self._clock, self._rng = clock, rng
         self._last = b"0-0"
 
@@ -73,8 +74,8 @@ class ControlReader:
         if name == "cancel" and command.get("id"):
             at_ms = int(entry_id.partition(b"-")[0])
             self._on_cancel(Cancel(command["id"], command.get("tenant"), at_ms))
-        elif name is not None and name in self._levers and command.get("model"):
-            self._levers[name](command["model"])
+        elif name in ORDERS and command.get("model"):
+            self._on_order(name, command["model"], entry_id.decode())
 
 
 def _text(value: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,11 @@ from theo_daemon.config import Config, ModelConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
 from theo_daemon.fleet import Fleet, Member
 from theo_daemon.ledger import Ledger
+from theo_daemon.ledger.records import News
 from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Reception, Refused
+from theo_daemon.repricing import keep_prices
+from theo_daemon.standings import Standings
 from theo_workers.breaker import Breaker
 from theo_workers.call import Observer
 from theo_workers.clock import Clock
@@ -25,7 +29,7 @@ from theo_workers.health import ModelHealth
 from theo_workers.model_spec import ModelSpec, Timeouts
 from theo_workers.model_worker import ModelWorker
 from theo_workers.price_table import price_for
-from theo_workers.prices import Price, bound_nano
+from theo_workers.prices import Price
 from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
 from theo_workers.tokens.count import TokenCounter
@@ -37,6 +41,9 @@ class CoreObserver(Observer, DispatchObserver, Protocol):
 
     def on_refusal(self, refused: Refused) -> None:
         """A job was refused before it ran."""
+
+    def on_news(self, news: News) -> None:
+        """Money: a ceiling came near or was reached, or a call was lost with its process."""
 
 
 class Core:
@@ -67,21 +74,34 @@ class Core:
             keep_days=config.ledger.keep_days,
             id_ttl_s=config.ingress.id_ttl_s,
         )
+        self.standings = Standings(self.ledger, clock=clock, observer=observer)
+        self.ledger.on_news(observer.on_news)
         self.fleet = Fleet(
             {model.name: self._member(model) for model in config.models},
+            standings=self.standings,
             counter=self.counter,
             clock=clock,
             rng=self._rng,
         )
+        for member in self.fleet.members():
+            self.standings.add(member.worker, _fingerprint(member.config))
         workers = [member.worker for member in self.fleet.members()]
         self.supervisor = Supervisor(workers, clock=clock, observer=observer)
         self._supervising: asyncio.Task[None] | None = None
+        self._repricing: asyncio.Task[None] | None = None
+        self._saving: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Raises LedgerError."""
         await self.counter.warm([model.model for model in self.config.models])
         await self.ledger.__aenter__()
-        self._supervising = asyncio.get_running_loop().create_task(self.supervisor.run())
+        await self.standings.start()
+        loop = asyncio.get_running_loop()
+        self._supervising = loop.create_task(self.supervisor.run())
+        self._saving = loop.create_task(self.standings.run())
+        self._repricing = loop.create_task(
+            keep_prices(self.fleet, lambda model: asyncio.to_thread(self._price, model), self.clock)
+        )
         return self
 
     async def __aexit__(
@@ -90,10 +110,12 @@ class Core:
         """Cancel what still runs, settle it, close connections and books."""
         if hasattr(self, "dispatcher"):
             await self.dispatcher.stop()
-        if self._supervising is not None:
-            self._supervising.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._supervising
+        for task in (self._repricing, self._supervising, self._saving):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self.standings.save()
         for member in self.fleet.members():
             await member.worker.upstream.close()
         await self.ledger.__aexit__(kind, error, traceback)
@@ -148,12 +170,20 @@ class Core:
             ModelHealth(),
             clock=self.clock,
             rng=self._rng,
-            observer=self._observer,
+            observer=self.standings,
             limit=model.concurrency,
         )
-        price = _price(model, self.clock)
-        free = price is not None and bound_nano(price, 10**9, 10**9) == 0
-        return Member(model, worker, price, free, breaker)
+        return Member(model, worker, self._price(model), breaker)
+
+    def _price(self, model: ModelConfig) -> Price | None:
+        return price_for(
+            model.provider,
+            model.model,
+            input_cost_per_mtok=model.input_cost_per_mtok,
+            output_cost_per_mtok=model.output_cost_per_mtok,
+            base_url=model.base_url,
+            at=self.clock.wall(),
+        )
 
 
 def _spec(model: ModelConfig) -> ModelSpec:
@@ -176,12 +206,8 @@ def _spec(model: ModelConfig) -> ModelSpec:
     )
 
 
-def _price(model: ModelConfig, clock: Clock) -> Price | None:
-    return price_for(
-        model.provider,
-        model.model,
-        input_cost_per_mtok=model.input_cost_per_mtok,
-        output_cost_per_mtok=model.output_cost_per_mtok,
-        base_url=model.base_url,
-        at=clock.wall(),
-    )
+def _fingerprint(model: ModelConfig) -> str:
+    """Names a credential at its provider without telling it."""
+    key = "" if model.api_key is None else model.api_key.reveal()
+    parts = (model.provider, model.base_url or "", key, *model.headers.values(), *model.query.values())
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from msgspec import structs
 
 from theo_daemon.attempts import Attempts
+from theo_daemon.bookings import AttemptObserver, Bookings
 from theo_daemon.cancellations import Cancel, Cancellations
 from theo_daemon.config import Config
 from theo_daemon.deltas import DeltaFeed
@@ -27,7 +28,6 @@ from theo_daemon.outcomes import Result, failed, replayed
 from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Accepted, Reception, Refused
 from theo_daemon.reply import decode_outcome
-from theo_daemon.telemetry.records import AttemptRecord
 from theo_daemon.turns import TurnQueue
 from theo_workers.clock import Clock
 from theo_workers.errors import (
@@ -40,11 +40,8 @@ from theo_workers.errors import (
 )
 
 
-class DispatchObserver(JobObserver, Protocol):
+class DispatchObserver(JobObserver, AttemptObserver, Protocol):
     """Hears what becomes of jobs and attempts."""
-
-    def on_settled(self, record: AttemptRecord) -> None:
-        """An attempt is over; its cost goes on the books with the flight's next commit."""
 
     def on_bug(self, error: BaseException, ticket: Ticket) -> None:
         """An unforeseen exception ended the job as internal_error."""
@@ -77,7 +74,8 @@ class Dispatcher:
         attempts = Attempts(
             fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, max_attempts=routing.max_attempts,
             max_wait_s=routing.max_wait_s if routing.when_unavailable == "park" else 0.0,
-            on_unknown=on_unknown, on_settled=observer.on_settled, redis_now_ms=redis_now_ms, clock=clock, rng=rng,
+            on_unknown=on_unknown, bookings=Bookings(fleet=fleet, observer=observer, clock=clock),
+            redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
         self._turns = TurnQueue(
             FairQueue(config.ingress.lanes),
@@ -284,7 +282,7 @@ class Dispatcher:
             await self._landings.land(flight, result, all_of_it=serves_all)
             if serves_all:
                 return
-            flight.restart(flight.waiters.pop(0))
+            flight.restart()
 
     def _withdraw(self, ticket: Ticket, outcome: Failed) -> None:
         """A job ends early. The call goes on while somebody else waits for it; else it is closed."""
@@ -297,7 +295,7 @@ class Dispatcher:
                 flight.task.cancel()
             return
         if ticket is flight.lead:
-            flight.lead = flight.waiters.pop(0)
+            flight.hand_over()
         else:
             self._leave(ticket)
         self._landings.release_id(ticket)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from theo_daemon.catalogue import Route
 from theo_daemon.config import ModelConfig
 from theo_daemon.job import Job
-from theo_daemon.ledger.records import Scope
+from theo_daemon.ledger.rates import Rate
+from theo_daemon.ledger.reading import MODEL_SCOPE
+from theo_daemon.ledger.records import Scope, Verdict, Want
 from theo_daemon.money import to_nano
 from theo_daemon.routing import Candidate, choose
 from theo_daemon.spend_window import window_of
+from theo_daemon.standings import Standings
 from theo_workers.breaker import Breaker
 from theo_workers.clock import Clock
 from theo_workers.messages import Usage
@@ -22,6 +25,11 @@ from theo_workers.prices import Price, bound_nano, cost_nano
 from theo_workers.standing import Available
 from theo_workers.tokens.count import TokenCounter
 
+LARGE_BYTES = 16_384  # above this, tokens are counted in a thread, or reckoned from the size
+BYTES_PER_TOKEN = 4
+USUAL_OUTPUT_TOKENS = 500
+PROBE_SLACK_S = 5.0  # a probe's right ends this long after its call must have
+
 
 class Member(Struct, frozen=True):
     """One model: its configuration, its worker, its price (None: unknown)."""
@@ -29,17 +37,24 @@ class Member(Struct, frozen=True):
     config: ModelConfig
     worker: ModelWorker
     price: Price | None
-    free: bool  # certainly nothing is charged
     breaker: Breaker
+    free: bool = False  # certainly nothing is charged
 
 
 class Fleet:
     """All models of the configuration."""
 
     def __init__(
-        self, members: Mapping[str, Member], *, counter: TokenCounter, clock: Clock, rng: random.Random
+        self,
+        members: Mapping[str, Member],
+        *,
+        standings: Standings,
+        counter: TokenCounter,
+        clock: Clock,
+        rng: random.Random,
     ) -> None:
-        self._members = members
+        self._members = {name: _priced(member, member.price) for name, member in members.items()}
+        self._standings = standings
         self._counter, self._clock, self._rng = counter, clock, rng
         self._scopes: dict[str, tuple[tuple[Scope, ...], int | None]] = {}
 
@@ -51,6 +66,10 @@ class Fleet:
 
     def members(self) -> Iterable[Member]:
         return self._members.values()
+
+    def reprice(self, model: str, price: Price | None) -> None:
+        """Calls that start from now on cost this; None: unknown."""
+        self._members[model] = _priced(self._members[model], price)
 
     def has_slot(self, models: Iterable[str]) -> bool:
         """Would one of these start a call at once?"""
@@ -103,6 +122,34 @@ class Fleet:
         standings = [self._members[name].worker.availability(now) for name in models]
         return any(isinstance(s, Available) or s.reason in ("circuit_open", "paused") for s in standings)
 
+    def rate(self, model: str, job: Job, size: int) -> Rate | None:
+        """What a call takes of the model's limits per minute; `size` is the job's, in bytes. None: it has none."""
+        config = self._members[model].config
+        if config.rpm is None and config.tpm is None:
+            return None
+        if config.tpm is None:
+            return Rate(config.rpm, None)
+        if size > LARGE_BYTES:
+            prompt = size // BYTES_PER_TOKEN
+        else:
+            prompt = self._counter.count_request(
+                job.messages, job.params, provider=config.provider, model=config.model
+            ).tokens
+        return Rate(config.rpm, config.tpm, prompt + _expected_output(job, config))
+
+    def admitted(self, want: Want) -> Want:
+        """The claim as it goes to the ledger: a call that a half-open circuit admitted asks for the right to probe."""
+        member = self._members[want.model]
+        if not member.worker.half_open:
+            return want
+        lease_s = member.config.routing.timeout_s + PROBE_SLACK_S
+        return structs.replace(want, probe_until_ms=int((self._clock.wall() + lease_s) * 1000))
+
+    def heed(self, want: Want, verdict: Verdict) -> None:
+        """What the claim's answer tells of its model."""
+        if want.rate is not None or want.probe_until_ms is not None:
+            self._standings.heed(want.model, verdict)
+
     def bound_nano(self, model: str, job: Job, prompt_bound: int | None) -> int | None:
         """The most that a call may cost, in nano-dollars; None when price or output cap are unknown.
 
@@ -154,11 +201,12 @@ class Fleet:
         """The scopes, and when they change (Unix ms; None: never)."""
         routing = self._members[model].config.routing
         ceiling = None if routing.spend_ceiling is None else to_nano(routing.spend_ceiling)
-        name = f"model:{model}"
+        warn = round(ceiling * routing.warning_ratio) if ceiling else None
+        name = f"{MODEL_SCOPE}{model}"
         start_ms, reset_ms = window_of(routing.spend_window, int(self._clock.wall() * 1000))
         if start_ms == 0:
-            return (Scope(name, 0, ceiling),), None
-        return (Scope(name, 0), Scope(name, start_ms, ceiling, reset_ms)), reset_ms
+            return (Scope(name, 0, ceiling, None, warn),), None
+        return (Scope(name, 0), Scope(name, start_ms, ceiling, reset_ms, warn)), reset_ms
 
     def estimate(self, model: str, job: Job, output: str) -> Usage:
         """Usage counted by ourselves, for a provider that reported none."""
@@ -176,6 +224,18 @@ class Fleet:
         threshold = member.config.routing.latency_threshold_ms
         mean = member.worker.health.latency_ewma_ms
         return mean is not None and mean > threshold
+
+
+def _priced(member: Member, price: Price | None) -> Member:
+    free = price is not None and bound_nano(price, 10**9, 10**9) == 0
+    return structs.replace(member, price=price, free=free)
+
+
+def _expected_output(job: Job, config: ModelConfig) -> int:
+    """Completion tokens to expect: what the job asks for, as providers reckon; else a usual answer."""
+    asked = job.params.get("max_completion_tokens", job.params.get("max_tokens"))
+    usual = asked if isinstance(asked, int) else USUAL_OUTPUT_TOKENS
+    return usual if config.max_output_tokens is None else min(usual, config.max_output_tokens)
 
 
 def output_cap(job: Job, config: ModelConfig) -> int | None:

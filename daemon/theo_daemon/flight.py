@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
+from theo_daemon.ceilings import Barred
 from theo_daemon.job import EntryRef, Failed
-from theo_daemon.ledger.records import Settled
+from theo_daemon.ledger.records import PriorAttempt, Settled
+from theo_daemon.outcomes import earlier
 from theo_daemon.reception import Accepted
 from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
@@ -44,14 +47,17 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempt_number", "attempts", "cost_nano", "flush", "holding", "key", "landing", "last_error", "lead", "looked",
-        "prompt_bounds", "queued_at", "records", "route", "sent_attempt", "settled", "task", "text", "tried",
-        "waited_since_ms", "waiters", "withdrawn",
+        "attempt_number", "attempts", "barred", "candidates", "cost_nano", "flush", "holding", "key", "landing",
+        "last_error", "lead", "line", "listed", "looked", "prompt_bounds", "queued_at", "records", "route",
+        "sent_attempt", "settled", "task", "text", "tried", "waited_since_ms", "waiters", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, key: str, lead: Ticket) -> None:
         self.key, self.route = key, lead.route
         self.lead = lead
+        self.candidates = lead.route.names  # those that money does not forbid
+        self.line = lead.route.name  # where it waits for a slot: with flights of the same candidates
+        self.barred: dict[str, Barred] = {}  # the others
         self.waiters: list[Ticket] = []
         self.task: asyncio.Task[None] | None = None
         self.holding = False  # the ledger's claim on the key is ours
@@ -61,7 +67,8 @@ class Flight:
         self.sent_attempt: int | None = None  # the attempt on record as sent, in this or an earlier round
         self.waited_since_ms: int | None = None  # since when we wait for another process's call
         self.withdrawn: Failed | None = None  # why the last job that waited left
-        self.attempts: list[Attempt] = []
+        self.attempts: list[Attempt] = []  # of the lead's entry, those of earlier owners first
+        self.listed: set[int] = set()  # the ids of its attempts in the ledger
         self.records: list[AttemptRecord] = []  # the same attempts, for telemetry
         self.tried: list[Tried] = []
         self.last_error: UpstreamError | None = None  # of this round's attempts
@@ -76,14 +83,45 @@ class Flight:
     def tickets(self) -> list[Ticket]:
         return [self.lead, *self.waiters]
 
-    def restart(self, lead: Ticket) -> None:
+    def restart(self) -> None:
         """The next waiting job takes over: with attempts and costs of its own."""
-        self.lead = lead
-        self.attempts, self.records, self.tried = [], [], []
+        self._promote()
+        self.candidates, self.line, self.barred = self.route.names, self.route.name, {}
+        self.attempts, self.records, self.tried, self.listed = [], [], [], set()
         self.cost_nano, self.settled, self.last_error = 0, None, None
         self.looked, self.landing, self.sent_attempt = False, False, None
         self.withdrawn = None
         self.text = []
+
+    def bar(self, model: str, barred: Barred) -> None:
+        """Money forbids this candidate, for as long as the flight is its lead's."""
+        self.barred[model] = barred
+        self._narrow()
+
+    def hand_over(self) -> None:
+        """The lead has left: the next job that waits goes on with the call, under its own ceiling."""
+        self._promote()
+        if self.barred:
+            self.barred = {model: barred for model, barred in self.barred.items() if not barred.own}
+            self._narrow()
+
+    def list_prior(self, prior: Sequence[PriorAttempt]) -> None:
+        """Calls that earlier owners of the lead's entry sent: in its reply they come first, and it pays for them."""
+        for one in sorted(prior, key=lambda one: one.attempt_id):
+            if one.attempt_id not in self.listed:
+                self.listed.add(one.attempt_id)
+                self.attempts.append(earlier(one))
+                self.cost_nano += one.cost_nano
+                self.attempt_number += 1
+
+    def _promote(self) -> None:
+        self.lead = self.waiters.pop(0)
+        self.lead.repeat = False  # if it repeats an id, the id is its own from now on
+
+    def _narrow(self) -> None:
+        self.candidates = tuple(name for name in self.route.names if name not in self.barred)
+        # No configured name has a line break.
+        self.line = "\n".join((self.route.name, *self.barred)) if self.barred else self.route.name
 
 
 def flight_key(ticket: Ticket) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import msgspec
 
 from theo_daemon.attempts import Attempts, NotGranted
-from theo_daemon.fleet import Fleet
+from theo_daemon.ceilings import hold_wait_s
+from theo_daemon.fleet import LARGE_BYTES, Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.job import Answer, Answered, OnUnknown
 from theo_daemon.ledger.ledger import Ledger
@@ -20,18 +21,17 @@ from theo_daemon.ledger.records import (
     Granted,
     Hit,
     OverBudget,
+    PriorAttempt,
     Replay,
     Verdict,
     Want,
 )
 from theo_daemon.ledger.watcher import OnId, OnKey
-from theo_daemon.money import format_usd
 from theo_daemon.outcomes import Result, replayed
 from theo_daemon.reply import decode_outcome
 from theo_daemon.turns import Found, TurnQueue
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import (
-    BudgetExceeded,
     DeliveryLimitExceeded,
     IdConflict,
     NoModelAvailable,
@@ -39,7 +39,6 @@ from theo_workers.errors import (
 )
 from theo_workers.messages import Outcome
 
-LARGE_BYTES = 16_384  # above this, tokens are counted in a thread
 decode_answer = msgspec.json.Decoder(Answer).decode
 
 
@@ -66,9 +65,10 @@ class LedgerQuestions:
             want=want,
         )
 
-    def heed_prior(self, flight: Flight, prior: Sequence[str]) -> None:
-        """Processes died over this very entry. Raises DeliveryLimitExceeded or OutcomeUnknown."""
-        flight.lead.deaths = deaths = sum(state == Outcome.UNKNOWN for state in prior)
+    def heed_prior(self, flight: Flight, prior: Sequence[PriorAttempt]) -> None:
+        """List what earlier owners of this very entry sent. Raises DeliveryLimitExceeded or OutcomeUnknown."""
+        flight.list_prior(prior)
+        flight.lead.deaths = deaths = sum(one.state is Outcome.UNKNOWN for one in prior)
         if deaths == 0:
             return
         if deaths >= self._max_deliveries:
@@ -100,25 +100,34 @@ class Generation:
         # The claim itself looks for answers; a look before it is for those that are likely to have one.
         look_first = flight.lead.redelivered
         while True:
-            if look_first:
-                verdict = await self._look(flight)
-                result = await self._heed(flight, verdict)
-                if result is not None:
-                    return result
-                look_first = isinstance(verdict, Busy)  # it has ended meanwhile: look for its answer
-                continue
-            try:
-                started = await self._turns.turn(flight)
-                result = await self._attempts.run(flight, started)
-            except NoModelAvailable:
-                if flight.last_error is None:
-                    raise
-                return self._attempts.gave_up(flight, flight.last_error)
-            except (NotGranted, Found) as found:
-                result = await self._heed(flight, found.verdict)
-                look_first = isinstance(found.verdict, Busy)
+            verdict = await (self._look(flight) if look_first else self._fly(flight))
+            if isinstance(verdict, Result):
+                return verdict
+            result = await self._heed(flight, verdict)
             if result is not None:
                 return result
+            # What was waited for has ended and left an answer; and one on record costs nothing.
+            look_first = isinstance(verdict, Busy) or not (flight.candidates or flight.looked)
+
+    async def _fly(self, flight: Flight) -> Result | Verdict | None:
+        """One turn: its result, what the ledger says instead, or None when another turn is needed."""
+        self._attempts.bar_unaffordable(flight)
+        if not flight.candidates:
+            return self._attempts.unaffordable(flight) if flight.looked else None
+        try:
+            started = await self._turns.turn(flight)
+            return await self._attempts.run(flight, started)
+        except NoModelAvailable:
+            if flight.last_error is None:
+                raise
+            return self._attempts.gave_up(flight)
+        except Found as found:
+            return found.verdict
+        except NotGranted as refused:
+            if not isinstance(refused.verdict, OverBudget):
+                return refused.verdict
+            await self._over_budget(flight, refused.model, refused.verdict)
+            return None
 
     async def _look(self, flight: Flight) -> Verdict:
         flight.looked = True
@@ -132,13 +141,11 @@ class Generation:
             case Hit(answer):
                 waited = flight.waited_since_ms is not None
                 hit = Answered(answer=decode_answer(answer), cache_hit=not waited, coalesced=waited)
-                return Result(hit, shared=True)
+                return Result(hit, shared=True, remember=True)
             case Replay(outcome, own):
                 return Result(replayed(decode_outcome(outcome), own=own), shared=False)
             case Conflict():
                 raise IdConflict("this id was used before with another payload; choose a new id")
-            case OverBudget():
-                await self._over_budget(verdict)
             case Busy(on_id):
                 await self._wait_elsewhere(flight, on_id=on_id)
             case Clear(prior) | Granted(prior):
@@ -151,23 +158,10 @@ class Generation:
             flight.waited_since_ms = int(self._clock.wall() * 1000)
         await self._ledger.wait(OnId(job.tenant, job.client_id or "") if on_id else OnKey(flight.key))
 
-    async def _over_budget(self, verdict: OverBudget) -> None:
-        """Blocked by holds: wait a little. Blocked by what is spent, or an unknown price: BudgetExceeded."""
+    async def _over_budget(self, flight: Flight, model: str, verdict: OverBudget) -> None:
+        """Blocked by holds: wait a little. Blocked by what is spent, or an unknown price: the others are left."""
         if verdict.by_holds:
-            await sleep(self._clock, 0.05 + 0.1 * self._rng.random())
+            await sleep(self._clock, hold_wait_s(self._rng.random()))
             return
-        scope = verdict.scope
-        ceiling = format_usd(scope.ceiling_nano or 0)
-        if verdict.bound_nano is None:
-            raise BudgetExceeded(
-                f"the price of this call is unknown and {scope.name} has a ceiling of {ceiling} USD; "
-                "set input_cost_per_mtok, output_cost_per_mtok and max_output_tokens",
-                retryable=False,
-            )
-        wait_s = None if scope.reset_ms is None else max(0.0, scope.reset_ms / 1000 - self._clock.wall())
-        raise BudgetExceeded(
-            f"{scope.name} has spent {format_usd(verdict.spent_nano)} of {ceiling} USD; "
-            f"this call may cost {format_usd(verdict.bound_nano)}",
-            retryable=wait_s is not None,
-            retry_after_s=wait_s,
-        )
+        flight.looked = True  # the claim has looked for answers, too
+        self._attempts.bar(flight, model, verdict)

@@ -86,6 +86,7 @@ class Landings:
             JobEnd(
                 ref=ticket.ref,
                 outcome=encode_outcome(outcome) if called or result.remember else None,
+                digest=ticket.key,
                 tenant=ticket.job.tenant,
                 client_id=None if ticket.repeat else ticket.job.client_id,
                 remember=result.remember,
@@ -106,7 +107,7 @@ class Landings:
     def _outcome_for(self, ticket: Ticket, flight: Flight, result: Result) -> JobOutcome:
         """The lead's own outcome, or a waiter's share of it: free of charge."""
         if ticket is flight.lead:
-            if not flight.attempts:
+            if flight.sent_attempt is None:
                 ticket.queued_ms = self.queued_ms(ticket)
             return result.outcome
         ticket.queued_ms = self.queued_ms(ticket)

@@ -8,6 +8,10 @@ from typing import Any
 
 from theo_daemon.flight import Ticket
 from theo_daemon.job import JobOutcome
+from theo_daemon.ledger.reading import MODEL_SCOPE
+from theo_daemon.ledger.records import CallLost, CeilingNear, CeilingReached, News, Scope
+from theo_daemon.money import format_usd
+from theo_daemon.outcomes import earlier
 from theo_daemon.ports import Events
 from theo_daemon.reception import Refused
 from theo_daemon.telemetry import names
@@ -37,8 +41,37 @@ class DaemonObserver:
         self._telemetry.attempt_finished(record)
         if record.attempt.outcome in (Outcome.MAYBE, Outcome.UNKNOWN):
             self._events.emit(
-                "outcome_unknown", model=record.attempt.model, error_code=record.attempt.error_code
+                "outcome_unknown",
+                model=record.attempt.model,
+                error_code=record.attempt.error_code,
+                cost=format_usd(record.cost_nano),
             )
+
+    def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
+        self._events.emit(
+            "bound_violated", model=model, cost=format_usd(cost_nano), bound=format_usd(bound_nano)
+        )
+
+    def on_news(self, news: News) -> None:
+        match news:
+            case CeilingNear(scope, spent_nano):
+                self._events.emit("budget_warning", **_money(scope, spent_nano))
+            case CeilingReached(scope, spent_nano):
+                wait_ms = None
+                if scope.reset_ms is not None:
+                    wait_ms = max(0, scope.reset_ms - int(self._clock.wall() * 1000))
+                self._events.emit("budget_exhausted", **_money(scope, spent_nano), retry_after_ms=wait_ms)
+            case CallLost(_, lost):
+                now = self._clock.monotonic()
+                self.on_settled(
+                    AttemptRecord(
+                        attempt=earlier(lost),
+                        number=1,
+                        started_at=now,
+                        finished_at=now,
+                        cost_nano=lost.cost_nano,
+                    )
+                )
 
     def on_defect(self, model: str, error: BaseException) -> None:
         self._telemetry.event(names.WORKER_RESTARTED, model=model, exc_info=error)
@@ -75,6 +108,16 @@ class DaemonObserver:
         self._telemetry.event(names.UNCAUGHT_BUG, entry_id=ticket.ref.entry_id, exc_info=error)
 
 
+def _money(scope: Scope, spent_nano: int) -> dict[str, str]:
+    """What the events about a ceiling tell of it."""
+    return {
+        "model": scope.name.removeprefix(MODEL_SCOPE),
+        "scope": scope.name,
+        "spent": format_usd(spent_nano),
+        "ceiling": format_usd(scope.ceiling_nano or 0),
+    }
+
+
 class LibraryObserver:
     """Of the library face: a standard logger, `theo.router`, that the host program configures."""
 
@@ -88,6 +131,18 @@ class LibraryObserver:
 
     def on_settled(self, record: AttemptRecord) -> None:
         """The attempts are in the result."""
+
+    def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
+        _log.error("bound_violated model=%s cost_nano=%d bound_nano=%d", model, cost_nano, bound_nano)
+
+    def on_news(self, news: News) -> None:
+        match news:
+            case CeilingNear(scope, spent_nano):
+                _log.warning("budget_warning scope=%s spent_nano=%d", scope.name, spent_nano)
+            case CeilingReached(scope, spent_nano):
+                _log.warning("budget_exhausted scope=%s spent_nano=%d", scope.name, spent_nano)
+            case CallLost(_, lost):
+                _log.warning("outcome_unknown model=%s cost_nano=%d", lost.model, lost.cost_nano)
 
     def on_defect(self, model: str, error: BaseException) -> None:
         _log.error("worker of %s failed", model, exc_info=error)

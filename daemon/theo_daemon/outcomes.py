@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from msgspec import Struct, structs
 
 from theo_daemon.job import Answer, Failed, JobOutcome
-from theo_daemon.ledger.records import Want
+from theo_daemon.ledger.records import PriorAttempt, Settled, Want
 from theo_daemon.money import to_usd
-from theo_workers.errors import GenerationError
+from theo_workers.errors import GenerationError, UpstreamError
 from theo_workers.messages import Attempt, Outcome
 
 
@@ -55,6 +55,38 @@ def attempt(
         latency_ms=round(latency_ms, 3),
         cost=to_usd(cost_nano),
         error_code=code,
+    )
+
+
+def settled(
+    want: Want, state: str, *, cost_nano: int, latency_ms: float, error: UpstreamError | None = None,
+    code: str | None = None,
+) -> Settled:  # fmt: skip
+    """The end of one attempt, for the books."""
+    return Settled(
+        attempt_id=want.attempt_id,
+        model=want.model,
+        state=state,
+        bound_nano=want.bound_nano,
+        cost_nano=cost_nano,
+        scopes=want.scopes,
+        latency_ms=latency_ms,
+        status_code=None if error is None else error.status_code,
+        error_code=code if error is None else error.code,
+        provider_request_id=None if error is None else error.provider_request_id,
+    )
+
+
+def earlier(prior: PriorAttempt) -> Attempt:
+    """An attempt of an earlier owner as replies list it."""
+    return Attempt(
+        model=prior.model,
+        provider=prior.provider,
+        outcome=prior.state,
+        status_code=prior.status_code,
+        latency_ms=prior.latency_ms,
+        cost=to_usd(prior.cost_nano),
+        error_code=prior.error_code,
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from theo_daemon.config import Config
-from theo_daemon.control import ControlReader
+from theo_daemon.control import ControlReader, OnOrder
 from theo_daemon.dispatcher import Dispatcher
 from theo_daemon.events import StreamEvents
 from theo_daemon.held import HeldEntries, Room
@@ -64,7 +64,7 @@ class RedisSide:
         self.held = HeldEntries()
         self._dead: asyncio.Queue[str] = asyncio.Queue()
 
-    def attach(self, dispatcher: Dispatcher, levers: Mapping[str, Callable[[str], None]]) -> None:
+    def attach(self, dispatcher: Dispatcher, on_order: OnOrder) -> None:
         """Build what feeds the dispatcher."""
         config, keys, link = self._config, self.keys, self._link
         ingress, held = config.ingress, self.held
@@ -81,7 +81,7 @@ class RedisSide:
         self.intake = StreamIntake(**reading)
         self.leases = Leases(**leasing)
         self.control = ControlReader(
-            wire=link.wire(timeout_s=READ_TIMEOUT_S), keys=keys, on_cancel=dispatcher.cancel, levers=levers,
+            wire=link.wire(timeout_s=READ_TIMEOUT_S), keys=keys, on_cancel=dispatcher.cancel, on_order=on_order,
             clock=self._clock, rng=self._rng,
         )  # fmt: skip
 

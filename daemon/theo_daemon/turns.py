@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from theo_daemon.attempts import Started
-from theo_daemon.catalogue import Route
+from theo_daemon.bookings import Started
 from theo_daemon.config import RoutingConfig
 from theo_daemon.fair_queue import FairQueue
 from theo_daemon.fleet import Fleet
@@ -47,7 +46,7 @@ class TurnQueue:
         self._queue, self._start, self._look, self._fleet = queue, start, look, fleet
         self._routing, self._clock = routing, clock
         self._turns: dict[Flight, asyncio.Future[Started]] = {}
-        self._routes: dict[str, Route] = {}
+        self._lines: dict[str, tuple[str, ...]] = {}  # the models that each line waits for
         self._parked: set[Flight] = set()
         self._sweep: asyncio.Future[None] | None = None
 
@@ -59,17 +58,16 @@ class TurnQueue:
 
         Raises NoModelAvailable when waiting is of no use any more, Found when there is nothing left to call for.
         """
-        job, route = flight.lead.job, flight.route
-        if not self._turns and (started := self._start(flight, route.names)) is not None:
+        models = flight.candidates
+        if not self._turns and (started := self._start(flight, models)) is not None:
             return started
         future: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
         self._turns[flight] = future
-        self._routes[route.name] = route
         flight.queued_at = self._clock.monotonic()
-        self._queue.push(flight, lane=job.lane, route=route.name, tenant=job.tenant)
-        if self._fleet.has_slot(route.names):
+        self._stand_in_line(flight)
+        if self._fleet.has_slot(models):
             self.pump()
-        elif not self._fleet.any_available(route.names):
+        elif not self._fleet.any_available(models):
             self._park(flight)
         self._watch()
         try:
@@ -89,19 +87,23 @@ class TurnQueue:
             future = self._turns[flight]
             if future.done():
                 continue  # given up, and about to leave the line
-            started = self._start(flight, flight.route.names)
+            started = self._start(flight, flight.candidates)
             if started is None:  # the slot went between the look and the call; the line is kept
-                job = flight.lead.job
-                self._queue.push(flight, lane=job.lane, route=flight.route.name, tenant=job.tenant)
+                self._stand_in_line(flight)
                 return
             future.set_result(started)
-        for route in self._queue.routes():
-            if not self._fleet.any_available(self._routes[route].names):
-                for parked in self._queue.waiting_on(route):
+        for line in self._queue.routes():
+            if not self._fleet.any_available(self._lines[line]):
+                for parked in self._queue.waiting_on(line):
                     self._park(parked)
 
-    def _startable(self, route: str) -> bool:
-        return self._fleet.has_slot(self._routes[route].names)
+    def _stand_in_line(self, flight: Flight) -> None:
+        job = flight.lead.job
+        self._lines[flight.line] = flight.candidates
+        self._queue.push(flight, lane=job.lane, route=flight.line, tenant=job.tenant)
+
+    def _startable(self, line: str) -> bool:
+        return self._fleet.has_slot(self._lines[line])
 
     # -- looking while waiting -----------------------------------------------------------------------
 
@@ -132,7 +134,7 @@ class TurnQueue:
         verdict = look.result()
         if isinstance(verdict, Hit | Replay | Conflict | Busy):
             future.set_exception(Found(verdict))
-        elif not self._fleet.any_available(flight.route.names):
+        elif not self._fleet.any_available(flight.candidates):
             self._park(flight)
 
     # -- parking -------------------------------------------------------------------------------------
@@ -142,7 +144,7 @@ class TurnQueue:
         future = self._turns[flight]
         if flight in self._parked or future.done():
             return
-        models = flight.route.names
+        models = flight.candidates
         if not flight.looked:
             self._look_for(flight)  # an answer on record needs no model; without one we come back here
             return
@@ -158,8 +160,8 @@ class TurnQueue:
         """The longest wait is over: the job fails, unless a model came back and is only busy."""
         future = self._turns.get(flight)
         self._parked.discard(flight)
-        if future is not None and not future.done() and not self._fleet.any_available(flight.route.names):
-            future.set_exception(self._unavailable(flight.route.names))
+        if future is not None and not future.done() and not self._fleet.any_available(flight.candidates):
+            future.set_exception(self._unavailable(flight.candidates))
 
     def _unavailable(self, models: Sequence[str]) -> NoModelAvailable:
         names, reopens = ", ".join(models), self._fleet.reopens_at(models)

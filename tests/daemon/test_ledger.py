@@ -16,11 +16,15 @@ import pytest
 
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger import Ledger
+from theo_daemon.ledger.amend import reset_spend
 from theo_daemon.ledger.ledger import InflightTimeout
 from theo_daemon.ledger.records import (
     Ask,
     Busy,
     CacheWrite,
+    CallLost,
+    CeilingNear,
+    CeilingReached,
     Check,
     Clear,
     Conflict,
@@ -28,7 +32,9 @@ from theo_daemon.ledger.records import (
     Hit,
     JobEnd,
     Landing,
+    News,
     OverBudget,
+    PriorAttempt,
     Replay,
     Scope,
     Settled,
@@ -38,8 +44,10 @@ from theo_daemon.ledger.records import (
 from theo_daemon.ledger.schema import SCHEMA_VERSION, file_system_of, open_ledger
 from theo_daemon.ledger.watcher import OnId, OnKey
 from theo_workers.errors import LedgerError
+from theo_workers.messages import Outcome
 
 TOTAL = Scope("model:fast", 0)
+FIRST_OF_OWNER_2 = 2 << 40
 
 
 @pytest.fixture
@@ -163,6 +171,32 @@ async def test_calls_racing_for_a_ceiling_never_pass_it(ledger: Ledger) -> None:
     assert all(isinstance(one, Granted | OverBudget) for one in verdicts)
 
 
+async def test_a_ceiling_that_comes_near_and_one_that_is_reached_are_told_once_by_all_processes(
+    tmp_path: Path,
+) -> None:
+    told: list[News] = []
+    scope = Scope("model:fast", 0, 300, warn_nano=200)
+
+    def priced(books: Ledger, number: int) -> Ask:
+        want = Want(books.next_attempt_id(), "fast", "openai", 100, (scope,))
+        return ask(books, number, f"k{number}", want=want)
+
+    async with Ledger(tmp_path / "l.db") as one, Ledger(tmp_path / "l.db") as two:
+        one.on_news(told.append)
+        two.on_news(told.append)
+        for number, books in enumerate((one, two, one)):
+            asked = await granted(books, priced(books, number))
+            await books.land(landing(asked, cost_nano=100, cache=None))
+            assert told == ([] if number == 0 else [CeilingNear(scope, 200)])
+        for books in (two, one):
+            assert isinstance(await books.ask(priced(books, 9)), OverBudget)
+        assert told == [CeilingNear(scope, 200), CeilingReached(scope, 300)]
+        assert reset_spend(one.path, [("model:fast", 0)]) == 1
+        asked = await granted(one, priced(one, 10))
+        await one.land(landing(asked, cost_nano=250, cache=None))
+        assert told[2:] == [CeilingNear(scope, 250)]
+
+
 async def test_two_ledgers_on_one_file_see_each_other_s_calls_and_wait_for_them(tmp_path: Path) -> None:
     async with Ledger(tmp_path / "l.db") as one, Ledger(tmp_path / "l.db") as two:
         asked = await granted(one, ask(one))
@@ -211,12 +245,15 @@ async def test_a_killed_process_s_call_is_charged_at_its_bound_and_its_key_is_fr
     while child.stdout.readline() != "ready\n":
         assert child.poll() is None
     assert await ledger.ask(ask(ledger, 2)) == Busy()
+    told: list[News] = []
+    ledger.on_news(told.append)
     waiting = ledger.wait(OnKey("k"))
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     await asyncio.wait_for(waiting, 5)
-    verdict = await ledger.ask(ask(ledger, 1, redelivered=True))
-    assert verdict == Granted(prior=("unknown",))
+    lost = PriorAttempt(FIRST_OF_OWNER_2, "fast", "openai", Outcome.UNKNOWN, 100)
+    assert await ledger.ask(ask(ledger, 1, redelivered=True)) == Granted(prior=(lost,))
+    assert told == [CallLost(EntryRef("theo:jobs", "1-0"), lost)]
     assert rows(ledger, "SELECT spent_nano, held_nano FROM spend") == [(100, 100)]
 
 
@@ -361,3 +398,20 @@ async def test_a_writer_that_fails_in_an_unforeseen_way_is_noticed(
     ledger.tell(Landing())
     with pytest.raises(LedgerError, match="ZeroDivisionError"):
         await asyncio.wait_for(ledger.crashed, 5)
+
+
+async def test_an_id_is_free_though_its_job_ends_while_its_ask_is_under_way(ledger: Ledger) -> None:
+    asked = ask(ledger, client_id="mine", want=None)
+    looking = ledger.ask(asked)
+    end = JobEnd(ref=asked.ref, outcome=None, client_id="mine")
+    await ledger.land(Landing(ends=(end,)))  # in one batch with the look
+    assert await looking == Clear()
+    assert rows(ledger, "SELECT count(*) FROM ids") == [(0,)]
+
+
+async def test_a_promoted_repeat_is_remembered_under_the_id(ledger: Ledger) -> None:
+    end = JobEnd(
+        ref=EntryRef("theo:jobs", "5-0"), outcome=b'{"a":1}', digest="k", client_id="mine", remember=True
+    )
+    await ledger.land(Landing(ends=(end,)))
+    assert await ledger.ask(ask(ledger, 6, client_id="mine")) == Replay(b'{"a":1}', own=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from theo_daemon.job import EntryRef
 from theo_daemon.ledger.records import (
     Ask,
     Busy,
+    CeilingReached,
     Check,
     Clear,
     Conflict,
@@ -20,7 +22,7 @@ from theo_daemon.ledger.records import (
     Verdict,
     Want,
 )  # fmt: skip
-from theo_daemon.ledger.rules import Balance, KeptAnswer, Known, Remembered, decide
+from theo_daemon.ledger.rules import Balance, KeptAnswer, Known, Remembered, decide, near_ceiling
 
 ME, PEER = 1, 2
 
@@ -136,6 +138,43 @@ def test_an_unknown_price_under_a_ceiling_is_refused() -> None:
     (verdict,) = answer(Known(), ask(want=want(None, ceiling=100)))
     assert isinstance(verdict, OverBudget)
     assert not verdict.by_holds
+
+
+def test_a_ceiling_that_refuses_is_told_once_for_its_window() -> None:
+    known = Known(balances={("model:fast", 0): Balance(spent_nano=95)})
+    _, claims = decide([ask(n, f"k{n}", want=want(10, ceiling=100)) for n in range(3)], known, owner=ME)
+    assert claims.reached == [CeilingReached(Scope("model:fast", 0, 100), 95)]
+    told = Known(balances={("model:fast", 0): Balance(spent_nano=95, exhausted=True)})
+    assert decide([ask(want=want(10, ceiling=100))], told, owner=ME)[1].reached == []
+
+
+@pytest.mark.parametrize(
+    ("spent", "held", "bound"), [(10, 85, 10), (95, 0, None)], ids=["only held", "price unknown"]
+)
+def test_a_call_that_is_refused_for_another_reason_is_no_news(
+    spent: int, held: int, bound: int | None
+) -> None:
+    known = Known(balances={("model:fast", 0): Balance(spent_nano=spent, held_nano=held)})
+    verdicts, claims = decide([ask(want=want(bound, ceiling=100))], known, owner=ME)
+    assert isinstance(verdicts[0], OverBudget)
+    assert claims.reached == []
+
+
+@pytest.mark.parametrize(
+    ("balance", "warn_nano", "near"),
+    [
+        (Balance(spent_nano=79), 80, False),
+        (Balance(spent_nano=80), 80, True),
+        (Balance(spent_nano=500), 80, True),
+        (Balance(spent_nano=80, warned=True), 80, False),
+        (Balance(spent_nano=10, held_nano=90), 80, False),
+        (Balance(spent_nano=80), None, False),
+    ],
+)
+def test_a_ceiling_is_near_once_enough_is_settled(
+    balance: Balance, warn_nano: int | None, near: bool
+) -> None:
+    assert near_ceiling(Scope("model:fast", 0, 100, warn_nano=warn_nano), balance) is near
 
 
 @given(st.lists(st.integers(0, 40), max_size=40), st.integers(0, 200), st.integers(0, 100))

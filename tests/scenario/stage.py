@@ -22,6 +22,7 @@ from theo_daemon.dispatcher import Dispatcher
 from theo_daemon.flight import Ticket
 from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome
 from theo_daemon.ledger import Ledger
+from theo_daemon.ledger.records import News
 from theo_daemon.observer import LibraryObserver
 from theo_workers.clock import Clock, sleep
 from theo_workers.messages import Completion, DeltaSink, Request
@@ -75,6 +76,8 @@ class Listening(LibraryObserver):
         self.bugs: list[BaseException] = []
         self.defects: list[BaseException] = []
         self.transitions: list[tuple[str, str]] = []
+        self.news: list[News] = []
+        self.violations: list[str] = []
 
     def on_bug(self, error: BaseException, ticket: Ticket) -> None:
         self.bugs.append(error)
@@ -84,6 +87,13 @@ class Listening(LibraryObserver):
 
     def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
         self.transitions.append((model, event))
+
+    def on_news(self, news: News) -> None:
+        self.news.append(news)
+
+    def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
+        assert cost_nano > bound_nano
+        self.violations.append(model)
 
 
 def model(name: str, *fates: Fate, routing: Mapping[str, Any] | None = None, **options: Any) -> ModelConfig:

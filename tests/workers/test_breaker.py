@@ -71,7 +71,7 @@ def test_is_half_open_at_the_very_end_of_the_opening() -> None:
     breaker = opened()
     assert breaker.peek(59.999) == Open(60.0)
     assert breaker.peek(60.0) == HalfOpen(1)
-    assert breaker.admit(60.0).entered == HalfOpen(1, probing=True)
+    assert breaker.admit(60.0).probe == HalfOpen(1, probing=True)
 
 
 def test_peeking_changes_nothing() -> None:
@@ -100,7 +100,7 @@ def test_an_abandoned_probe_makes_room_for_the_next_once() -> None:
     first = breaker.admit(60.0)
     assert breaker.settle(first, NEUTRAL, 61.0, 0.5) is None
     second = breaker.admit(61.0)
-    assert second.entered is None, "it was half-open already"
+    assert second.probe == HalfOpen(1, probing=True)
     breaker.settle(first, NEUTRAL, 62.0, 0.5)
     assert refusal(breaker, 62.0).retry_after_s is None, "the first permit is spent"
     assert breaker.settle(second, SUCCESS, 62.0, 0.5) == Closed()

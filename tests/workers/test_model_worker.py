@@ -23,7 +23,7 @@ from theo_workers.errors import (
 )
 from theo_workers.failures import FailureClass
 from theo_workers.messages import Outcome
-from theo_workers.standing import Available, Unavailable
+from theo_workers.standing import Available, Shared, Unavailable
 
 DOWN = ProviderUnavailable("boom", status_code=500)
 LIMITED = RateLimited("slow down", status_code=429, retry_after_s=5.0)
@@ -160,14 +160,14 @@ async def test_an_operator_disables_and_waiting_calls_are_turned_away() -> None:
 async def test_a_state_known_from_elsewhere_is_taken_over_and_not_announced() -> None:
     async with Stage().running() as stage:
         until = stage.clock.monotonic() + 10.0
-        stage.worker.adopt(until, openings=2)
+        stage.worker.adopt(Shared(open_until=until, openings=2))
         await stage.clock.advance(0)
         assert stage.availability() == Unavailable("circuit_open", until)
         before = stage.changes
         await stage.clock.advance(10)
         assert stage.changes == before + 1
         assert stage.standing.breaker.peek(stage.clock.monotonic()) == HalfOpen(2)
-        stage.worker.adopt(None)
+        stage.worker.adopt(Shared())
         await stage.clock.advance(0)
         assert stage.free == 8
         assert stage.listener.events == []

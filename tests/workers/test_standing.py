@@ -88,14 +88,14 @@ def test_a_pause_lasts_as_asked_within_reason(
     assert model.paused_until == pytest.approx(100.0 + pause_s)
 
 
-def test_a_pause_is_only_made_longer_and_announced_once() -> None:
+def test_a_pause_is_only_made_longer_and_told_when_that_matters() -> None:
     model = standing()
-    permits = [model.admit(0.0) for _ in range(3)]
+    permits = [model.admit(0.0) for _ in range(4)]
     changes = [
         model.failed(permit, BreakerEffect.PAUSE, RateLimited("x", retry_after_s=retry_after_s), 0.0, 0.5)
-        for permit, retry_after_s in zip(permits, (5.0, 9.0, 2.0), strict=True)
+        for permit, retry_after_s in zip(permits, (5.0, 5.9, 9.0, 2.0), strict=True)
     ]
-    assert changes == [Paused(5.0), None, None]
+    assert changes == [Paused(5.0), None, Paused(9.0), None]
     assert model.availability(8.9) == Unavailable("paused", 9.0)
     assert model.availability(9.0) == AVAILABLE
 

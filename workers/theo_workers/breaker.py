@@ -59,10 +59,10 @@ _CLOSED = Closed()
 
 
 class Permit(Struct, frozen=True):
-    """The right to one call, dated by the breaker's generation. `entered`: admitting it changed the state."""
+    """The right to one call, dated by the breaker's generation. `probe`: it is one, and what the state is now."""
 
     generation: int
-    entered: HalfOpen | None = None
+    probe: HalfOpen | None = None
 
 
 class Breaker:
@@ -103,8 +103,8 @@ class Breaker:
                 self._enter(probing)
                 return Permit(self._permit.generation, probing)
             case HalfOpen(openings=openings):
-                self.state = HalfOpen(openings, probing=True)
-        return self._permit
+                self.state = probing = HalfOpen(openings, probing=True)
+                return Permit(self._permit.generation, probing)
 
     def settle(self, permit: Permit, verdict: Verdict, now: float, jitter: float) -> State | None:
         """Take what a call showed; returns the state it led to, if it changed.

@@ -25,6 +25,24 @@ class HealthSnapshot(Struct, frozen=True, kw_only=True):
     tokens_per_s: float | None = None  # completion tokens per second of waiting, over the recent calls
 
 
+def merged(kept: HealthSnapshot, *, before: HealthSnapshot, now: HealthSnapshot) -> HealthSnapshot:
+    """`kept`, the record of many processes, with what one of them saw between `before` and `now` added.
+
+    Counts add up; of the rest its word is the latest.
+    """
+    return HealthSnapshot(
+        total_successes=kept.total_successes + now.total_successes - before.total_successes,
+        total_failures=kept.total_failures + now.total_failures - before.total_failures,
+        consecutive_failures=now.consecutive_failures,
+        last_success_time=_later(kept.last_success_time, now.last_success_time),
+        last_failure_time=_later(kept.last_failure_time, now.last_failure_time),
+        latency_ewma_ms=now.latency_ewma_ms,
+        latency_p50_ms=now.latency_p50_ms,
+        latency_p95_ms=now.latency_p95_ms,
+        tokens_per_s=now.tokens_per_s,
+    )
+
+
 class ModelHealth:
     """The health record of one model. Recording is cheap; sorting is left to `snapshot`."""
 
@@ -93,6 +111,10 @@ class ModelHealth:
         self.latency_ewma_ms = snapshot.latency_ewma_ms
         self._recent.clear()
         self._restored = snapshot
+
+
+def _later(one: float | None, other: float | None) -> float | None:
+    return max((time for time in (one, other) if time is not None), default=None)
 
 
 def _nearest_rank(ordered: list[float], share: float) -> float:

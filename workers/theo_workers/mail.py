@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from theo_workers.breaker import Permit
 from theo_workers.call import Call, Result
+from theo_workers.standing import Pace, Shared
 
 
 class Submission:
@@ -52,8 +53,11 @@ class Disable(Struct, frozen=True):
 
 
 class Adopt(Struct, frozen=True):
-    open_until: float | None
-    openings: int
+    shared: Shared
 
 
-Mail = Submitted | Finished | GivenUp | Rung | Drain | Reset | Disable | Adopt
+class KeepPace(Struct, frozen=True):
+    pace: Pace | None
+
+
+Mail = Submitted | Finished | GivenUp | Rung | Drain | Reset | Disable | Adopt | KeepPace

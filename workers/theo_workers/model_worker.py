@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from theo_workers.alarm import Alarm
+from theo_workers.breaker import HalfOpen
 from theo_workers.call import Call, CallFailed, Completed, Observer, Result
 from theo_workers.clock import Clock
 from theo_workers.errors import (
@@ -27,6 +28,7 @@ from theo_workers.mail import (
     Drain,
     Finished,
     GivenUp,
+    KeepPace,
     Mail,
     Reset,
     Rung,
@@ -35,7 +37,7 @@ from theo_workers.mail import (
 )
 from theo_workers.mailbox import Mailbox
 from theo_workers.record import Record
-from theo_workers.standing import Available, Standing, Unavailable
+from theo_workers.standing import Available, Pace, Shared, Standing, Unavailable
 from theo_workers.upstream import Upstream
 
 __all__ = [
@@ -145,9 +147,29 @@ class ModelWorker:
         """Enable it, end its pause, close its circuit."""
         self._mail.post(Reset())
 
-    def adopt(self, open_until: float | None, *, openings: int = 1) -> None:
-        """Take over the circuit's state from elsewhere: open until then (monotonic), or None for closed."""
-        self._mail.post(Adopt(open_until, openings))
+    def adopt(self, shared: Shared) -> None:
+        """Take over what all processes hold true of the model; nobody is told of it."""
+        self._mail.post(Adopt(shared))
+
+    def keep_pace(self, pace: Pace | None) -> None:
+        """Start no more calls than that; a model out of pace is only busy. None: no limit is near."""
+        if pace is not None or self._standing.pace is not None:
+            self._mail.post(KeepPace(pace))
+
+    def starts_at(self, now: float) -> float:
+        """When the model's rate has room for a call: `now`, or later."""
+        pace = self._standing.pace
+        return now if pace is None else max(now, pace.since)
+
+    @property
+    def half_open(self) -> bool:
+        """Is a call that is admitted now a probe?"""
+        return isinstance(self._standing.breaker.state, HalfOpen)
+
+    @property
+    def disabled(self) -> str | None:
+        """Why it is disabled, if it is."""
+        return None if self._standing.disabled is None else self._standing.disabled.cause
 
     # The actor.
 
@@ -189,16 +211,18 @@ class ModelWorker:
             case Reset():
                 self._standing.reset()
                 self._improved = True
-            case Adopt(None):
-                self._standing.breaker.force_close()
-                self._improved = True
-            case Adopt(float(until), openings):
-                self._standing.breaker.force_open(until, now, openings=openings)
+            case Adopt(shared):
+                self._standing.adopt(shared, now)
                 self._arm_for_standing()
+                self._improved = True
+            case KeepPace(pace):
+                self._standing.pace = pace
+                self._arm_for_standing()
+                self._improved = True
 
     def _queue(self, submission: Submission) -> None:
         self._waiting[submission] = None
-        if len(self._waiting) + len(self._running) > self.limit:
+        if self._standing.pace is not None or len(self._waiting) + len(self._running) > self.limit:
             self._alarm.arm(submission.call.deadline)
 
     def _start_waiting(self, now: float) -> None:
@@ -210,7 +234,7 @@ class ModelWorker:
                 self._refuse(submission, WorkerStopped(self.name))
             elif submission.call.deadline <= now:
                 self._refuse(submission, _too_late())
-            elif len(self._running) < self.limit:
+            elif len(self._running) < self.limit and self._standing.in_pace(now):
                 self._start(submission, now)
             else:
                 match self._standing.availability(now):
@@ -230,12 +254,12 @@ class ModelWorker:
         submission.task = self._running_loop().create_task(self._carry_out(submission))
         # A callback, since a task cancelled before its first step never reaches a `finally` of its own.
         submission.task.add_done_callback(partial(self._ended, submission))
-        self._record.announce(submission.permit.entered, now)
 
     async def _carry_out(self, submission: Submission) -> Result:
         call, clock = submission.call, self._clock
         await call.before_send()
         submission.sent, submission.began = True, (began := clock.monotonic())
+        self._record.announce(submission.permit.probe, began)
         try:
             completion = await self.upstream.generate(
                 call.request, deadline=call.deadline, on_delta=call.on_delta

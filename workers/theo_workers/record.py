@@ -71,7 +71,7 @@ class Record:
         self._observer.on_attempt(self._model, Outcome.CANCELLED, (now - began) * 1000, None)
 
     def announce(self, change: Change | None, now: float) -> None:
-        """Tell of a change, if there is one: what a method of Standing returned, or a permit's `entered`."""
+        """Tell of a change, if there is one: what a method of Standing returned, or a permit's `probe`."""
         if change is None:
             return
         details: dict[str, Any] = {}

@@ -17,6 +17,8 @@ ENOUGH_S = 30.0  # a model that said nothing for this long has had its chance
 USUAL_FACTOR = 4.0  # and so has one that took this many times longer than usual, but no less than
 LEAST_S = 1.0  # this
 TIMER_SLACK_S = 0.05  # a time-out rings this much early at most
+LONGER_S = 1.0  # a pause made longer by less is nothing to tell of
+PACE_S = 1.0  # for so long a word about the rate is worth something; then calls are let out to hear the next
 
 Reason = Literal["circuit_open", "paused", "disabled", "stopped"]
 
@@ -50,6 +52,25 @@ class Disabled(Struct, frozen=True):
 
 Change = State | Paused | Disabled
 
+
+class Shared(Struct, frozen=True, kw_only=True):
+    """What all processes hold true of a model. Times are monotonic seconds, -inf where nothing is on."""
+
+    open_until: float | None = None  # None: closed
+    openings: int = 0
+    probed_until: float = -math.inf  # another process's probe decides; until then at the latest
+    paused_until: float = -math.inf
+    disabled: str | None = None
+    anew: bool = False  # the circuit has changed: what failed before counts no more
+
+
+class Pace(Struct, frozen=True):
+    """Room for `calls` from `since` (monotonic seconds) on: the model's rate, as far as this process knows it."""
+
+    since: float
+    calls: int
+
+
 AVAILABLE = Available()
 
 
@@ -61,6 +82,8 @@ class Standing:
         self.breaker = breaker
         self.paused_until = -math.inf
         self.disabled: Disabled | None = None
+        self.pace: Pace | None = None  # None: as many as there are slots
+        self._probed_until = -math.inf  # by another process
         self._timeout_s = timeout_s
 
     def availability(self, now: float) -> Available | Unavailable:
@@ -72,25 +95,32 @@ class Standing:
         match self.breaker.peek(now):
             case Open(until=until):
                 return Unavailable("circuit_open", max(until, self.paused_until))
-            case HalfOpen(probing=True):
+            case HalfOpen(probing=probing) if probing or now < self._probed_until:
                 return Unavailable("circuit_open", None)
         if now < self.paused_until:
             return Unavailable("paused", self.paused_until)
         return AVAILABLE
 
     def admits(self, now: float) -> float:
-        """How many more calls would be admitted now: none, one (the probe) or any number."""
-        if self._at_ease(now):
+        """How many more calls would be admitted now: none, one (the probe), what the rate allows, or any number."""
+        if self.pace is None and self._at_ease(now):
             return math.inf
         if isinstance(self.availability(now), Unavailable):
             return 0
-        return math.inf if isinstance(self.breaker.state, Closed) else 1
+        paced = math.inf if self.pace is None else self._paced(self.pace, now)
+        return paced if isinstance(self.breaker.state, Closed) else min(1, paced)
+
+    def in_pace(self, now: float) -> bool:
+        """Does the model's rate have room for a call?"""
+        return self.pace is None or self._paced(self.pace, now) > 0
 
     def admit(self, now: float) -> Permit:
         """Raises NotAdmitted. Every permit must go to exactly one of the methods below."""
         match self.availability(now):
             case Unavailable(reason=reason, until=until):
                 raise NotAdmitted(reason, until)
+        if self.pace is not None and self.pace.calls > 0:
+            self.pace = Pace(self.pace.since, self.pace.calls - 1)
         return self.breaker.admit(now)
 
     def succeeded(self, permit: Permit, now: float) -> State | None:
@@ -142,21 +172,40 @@ class Standing:
     def reset(self) -> None:
         """An operator's word: enabled, not paused, circuit closed."""
         self.disabled = None
-        self.paused_until = -math.inf
+        self.paused_until = self._probed_until = -math.inf
         self.breaker.force_close()
 
+    def adopt(self, shared: Shared, now: float) -> None:
+        """Take over what all processes hold true. Evidence of our own is kept where that is no news."""
+        self._probed_until = shared.probed_until
+        if shared.open_until is not None:
+            self.breaker.force_open(shared.open_until, now, openings=shared.openings)
+        elif shared.anew or not isinstance(self.breaker.state, Closed):
+            self.breaker.force_close()
+        longer = shared.paused_until > now  # else it is over, or an operator ended it
+        self.paused_until = max(self.paused_until, shared.paused_until) if longer else shared.paused_until
+        self.disabled = None if shared.disabled is None else Disabled(shared.disabled)
+
     def next_change(self, now: float) -> float | None:
-        """When an opening or a pause ends next, if one is on."""
-        ends = [self.paused_until] if self.paused_until > now else []
+        """When an opening, a pause, another's probe or a want of pace ends next, if one is on."""
+        ends = [self.paused_until, self._probed_until]
+        if self.pace is not None:
+            ends += [self.pace.since, self.pace.since + PACE_S]
+        ends = [end for end in ends if end > now]
         match self.breaker.peek(now):
             case Open(until=until):
                 ends.append(until)
         return min(ends, default=None)
 
     def _pause(self, until: float, now: float) -> Paused | None:
-        new = self.paused_until <= now
-        self.paused_until = max(self.paused_until, until)  # only ever made longer
-        return Paused(until) if new else None  # one change, though every call in flight brings its own 429
+        known, self.paused_until = self.paused_until, max(self.paused_until, until)  # only ever made longer
+        # One change, though every call in flight brings its own 429.
+        return Paused(until) if known <= now or until > known + LONGER_S else None
+
+    def _paced(self, pace: Pace, now: float) -> float:
+        if now < pace.since:
+            return 0
+        return pace.calls if now < pace.since + PACE_S else math.inf
 
     def _at_ease(self, now: float) -> bool:
         """The ordinary case, asked several times for every call: nothing stands in the way."""

@@ -35,7 +35,8 @@ def reset_spend(path: Path, rows: Iterable[tuple[str, int]]) -> int:
         return sum(
             _changed(
                 db,
-                "UPDATE spend SET spent_nano = 0 WHERE scope = ? AND window_start = ? AND spent_nano <> 0",
+                "UPDATE spend SET spent_nano = 0, warned = 0, exhausted = 0"
+                " WHERE scope = ? AND window_start = ? AND spent_nano <> 0",
                 row,
             )
             for row in rows

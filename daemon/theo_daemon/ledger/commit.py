@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apsw
 
-from theo_daemon.ledger import store
-from theo_daemon.ledger.records import Ask, Bury, Check, Forget, Landing, Settled, Verdict
-from theo_daemon.ledger.rules import decide
+from theo_daemon.job import EntryRef
+from theo_daemon.ledger import shared_store, store
+from theo_daemon.ledger.guards import Guards
+from theo_daemon.ledger.records import (
+    Ask,
+    Bury,
+    CallLost,
+    CeilingNear,
+    Changed,
+    Check,
+    Forget,
+    Landing,
+    News,
+    PriorAttempt,
+    Scope,
+    Settled,
+    Verdict,
+)
+from theo_daemon.ledger.rules import decide, near_ceiling
+from theo_daemon.ledger.shared import Change, HealthReport
+from theo_workers.messages import Outcome
 
-Operation = Ask | Check | Landing | Forget | Bury
+Operation = Ask | Check | Landing | Forget | Bury | Change | HealthReport
 _Sums = dict[tuple[str, int], list[int]]  # budget row -> [spent, held]
 
 
@@ -21,29 +39,54 @@ class Committer:
     def __init__(self, db: apsw.Connection, owner: int) -> None:
         self._db = db
         self._owner = owner
+        self._guards = Guards(db)
         self._cached: dict[str, int] = {}  # answers of a model kept since its last eviction
+        self.news: list[News] = []  # of the last batch; to be told once it is committed
 
     def apply(self, operations: Sequence[Operation], now_ms: int) -> list[Verdict | None]:
         """The answer to each operation, in order; None for those that only tell."""
+        self.news = []
         for operation in operations:
             if isinstance(operation, Bury):
                 self._bury(operation.owner, now_ms)
+        changed = self._change([one for one in operations if isinstance(one, Change)], now_ms)
         landings = [operation for operation in operations if isinstance(operation, Landing)]
         if landings:
             self._land(landings, now_ms)
         forgotten = [ref for one in operations if isinstance(one, Forget) for ref in one.refs]
         store.forget_outcomes(self._db, forgotten)
+        reports = [one for one in operations if isinstance(one, HealthReport)]
+        if reports:
+            shared_store.add_health(self._db, reports, now_ms)
         # Landings first: an answer that is being recorded now serves the asks beside it.
         asks = [operation for operation in operations if isinstance(operation, Ask | Check)]
         verdicts = iter(self._answer(asks, now_ms))
-        return [next(verdicts) if isinstance(one, Ask | Check) else None for one in operations]
+        # Ids are let go last: a job may end while its own ask is in this very batch, and would take its id again.
+        store.free_ids(self._db, [end for landing in landings for end in landing.ends])
+        answers: list[Verdict | None] = []
+        for one in operations:
+            match one:
+                case Ask() | Check():
+                    answers.append(next(verdicts))
+                case Landing() | Forget() | Bury() | HealthReport():
+                    answers.append(None)
+                case _:
+                    answers.append(next(changed))
+        return answers
+
+    def _change(self, changes: Sequence[Change], now_ms: int) -> Iterator[Changed]:
+        """Before landings: what a probe showed is known before its right to probe ends."""
+        return iter([Changed(*shared_store.change_standing(self._db, one, now_ms)) for one in changes])
 
     def _answer(self, asks: Sequence[Ask | Check], now_ms: int) -> list[Verdict]:
         if not asks:
             return []
         known = store.read_known(self._db, asks, now_ms)
+        self._guards.read(asks, known)
         verdicts, claims = decide(asks, known, owner=self._owner)
         store.write_claims(self._db, claims, owner=self._owner, now_ms=now_ms)
+        self._guards.write(claims, now_ms)
+        self.news += claims.reached
         return verdicts
 
     def _land(self, landings: Sequence[Landing], now_ms: int) -> None:
@@ -52,6 +95,7 @@ class Committer:
             closed, late = store.settle_attempts(self._db, settled, now_ms)
             self._book(closed, late)
             store.add_latency(self._db, [*closed, *late])
+            self._guards.settle(closed, now_ms)
         self._cache([one for one in settled if one.cache is not None], now_ms)
         store.write_ends(self._db, [end for landing in landings for end in landing.ends], now_ms)
         store.release_keys(
@@ -72,6 +116,15 @@ class Committer:
             for row in _budget_rows(sums, one):
                 row[0] += _cost(one) - (one.bound_nano or 0)
         store.add_balances(self._db, _rows(sums))
+        self._warn([scope for one in (*closed, *late) for scope in one.scopes])
+
+    def _warn(self, booked: Iterable[Scope]) -> None:
+        """Tell of ceilings that came near with this batch, unless some process did before."""
+        for scope in {scope for scope in booked if scope.warn_nano is not None}:
+            balance = store.read_balance(self._db, scope.name, scope.window_start_ms)
+            if near_ceiling(scope, balance):
+                store.mark_told(self._db, scope, "warned")
+                self.news.append(CeilingNear(scope, balance.spent_nano))
 
     def _cache(self, settled: Sequence[Settled], now_ms: int) -> None:
         store.write_cache(
@@ -91,21 +144,29 @@ class Committer:
         if owner == self._owner:
             return
         open_attempts: list[Any] = self._db.execute(
-            "SELECT id, model, bound_nano, scopes FROM attempts WHERE owner = ? AND state = 'sent'", (owner,)
+            "SELECT id, model, provider, coalesce(bound_nano, 0), scopes, stream, entry_id FROM attempts"
+            " WHERE owner = ? AND state = 'sent'",
+            (owner,),
         ).fetchall()
         sums: _Sums = {}
-        for _, _, bound, scopes in open_attempts:
+        booked: set[Scope] = set()
+        for number, model, provider, bound, scopes, stream, entry_id in open_attempts:
             for scope in store.decode_scopes(scopes):
+                booked.add(scope)
                 row = sums.setdefault((scope.name, scope.window_start_ms), [0, 0])
-                row[0] += bound or 0
-                row[1] -= bound or 0
+                row[0] += bound
+                row[1] -= bound
+            lost = PriorAttempt(number, model, provider, Outcome.UNKNOWN, bound)
+            self.news.append(CallLost(EntryRef(stream, entry_id), lost))
         self._db.execute(
             "UPDATE attempts SET state = 'unknown', cost_nano = bound_nano, ended_at = ?"
             " WHERE owner = ? AND state = 'sent'",
             (now_ms, owner),
         )
         store.add_balances(self._db, _rows(sums))
+        self._warn(booked)
         self._db.execute("DELETE FROM inflight WHERE owner = ?", (owner,))
+        self._guards.bury(owner, now_ms)
         self._db.execute(
             "UPDATE owners SET buried_at = ? WHERE id = ? AND buried_at IS NULL", (now_ms, owner)
         )

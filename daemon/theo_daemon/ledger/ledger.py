@@ -8,7 +8,7 @@ import itertools
 import os
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,15 @@ from typing import Self
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger import owners, pruning
 from theo_daemon.ledger.reading import LedgerTransaction, reading
-from theo_daemon.ledger.records import Ask, Check, Forget, Landing, Verdict
+from theo_daemon.ledger.records import Ask, Check, Forget, Landing, News, Verdict
+from theo_daemon.ledger.schema import check_place
+from theo_daemon.ledger.shared import Change, HealthReport, SharedStanding
+from theo_daemon.ledger.shared_store import all_health, all_standings
 from theo_daemon.ledger.watcher import OnKey, Token, Watcher
 from theo_daemon.ledger.writer import Orphaned, Writer
 from theo_workers.clock import Clock, SystemClock, sleep, timeout_at
-from theo_workers.errors import RouterError
+from theo_workers.errors import LedgerError, RouterError
+from theo_workers.health import HealthSnapshot
 
 PRUNE_EVERY_S = 30.0
 FORGET_AFTER_S = 0.5
@@ -69,16 +73,15 @@ class Ledger:
 
     async def __aenter__(self) -> Self:
         """Open the file. Raises LedgerError, which says what was found and what to do."""
+        check_place(self.path)  # before anything is made beside it
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = owners.OwnerLock(self._folder, self.name)
-        except OSError:
-            self._lock = None  # the folder cannot be written; opening the file says why, in its own words
+        except OSError as error:
+            raise LedgerError(f"{self._folder} cannot be written: {error.strerror}") from error
         try:
             self._owner = await self._writer.start()
         except BaseException:
-            if self._lock is not None:
-                self._lock.release()
+            self._lock.release()
             raise
         loop = asyncio.get_running_loop()
         endless = (self._watcher.run(), self._watcher.watch_deaths(), self._prune())
@@ -130,6 +133,21 @@ class Ledger:
         if len(self._forgotten) >= FORGET_BATCH:
             self._flush_forgotten()
 
+    def change(self, change: Change) -> asyncio.Future[Verdict | None]:
+        """Tell all processes of a model's standing. Resolves with Changed once it is durable."""
+        future = self._writer.post(change, answer=True)
+        assert future is not None
+        return future
+
+    def report_health(self, reports: Sequence[HealthReport]) -> None:
+        """Add to the record that outlives this process."""
+        for report in reports:
+            self._writer.post(report, answer=False)
+
+    async def standings(self) -> tuple[list[SharedStanding], dict[str, HealthSnapshot]]:
+        """What is known of the models: their standings, and their health by name."""
+        return await self._writer.call(lambda db: (all_standings(db), all_health(db)))
+
     def wait(self, token: Token) -> asyncio.Future[None]:
         """Resolves when another process let go of `token`: ask again then."""
         return self._watcher.wait(token)
@@ -137,6 +155,11 @@ class Ledger:
     def next_attempt_id(self) -> int:
         """Unique in this ledger: the owner, which no other boot shares, and a counter below it."""
         return self._owner << 40 | next(self._attempts)
+
+    @property
+    def owner(self) -> int:
+        """This process's id in the ledger."""
+        return self._owner
 
     @property
     def crashed(self) -> asyncio.Future[None]:
@@ -148,9 +171,17 @@ class Ledger:
         """Tell `told` the name of every process that died, once its calls are booked as unknown."""
         self._watcher.on_death = told
 
+    def on_standings(self, told: Callable[[Sequence[SharedStanding]], None]) -> None:
+        """Tell `told` the models' standings within 0.2 s of another process's commit."""
+        self._watcher.on_standings = told
+
     def on_commit(self, told: Callable[[float], None]) -> None:
         """Tell `told` the seconds of every commit; it is called on the writer's thread."""
         self._writer.on_commit = told
+
+    def on_news(self, told: Callable[[News], None]) -> None:
+        """Tell `told` of ceilings and lost calls that this process booked; in the loop, once they are durable."""
+        self._writer.on_news = told
 
     @property
     def trouble(self) -> str | None:

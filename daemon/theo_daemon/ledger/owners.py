@@ -42,7 +42,7 @@ class OwnerLock:
 
 
 def owners_folder(ledger: Path) -> Path:
-    return ledger.with_name(ledger.name + "-owners")
+    return ledger.parent / f"{ledger.name}-owners"
 
 
 def is_alive(folder: Path, name: str) -> bool:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from msgspec import Struct
 
 from theo_daemon.job import EntryRef
+from theo_daemon.ledger.rates import Pace, Rate
+from theo_daemon.ledger.shared import SharedStanding
+from theo_workers.messages import Outcome
 
 
-class Scope(Struct, frozen=True, gc=False):
+class Scope(Struct, frozen=True, gc=False, omit_defaults=True):
     """One budget that a call draws on. `ceiling_nano` None: recorded, never refused."""
 
     name: str  # e.g. `model:fast`
     window_start_ms: int  # 0 for the total
     ceiling_nano: int | None = None
     reset_ms: int | None = None  # when the window ends, Unix ms; None: never
+    warn_nano: int | None = None  # spending this much is told, once for each window; None: never
 
 
 class Want(Struct, frozen=True, gc=False):
@@ -24,6 +28,8 @@ class Want(Struct, frozen=True, gc=False):
     provider: str
     bound_nano: int | None  # None: no price known
     scopes: tuple[Scope, ...]
+    rate: Rate | None = None  # None: the model has no limit per minute
+    probe_until_ms: int | None = None  # its circuit is half-open: the right to probe is asked for, until then
 
 
 class Ask(Struct, frozen=True, kw_only=True, gc=False):
@@ -51,16 +57,31 @@ class Check(Struct, frozen=True, kw_only=True, gc=False):
     redelivered: bool = False
 
 
+class PriorAttempt(Struct, frozen=True, array_like=True):
+    """A call that was made for an entry by whoever had it before, as it stands in the books."""
+
+    attempt_id: int
+    model: str
+    provider: str
+    state: Outcome
+    cost_nano: int  # what is charged: the bound where nobody knows
+    latency_ms: float = 0.0
+    status_code: int | None = None
+    error_code: str | None = None
+
+
 class Clear(Struct, frozen=True):
     """Nothing is known of it; nothing was claimed."""
 
-    prior: tuple[str, ...] = ()  # states of attempts that an earlier owner of this entry made
+    prior: tuple[PriorAttempt, ...] = ()  # calls that earlier owners of this entry sent, oldest first
 
 
 class Granted(Struct, frozen=True):
     """Claimed: the attempt is on record as sent; call the provider now."""
 
-    prior: tuple[str, ...] = ()
+    prior: tuple[PriorAttempt, ...] = ()
+    standing: SharedStanding | None = None  # of its model, where the right to probe was asked for
+    pace: Pace | None = None  # what is left of the model's rate, where it has one
 
 
 class Hit(Struct, frozen=True):
@@ -96,7 +117,26 @@ class OverBudget(Struct, frozen=True):
     by_holds: bool  # True: only what is held, not what is spent, stands in the way
 
 
-Verdict = Clear | Granted | Hit | Replay | Conflict | Busy | OverBudget
+class Throttled(Struct, frozen=True):
+    """The model's calls or tokens per minute are used up."""
+
+    pace: Pace
+
+
+class Unfit(Struct, frozen=True):
+    """No probe now: another process probes, or knows something worse of the model."""
+
+    standing: SharedStanding
+
+
+class Changed(Struct, frozen=True):
+    """What a change made of the model's row; `news`: it should be told."""
+
+    standing: SharedStanding
+    news: bool
+
+
+Verdict = Clear | Granted | Hit | Replay | Conflict | Busy | OverBudget | Throttled | Unfit | Changed
 
 
 class CacheWrite(Struct, frozen=True, gc=False):
@@ -131,6 +171,7 @@ class JobEnd(Struct, frozen=True, kw_only=True, gc=False):
 
     ref: EntryRef
     outcome: bytes | None  # None: nothing to publish again, e.g. a hit
+    digest: str = ""  # as in the job's Ask
     tenant: str = ""
     client_id: str | None = None
     remember: bool = False  # the outcome also answers repeated pushes of the id; else the id is free again
@@ -154,3 +195,27 @@ class Bury(Struct, frozen=True, gc=False):
     """This owner is dead: its open attempts become unknown, charged at their bound; its keys are free."""
 
     owner: int
+
+
+class CeilingNear(Struct, frozen=True):
+    """What this scope has spent in its window passed `warn_nano`. Told once for a window, by one process."""
+
+    scope: Scope
+    spent_nano: int
+
+
+class CeilingReached(Struct, frozen=True):
+    """A call was refused for what this scope has spent. Told once for a window, by one process."""
+
+    scope: Scope
+    spent_nano: int
+
+
+class CallLost(Struct, frozen=True):
+    """A process died while this call was out; it is charged at its bound. Told once, by who booked it."""
+
+    ref: EntryRef
+    attempt: PriorAttempt
+
+
+News = CeilingNear | CeilingReached | CallLost

@@ -7,20 +7,26 @@ from collections.abc import Sequence
 from msgspec import Struct, field
 
 from theo_daemon.job import EntryRef
+from theo_daemon.ledger.rates import Slice, Taken, take
 from theo_daemon.ledger.records import (
     Ask,
     Busy,
+    CeilingReached,
     Check,
     Clear,
     Conflict,
     Granted,
     Hit,
     OverBudget,
+    PriorAttempt,
     Replay,
     Scope,
+    Throttled,
+    Unfit,
     Verdict,
     Want,
 )
+from theo_daemon.ledger.shared import SharedStanding, as_probe
 
 
 class Remembered(Struct, frozen=True):
@@ -40,10 +46,12 @@ class KeptAnswer(Struct, frozen=True):
 
 
 class Balance(Struct):
-    """One budget row."""
+    """One budget row, and what was told of it already."""
 
     spent_nano: int = 0
     held_nano: int = 0
+    warned: bool = False
+    exhausted: bool = False
 
 
 class Known(Struct, kw_only=True):
@@ -54,17 +62,22 @@ class Known(Struct, kw_only=True):
     answers: dict[str, KeptAnswer] = field(default_factory=dict)  # by cache key
     outcomes: dict[EntryRef, bytes] = field(default_factory=dict)
     ids: dict[tuple[str, str], Remembered] = field(default_factory=dict)
-    prior: dict[EntryRef, tuple[str, ...]] = field(default_factory=dict)  # states of earlier attempts
+    prior: dict[EntryRef, tuple[PriorAttempt, ...]] = field(default_factory=dict)
     balances: dict[tuple[str, int], Balance] = field(default_factory=dict)
+    standings: dict[str, SharedStanding] = field(default_factory=dict)  # by model
+    windows: dict[str, tuple[Slice, ...]] = field(default_factory=dict)  # of rates, by model
 
 
 class Claims(Struct, kw_only=True):
-    """What must be written: new holders, the attempts they send, new ids, and holds by budget row."""
+    """What must be written: new holders, the attempts they send, new ids, holds by budget row, ceilings reached."""
 
     holders: list[Ask] = field(default_factory=list)
     attempts: list[Ask] = field(default_factory=list)
     ids: list[Ask | Check] = field(default_factory=list)
     held: dict[tuple[str, int], int] = field(default_factory=dict)
+    standings: dict[str, SharedStanding] = field(default_factory=dict)
+    windows: dict[str, tuple[Slice, ...]] = field(default_factory=dict)
+    reached: list[CeilingReached] = field(default_factory=list)
 
 
 def decide(asks: Sequence[Ask | Check], known: Known, *, owner: int) -> tuple[list[Verdict], Claims]:
@@ -118,21 +131,42 @@ def _admit(ask: Ask, known: Known, claims: Claims, owner: int) -> Verdict:
     return verdict
 
 
-def _reserve(ask: Ask, known: Known, claims: Claims, prior: tuple[str, ...]) -> Verdict:
-    """Hold the bound in every budget of the call, all or nothing."""
-    if ask.want is None:
+def _reserve(ask: Ask, known: Known, claims: Claims, prior: tuple[PriorAttempt, ...]) -> Verdict:
+    """Take what the call needs of budgets, rates and the right to probe: all or nothing."""
+    want = ask.want
+    if want is None:
         return Clear(prior)
-    for scope in ask.want.scopes:
-        refusal = _refusal(ask.want, scope, known)
+    for scope in want.scopes:
+        refusal = _refusal(want, scope, known)
         if refusal is not None:
+            _note_reached(refusal, known, claims)
             return refusal
-    for scope in ask.want.scopes:
-        if ask.want.bound_nano:
+    standing = _standing_for(want, known)
+    if isinstance(standing, Unfit):
+        return standing
+    taken = None if want.rate is None else take(known.windows.get(want.model, ()), want.rate, known.now_ms)
+    if taken is not None and not isinstance(taken, Taken):
+        return Throttled(taken)
+    for scope in want.scopes:
+        if want.bound_nano:
             row = (scope.name, scope.window_start_ms)
-            known.balances.setdefault(row, Balance()).held_nano += ask.want.bound_nano
-            claims.held[row] = claims.held.get(row, 0) + ask.want.bound_nano
+            known.balances.setdefault(row, Balance()).held_nano += want.bound_nano
+            claims.held[row] = claims.held.get(row, 0) + want.bound_nano
+    if standing is not None:
+        known.standings[want.model] = claims.standings[want.model] = standing
+    if taken is not None:
+        known.windows[want.model] = claims.windows[want.model] = taken.window
     claims.attempts.append(ask)
-    return Granted(prior)
+    return Granted(prior, standing, None if taken is None else taken.left)
+
+
+def _standing_for(want: Want, known: Known) -> SharedStanding | Unfit | None:
+    """The model's row with this call as its probe, where the right to probe is asked for."""
+    if want.probe_until_ms is None:
+        return None
+    row = known.standings.get(want.model) or SharedStanding(model=want.model)
+    probing = as_probe(row, want.attempt_id, until_ms=want.probe_until_ms, now_ms=known.now_ms)
+    return Unfit(row) if probing is None else probing
 
 
 def _refusal(want: Want, scope: Scope, known: Known) -> OverBudget | None:
@@ -152,6 +186,22 @@ def _refusal(want: Want, scope: Scope, known: Known) -> OverBudget | None:
         bound_nano=want.bound_nano,
         by_holds=by_holds,
     )
+
+
+def _note_reached(refusal: OverBudget, known: Known, claims: Claims) -> None:
+    """Spent money stood in the way of a call: to be told, once for a window."""
+    if refusal.by_holds or refusal.bound_nano is None:
+        return
+    scope = refusal.scope
+    balance = known.balances.setdefault((scope.name, scope.window_start_ms), Balance())
+    if not balance.exhausted:
+        balance.exhausted = True
+        claims.reached.append(CeilingReached(scope, balance.spent_nano))
+
+
+def near_ceiling(scope: Scope, balance: Balance) -> bool:
+    """Must it be told now that this scope has spent most of its ceiling? `balance` is after booking."""
+    return scope.warn_nano is not None and balance.spent_nano >= scope.warn_nano and not balance.warned
 
 
 def _take_id(ask: Ask | Check, known: Known, claims: Claims) -> None:

@@ -56,12 +56,21 @@ CREATE INDEX idx_ids_created_at ON ids(created_at);
 
 CREATE TABLE spend(
   scope TEXT NOT NULL, window_start INTEGER NOT NULL, spent_nano INTEGER NOT NULL DEFAULT 0,
-  held_nano INTEGER NOT NULL DEFAULT 0);
+  held_nano INTEGER NOT NULL DEFAULT 0, warned INTEGER NOT NULL DEFAULT 0, exhausted INTEGER NOT NULL DEFAULT 0);
 CREATE UNIQUE INDEX idx_spend ON spend(scope, window_start);
 
 CREATE TABLE latency(
   model TEXT PRIMARY KEY, calls INTEGER NOT NULL DEFAULT 0, total_ms REAL NOT NULL DEFAULT 0,
   last_ms REAL, prompt_tokens INTEGER NOT NULL DEFAULT 0, completion_tokens INTEGER NOT NULL DEFAULT 0);
+
+CREATE TABLE standings(
+  model TEXT PRIMARY KEY, version INTEGER NOT NULL DEFAULT 0, generation INTEGER NOT NULL DEFAULT 0,
+  openings INTEGER NOT NULL DEFAULT 0, open_until_ms INTEGER NOT NULL DEFAULT 0, probe INTEGER NOT NULL DEFAULT 0,
+  probe_until_ms INTEGER NOT NULL DEFAULT 0, paused_until_ms INTEGER NOT NULL DEFAULT 0, disabled TEXT,
+  credential TEXT NOT NULL DEFAULT '', order_id TEXT NOT NULL DEFAULT '0-0', health TEXT NOT NULL DEFAULT '',
+  changed_at INTEGER NOT NULL);
+
+CREATE TABLE rates(model TEXT PRIMARY KEY, slices TEXT NOT NULL);
 """
 
 # WAL cannot work over these: its index is shared memory (sqlite.org/wal.html, "all on the same host").
@@ -76,7 +85,7 @@ def open_ledger(path: Path, *, read_only: bool = False) -> apsw.Connection:
     Raises LedgerError for a network file system, a newer schema, a foreign or damaged file, and one that
     cannot be written. Never replaces a file that it does not understand: it may hold calls in flight.
     """
-    _check_place(path, read_only=read_only)
+    check_place(path, read_only=read_only)
     created = not path.exists()
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     try:
@@ -139,7 +148,8 @@ def _check_schema(db: apsw.Connection, path: Path) -> None:
         )
 
 
-def _check_place(path: Path, *, read_only: bool) -> None:
+def check_place(path: Path, *, read_only: bool = False) -> None:
+    """Raises LedgerError where no ledger can be, or must not be. Creates the folder of a new one."""
     if path.is_dir():
         raise LedgerError(f"{path} is a folder; ledger.url must name a file.")
     if not path.exists():

@@ -7,13 +7,13 @@ interval. So many rows are written by one multi-row statement, and read as one J
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import apsw
 import msgspec
 
 from theo_daemon.job import EntryRef
-from theo_daemon.ledger.records import Ask, CacheWrite, Check, JobEnd, Scope, Settled
+from theo_daemon.ledger.records import Ask, CacheWrite, Check, JobEnd, PriorAttempt, Scope, Settled
 from theo_daemon.ledger.rules import Balance, Claims, KeptAnswer, Known, Remembered
 
 _CHUNK = 64  # rows of one statement; every size is a prepared statement of its own, so few sizes are used
@@ -21,6 +21,7 @@ _Bind = str | int | float | None
 _BindT = TypeVar("_BindT", str, int)
 
 _decode_known = msgspec.json.Decoder(list[tuple[str, str, str, str | int | None, str | None]]).decode
+_decode_prior = msgspec.json.Decoder(PriorAttempt).decode
 _decode_states = msgspec.json.Decoder(list[tuple[int, str]]).decode
 _encode_scopes = msgspec.json.encode
 _decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
@@ -83,8 +84,9 @@ def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) ->
             f"SELECT 'o', stream, entry_id, outcome, NULL FROM outcomes WHERE entry_id IN ({_marks(len(entries))})"
         )
         parts.append(
-            "SELECT 'p', stream, entry_id, state, NULL FROM attempts "
-            f"WHERE state <> 'ok' AND entry_id IN ({_marks(len(entries))})"
+            "SELECT 'p', stream, entry_id, NULL, '' || json_array(id, model, provider, state, coalesce(cost_nano, 0),"
+            " coalesce(latency_ms, 0.0), status_code, error_code) FROM attempts"
+            f" WHERE state <> 'ok' AND state NOT IN ('sent', 'void') AND entry_id IN ({_marks(len(entries))})"
         )
         binds += [*entries, *entries]
     known = Known(now_ms=now_ms)
@@ -111,7 +113,7 @@ def _sort_known(known: Known, found: str) -> None:
                 known.outcomes[EntryRef(a, b)] = str(c).encode()
             case "p":
                 ref = EntryRef(a, b)
-                known.prior[ref] = (*known.prior.get(ref, ()), str(c))
+                known.prior[ref] = (*known.prior.get(ref, ()), _decode_prior(d or ""))
             case _:
                 digest, stream, entry_id = str(c).split(" ")
                 outcome = None if d is None else d.encode()
@@ -127,13 +129,24 @@ def _read_balances(db: apsw.Connection, asks: Sequence[Ask | Check]) -> dict[tup
         for scope in ask.want.scopes
         if scope.ceiling_nano is not None
     }
-    balances: dict[tuple[str, int], Balance] = {}
-    for name, start in wanted:
-        row = db.execute(
-            "SELECT spent_nano, held_nano FROM spend WHERE scope = ? AND window_start = ?", (name, start)
-        ).fetchone()
-        balances[name, start] = Balance(*row) if row else Balance()
-    return balances
+    return {(name, start): read_balance(db, name, start) for name, start in wanted}
+
+
+def read_balance(db: apsw.Connection, scope: str, window_start_ms: int) -> Balance:
+    row = db.execute(
+        "SELECT spent_nano, held_nano, warned, exhausted FROM spend WHERE scope = ? AND window_start = ?",
+        (scope, window_start_ms),
+    ).fetchone()
+    return Balance(row[0], row[1], bool(row[2]), bool(row[3])) if row else Balance()
+
+
+def mark_told(db: apsw.Connection, scope: Scope, column: Literal["warned", "exhausted"]) -> None:
+    """Remember that this was told of the scope's window, so that no process tells it again."""
+    db.execute(
+        f"INSERT INTO spend(scope, window_start, {column}) VALUES(?, ?, 1)"
+        f" ON CONFLICT(scope, window_start) DO UPDATE SET {column} = 1",
+        (scope.name, scope.window_start_ms),
+    )
 
 
 def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int) -> None:
@@ -169,6 +182,8 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
             [(ask.tenant, ask.client_id, ask.digest, *ask.ref, now_ms) for ask in claims.ids],
         )
     add_balances(db, [(scope, start, 0, held) for (scope, start), held in claims.held.items()])
+    for reached in claims.reached:
+        mark_told(db, reached.scope, "exhausted")
 
 
 def add_balances(db: apsw.Connection, rows: Sequence[tuple[str, int, int, int]]) -> None:
@@ -276,11 +291,14 @@ def write_ends(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None
         ],
         "ON CONFLICT(entry_id, stream) DO NOTHING",
     )
-    named = [end for end in ends if end.client_id is not None]
-    kept = [end for end in named if end.remember and end.outcome is not None]
-    _remember(db, kept)
-    for end in named:
-        if not end.remember:
+    kept = [end for end in ends if end.client_id is not None and end.remember and end.outcome is not None]
+    _remember(db, kept, now_ms)
+
+
+def free_ids(db: apsw.Connection, ends: Sequence[JobEnd]) -> None:
+    """Let go of the ids whose jobs ended without an outcome to remember."""
+    for end in ends:
+        if end.client_id is not None and not end.remember:
             db.execute(
                 "DELETE FROM ids WHERE client_id = ? AND tenant = ? AND stream = ? AND entry_id = ?"
                 " AND outcome IS NULL",
@@ -288,22 +306,18 @@ def write_ends(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None
             )
 
 
-def _remember(db: apsw.Connection, ends: Sequence[JobEnd]) -> None:
+def _remember(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None:
     """Only the push that holds the id decides what it is answered."""
-    start = 0
-    while start < len(ends):
-        size = _chunk(len(ends) - start)
-        db.execute(
-            f"WITH v AS (VALUES {','.join(['(?,?,?,?,?)'] * size)}) UPDATE ids SET outcome = v.column5 FROM v"
-            " WHERE ids.client_id = v.column1 AND ids.tenant = v.column2 AND ids.stream = v.column3"
-            " AND ids.entry_id = v.column4",
-            [
-                value
-                for end in ends[start : start + size]
-                for value in (end.client_id, end.tenant, *end.ref, (end.outcome or b"").decode())
-            ],
-        )
-        start += size
+    insert_rows(
+        db,
+        "INSERT INTO ids(tenant, client_id, digest, stream, entry_id, outcome, created_at)",
+        [
+            (end.tenant, end.client_id, end.digest, *end.ref, (end.outcome or b"").decode(), now_ms)
+            for end in ends
+        ],
+        "ON CONFLICT(client_id, tenant) DO UPDATE SET outcome = excluded.outcome"
+        " WHERE ids.stream = excluded.stream AND ids.entry_id = excluded.entry_id",
+    )
 
 
 def release_keys(db: apsw.Connection, keys: Sequence[str], owner: int) -> None:

@@ -11,10 +11,13 @@ import apsw
 
 from theo_daemon.ledger import owners
 from theo_daemon.ledger.records import Bury
+from theo_daemon.ledger.shared import SharedStanding
+from theo_daemon.ledger.shared_store import all_standings
 from theo_daemon.ledger.writer import Writer
 from theo_workers.clock import Clock, sleep
 
-POLL_S = 0.05
+POLL_S = 0.05  # while somebody waits
+REST_POLL_S = 0.15  # and while nobody does: what other processes learn of a model is known here in time
 PROBE_S = 0.25  # a dead process commits nothing, so its lock is looked at too; while somebody waits
 REST_PROBE_S = 1.0  # and while nobody does
 
@@ -36,7 +39,7 @@ Token = OnKey | OnId
 
 
 class Watcher:
-    """One poller per process, idle while nobody waits.
+    """One poller per process, unhurried while nobody waits.
 
     `PRAGMA data_version` on the writer's connection changes only with commits of other connections, so a
     poll costs one page-cache look while nothing happened elsewhere.
@@ -47,26 +50,32 @@ class Watcher:
         self.on_death: Callable[[str], None] = (
             _nobody_listens  # hears the name of a process once it is buried
         )
+        # Hears the standings of all models after other processes wrote to the ledger.
+        self.on_standings: Callable[[Sequence[SharedStanding]], None] = _nobody_listens
         self._waiting: dict[Token, list[asyncio.Future[None]]] = {}
-        self._awake = asyncio.Event()
+        self._rest: asyncio.Future[None] | None = None
         self._seen_version = -1
+        self._look_again = True  # whatever the version says: somebody new waits, or we wrote ourselves
 
     def wait(self, token: Token) -> asyncio.Future[None]:
         """Resolves when it is worth asking the ledger again. Cancel it freely."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(token, []).append(future)
-        self._seen_version = -1  # what happened before this moment counts as news
-        self._awake.set()
+        self._look_again = True  # what happened before this moment counts as news
+        if self._rest is not None and not self._rest.done():
+            self._rest.set_result(None)
         return future
 
     async def run(self) -> None:
-        """Poll while somebody waits, for ever; cancel to stop."""
+        """Poll for ever; cancel to stop."""
         while True:
-            if not self._waiting:
-                self._awake.clear()
-            await self._awake.wait()
             await self._poll()
-            await sleep(self._clock, POLL_S)
+            if self._waiting:
+                await sleep(self._clock, POLL_S)
+                continue
+            self._rest = asyncio.get_running_loop().create_future()
+            self._clock.call_at(self._clock.monotonic() + REST_POLL_S, self._rest)
+            await self._rest
 
     async def watch_deaths(self) -> None:
         """Bury processes that died, for ever; cancel to stop."""
@@ -79,10 +88,11 @@ class Watcher:
             if all(future.done() for future in futures):
                 del self._waiting[token]
         tokens = list(self._waiting)
-        seen = self._seen_version
-        version, free = await self._writer.call(lambda db: _free(db, tokens, seen))
-        if self._seen_version == seen:  # else somebody began to wait meanwhile, and must be looked at
-            self._seen_version = version
+        seen = -1 if self._look_again else self._seen_version
+        self._look_again = False  # set again by whoever begins to wait from here on
+        self._seen_version, free, standings = await self._writer.call(lambda db: _news(db, tokens, seen))
+        if standings:
+            self.on_standings(standings)
         for token in free:
             for future in self._waiting.pop(token, []):
                 if not future.done():
@@ -93,16 +103,18 @@ class Watcher:
             buried = self._writer.post(Bury(dead.id), answer=True)
             assert buried is not None
             await buried
-            self._seen_version = -1  # our own commits do not change data_version
+            self._look_again = True  # our own commits do not change data_version
             self.on_death(dead.name)
 
 
-def _free(db: apsw.Connection, tokens: Sequence[Token], seen: int) -> tuple[int, list[Token]]:
-    """The tokens that nobody holds any more, unless nothing changed since `seen`."""
+def _news(
+    db: apsw.Connection, tokens: Sequence[Token], seen: int
+) -> tuple[int, list[Token], list[SharedStanding]]:
+    """The tokens that nobody holds any more, and all standings; nothing if nothing changed since `seen`."""
     (version,) = db.execute("PRAGMA data_version").fetchone() or (0,)
     if version == seen:
-        return version, []
-    return version, [token for token in tokens if not _held(db, token)]
+        return version, [], []
+    return version, [token for token in tokens if not _held(db, token)], all_standings(db)
 
 
 def _held(db: apsw.Connection, token: Token) -> bool:
@@ -117,5 +129,5 @@ def _held(db: apsw.Connection, token: Token) -> bool:
     return row is not None
 
 
-def _nobody_listens(_name: str) -> None:
-    """Stands in until the owner sets `on_death`."""
+def _nobody_listens(_news: object) -> None:
+    """Stands in until the owner sets `on_death` and `on_standings`."""

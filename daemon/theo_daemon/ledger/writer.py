@@ -8,7 +8,7 @@ import fcntl
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ import apsw
 
 from theo_daemon.ledger import owners
 from theo_daemon.ledger.commit import Committer, Operation
-from theo_daemon.ledger.records import Verdict
+from theo_daemon.ledger.records import News, Verdict
 from theo_daemon.ledger.schema import open_ledger
 from theo_workers.errors import LedgerError
 
@@ -48,6 +48,7 @@ class Writer:
         self._stopping = threading.Event()
         self.trouble: str | None = None  # why the last commit had to wait; None: it did not
         self.on_commit: Callable[[float], None] = _nobody_listens  # called on the thread, with seconds
+        self.on_news: Callable[[News], None] = _nobody_listens  # called in the loop, once it is durable
 
     async def start(self) -> int:
         """Open the file and register this process; the owner id. Raises LedgerError."""
@@ -182,10 +183,17 @@ class Writer:
                 fcntl.flock(gate, fcntl.LOCK_UN)
             if self._stopping.wait(_RETRY_S) and self._mail.empty():
                 return
+        if committer.news:
+            news = committer.news
+            self._tell(lambda: self._report(news))
         if any(future is not None for _, future, _ in batch):
             self._tell(lambda: _resolve(batch, answers))
         if self._wal_pages >= CHECKPOINT_PAGES:
             self._checkpoint(db)
+
+    def _report(self, news: Sequence[News]) -> None:
+        for one in news:
+            self.on_news(one)
 
     def _checkpoint(self, db: apsw.Connection) -> None:
         with contextlib.suppress(apsw.BusyError):  # a reader is in the way: the next commit tries again
@@ -222,5 +230,5 @@ def _resolve(batch: list[_Waiting], answers: list[Verdict | None]) -> None:
             orphaned(answer)
 
 
-def _nobody_listens(_seconds: float) -> None:
-    """Stands in until the owner sets `on_commit`."""
+def _nobody_listens(_told: object) -> None:
+    """Stands in until the owner sets `on_commit` or `on_news`."""

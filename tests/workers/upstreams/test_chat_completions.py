@@ -78,6 +78,25 @@ def test_messages_keep_their_parts_and_calls() -> None:
     ]
 
 
+@pytest.mark.parametrize("google_host", [False, True])
+def test_signatures_that_came_with_calls_go_back_to_google_only(google_host: bool) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    signed = {**call, "extra_content": {"google": {"thought_signature": "x"}}}
+    thought = {**call, "extra_content": {"anthropic": {"thinking_blocks": []}}}
+    both = {**call, "extra_content": {**signed["extra_content"], **thought["extra_content"]}}
+    calls = [signed, thought, both, {**call, "extra_content": 5}, call]
+    turns = (Message(role="user", content="q"), Message(role="assistant", tool_calls=calls))
+    wire = ChatCompletions(ORIGIN, model="m", google_host=google_host)
+    said = json.loads(wire.encode(Request(messages=turns, params={})))["messages"]
+    assert said == [
+        {"role": "user", "content": "q"},
+        {
+            "role": "assistant",
+            "tool_calls": [signed, call, signed, call, call] if google_host else [call] * 5,
+        },
+    ]
+
+
 def test_a_stream_asks_for_its_usage() -> None:
     body = encoded(stream=True)
     assert (body["stream"], body["stream_options"]) == (True, {"include_usage": True})
@@ -272,6 +291,13 @@ USAGES: list[Any] = [
 @pytest.mark.parametrize(("told", "usage"), USAGES)
 def test_usage_is_read_as_billed_or_not_at_all(told: Any, usage: Usage | None) -> None:
     assert decoded(says(), usage=told).usage == usage
+
+
+def test_calls_of_custom_tools_are_kept() -> None:
+    call = {"id": "c1", "type": "custom", "custom": {"name": "sql", "input": "SELECT"}}
+    completion = decoded(says(None, "tool_calls", tool_calls=[call]))
+    assert completion.tool_calls is not None
+    assert json.loads(bytes(completion.tool_calls)) == [call]
 
 
 def test_no_usage_is_none() -> None:

@@ -33,7 +33,9 @@ async def test_every_provider_is_built(provider: str) -> None:
 
 
 def test_an_unknown_provider_is_a_config_error_that_names_the_known() -> None:
-    with pytest.raises(ConfigError, match=r"models\.fast\.provider: 'opnai' is not one of openai, local"):
+    with pytest.raises(
+        ConfigError, match=r"models\.fast\.provider: 'opnai' is not one of openai, openai_responses"
+    ):
         build_upstream(spec("opnai"), CLOCK, random.Random(1))
 
 

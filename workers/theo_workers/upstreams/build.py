@@ -8,11 +8,14 @@ from theo_workers.clock import Clock
 from theo_workers.errors import ConfigError
 from theo_workers.model_spec import ModelSpec
 from theo_workers.upstream import Upstream
+from theo_workers.upstreams.anthropic import AnthropicUpstream
+from theo_workers.upstreams.gemini import GeminiUpstream
 from theo_workers.upstreams.local import LocalUpstream
 from theo_workers.upstreams.openai import OpenAIUpstream
+from theo_workers.upstreams.openai_responses import OpenAIResponsesUpstream
 from theo_workers.upstreams.scripted import ScriptedUpstream
 
-PROVIDERS = ("openai", "local", "scripted")
+PROVIDERS = ("openai", "openai_responses", "anthropic", "gemini", "local", "scripted")
 
 
 def build_upstream(model: ModelSpec, clock: Clock, rng: random.Random) -> Upstream:
@@ -20,6 +23,12 @@ def build_upstream(model: ModelSpec, clock: Clock, rng: random.Random) -> Upstre
     match model.provider:
         case "openai":
             return OpenAIUpstream(model, clock)
+        case "openai_responses":
+            return OpenAIResponsesUpstream(model, clock)
+        case "anthropic":
+            return AnthropicUpstream(model, clock)
+        case "gemini":
+            return GeminiUpstream(model, clock)
         case "local":
             return LocalUpstream(model, clock)
         case "scripted":

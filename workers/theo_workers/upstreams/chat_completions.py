@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
+from msgspec.structs import replace
 
 from theo_workers.errors import InvalidRequest, UpstreamError
-from theo_workers.messages import Completion, Request
-from theo_workers.upstreams.chat_errors import call_id, refusal, refusal_in_answer
+from theo_workers.messages import Completion, Message, Request
+from theo_workers.upstreams.answer import completion
 from theo_workers.upstreams.chat_stream import ChatStream
-from theo_workers.upstreams.chat_words import completion, joined_text, read_usage
+from theo_workers.upstreams.chat_words import joined_text, read_usage
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
+from theo_workers.upstreams.refusals import call_id, refusal, refusal_in_answer
 
 _OWN = frozenset({"model", "messages", "stream", "stream_options", "n"})
 _CAPS = ("max_completion_tokens", "max_tokens")
@@ -52,11 +54,18 @@ class ChatCompletions:
     """One model's requests and answers in this format."""
 
     def __init__(
-        self, origin: Origin, *, model: str, openai_host: bool = False, max_output_tokens: int | None = None
+        self,
+        origin: Origin,
+        *,
+        model: str,
+        openai_host: bool = False,
+        google_host: bool = False,
+        max_output_tokens: int | None = None,
     ) -> None:
         self._origin = origin
         self._model = model
         self._max_output_tokens = max_output_tokens
+        self._google_host = google_host
         self._renames_cap = openai_host and _THINKS.match(model) is not None
 
     def encode(self, request: Request) -> bytes:
@@ -69,7 +78,7 @@ class ChatCompletions:
         if params and not _OWN.isdisjoint(params):
             names = ", ".join(sorted(_OWN.intersection(params)))
             raise self._origin.error(InvalidRequest, f"params may not set {names}")
-        body: dict[str, Any] = {"model": self._model, "messages": request.messages, **params}
+        body: dict[str, Any] = {"model": self._model, "messages": self._said(request.messages), **params}
         if self._renames_cap and "max_tokens" in body and "max_completion_tokens" not in body:
             body["max_completion_tokens"] = body.pop("max_tokens")
         if self._max_output_tokens is not None:
@@ -117,6 +126,18 @@ class ChatCompletions:
         """What assembles one streamed answer."""
         return ChatStream(self._origin, identity=call_id(headers))
 
+    def _said(self, messages: tuple[Message, ...]) -> Sequence[Message]:
+        """The messages, without what Gemini and Anthropic gave us to be sent back to them with their calls."""
+        if all(message.tool_calls is UNSET for message in messages):
+            return messages
+        theirs = ("google",) if self._google_host else ()
+        return [
+            message
+            if message.tool_calls is UNSET
+            else replace(message, tool_calls=[_returned(call, theirs) for call in message.tool_calls])
+            for message in messages
+        ]
+
     def _bound(self, body: dict[str, Any], most: int) -> None:
         asked = [name for name in _CAPS if body.get(name) is not None]
         for name in asked:
@@ -124,3 +145,15 @@ class ChatCompletions:
                 body[name] = min(body[name], most)
         if not asked:
             body["max_completion_tokens" if self._renames_cap else "max_tokens"] = most
+
+
+def _returned(call: dict[str, Any], theirs: tuple[str, ...]) -> dict[str, Any]:
+    """The call with what this provider gave us with it, and nothing that another one did."""
+    extra = call.get("extra_content")
+    if extra is None:
+        return call
+    kept = {name: extra[name] for name in theirs if isinstance(extra, dict) and name in extra}
+    return {
+        **{k: v for k, v in call.items() if k != "extra_content"},
+        **({"extra_content": kept} if kept else {}),
+    }

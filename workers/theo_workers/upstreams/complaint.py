@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
 _LONGEST_READ = 65_536
+_DELAY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s", re.ASCII)
 
 _decoder = msgspec.json.Decoder()
 
@@ -19,6 +21,7 @@ class Complaint(NamedTuple):
     code: str | None = None  # the most telling of `codes`, as the provider wrote it
     codes: frozenset[str] = frozenset()
     status: int | None = None  # an HTTP status inside the body, as some gateways put one into a 200
+    retry_after_s: float | None = None  # Google's RetryInfo
 
 
 def read_complaint(body: bytes | bytearray) -> Complaint:
@@ -52,6 +55,7 @@ def complaint_of(told: Any) -> Complaint:
         code=telling[0] if telling else None,
         codes=frozenset(name.lower() for name in names),
         status=_status(told),
+        retry_after_s=_retry_after_s(told.get("details")),
     )
 
 
@@ -65,9 +69,27 @@ def _names(told: dict[str, Any]) -> Iterator[str]:
         places += [details.get("error_code"), details.get("type")]
     elif isinstance(details, list):
         places += [detail.get("reason") for detail in details if isinstance(detail, dict)]
+        places += [violation.get("quotaId") for violation in _violations(details)]
     for place in places:
         if isinstance(place, str) and place and not place.isdigit():
             yield place[:100]
+
+
+def _violations(details: list[Any]) -> Iterator[dict[str, Any]]:
+    """Google's QuotaFailure: each has the `quotaId` of a limit that was reached."""
+    for detail in details:
+        violations = detail.get("violations") if isinstance(detail, dict) else None
+        yield from (
+            one for one in (violations if isinstance(violations, list) else ()) if isinstance(one, dict)
+        )
+
+
+def _retry_after_s(details: Any) -> float | None:
+    for detail in details if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        if isinstance(delay, str) and (found := _DELAY.fullmatch(delay)):
+            return float(found[1])
+    return None
 
 
 def _message(told: dict[str, Any]) -> str:

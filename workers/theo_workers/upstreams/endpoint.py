@@ -50,6 +50,19 @@ def key_of(spec: ModelSpec) -> str | None:
     return key
 
 
+def bearer_of(spec: ModelSpec, base: URL) -> dict[str, str]:
+    """The header that carries the key at servers in OpenAI's style. Raises ConfigError."""
+    key = key_of(spec)
+    if key is None:
+        return {}
+    return {"api-key": key} if is_azure(base) else {"Authorization": f"Bearer {key}"}
+
+
+def is_azure(base: URL) -> bool:
+    """Is this one of Azure's hosts?"""
+    return (base.host or "").lower().endswith(".azure.com")
+
+
 def base_url_of(spec: ModelSpec, default: str) -> URL:
     """The base URL, with the version path. Raises ConfigError."""
     url = _url(spec, "base_url", spec.base_url or default)

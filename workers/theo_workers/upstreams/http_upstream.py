@@ -15,8 +15,18 @@ MAX_EVENT_BYTES = 4_194_304
 class HttpUpstream:
     """Implements `theo_workers.upstream.Upstream` for any wire format."""
 
-    def __init__(self, origin: Origin, wire: WireFormat, endpoint: HttpEndpoint, clock: Clock) -> None:
-        self._origin, self._wire, self._endpoint, self._clock = origin, wire, endpoint, clock
+    def __init__(
+        self,
+        origin: Origin,
+        wire: WireFormat,
+        endpoint: HttpEndpoint,
+        clock: Clock,
+        *,
+        streamed: HttpEndpoint | None = None,
+    ) -> None:
+        """`streamed` is where streams are asked for, where that is another place."""
+        self._origin, self._wire, self._clock = origin, wire, clock
+        self._endpoint, self._stream_endpoint = endpoint, streamed or endpoint
 
     @property
     def provider(self) -> str:
@@ -30,7 +40,7 @@ class HttpUpstream:
             await self._endpoint.exchange(body, plain, deadline=deadline)
             return self._whole(plain)
         streamed = _Streamed(self._origin, self._wire, on_delta)
-        await self._endpoint.exchange(body, streamed, deadline=deadline)
+        await self._stream_endpoint.exchange(body, streamed, deadline=deadline)
         if streamed.answer is not None:
             return streamed.finish(streamed.answer)
         completion = self._whole(streamed.plain)
@@ -41,6 +51,7 @@ class HttpUpstream:
     async def close(self) -> None:
         """Release connections. Idempotent."""
         await self._endpoint.close()
+        await self._stream_endpoint.close()
 
     def _whole(self, body: Body) -> Completion:
         if not 200 <= body.status < 300:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from theo_workers.clock import Clock
 from theo_workers.model_spec import ModelSpec
 from theo_workers.upstreams.chat_completions import ChatCompletions
-from theo_workers.upstreams.endpoint import base_url_of, key_of, open_endpoint, origin_of
+from theo_workers.upstreams.endpoint import base_url_of, bearer_of, is_azure, open_endpoint, origin_of
 from theo_workers.upstreams.http_upstream import HttpUpstream
 
 BASE_URL = "https://api.openai.com/v1"
@@ -15,18 +15,14 @@ class OpenAIUpstream(HttpUpstream):
     """One model behind a Chat Completions endpoint. Raises ConfigError where it cannot work."""
 
     def __init__(self, spec: ModelSpec, clock: Clock, *, default_base_url: str = BASE_URL) -> None:
-        base = base_url_of(spec, default_base_url)
-        host = (base.host or "").lower()
-        azure = host.endswith(".azure.com")
-        auth: dict[str, str] = {}
-        if (key := key_of(spec)) is not None:
-            auth = {"api-key": key} if azure else {"Authorization": f"Bearer {key}"}
-        origin = origin_of(spec)
+        base, origin = base_url_of(spec, default_base_url), origin_of(spec)
         wire = ChatCompletions(
             origin,
             model=spec.model,
-            openai_host=azure or host == "api.openai.com",
+            openai_host=is_azure(base) or base.host == "api.openai.com",
+            google_host=(base.host or "").endswith("googleapis.com"),
             max_output_tokens=spec.max_output_tokens,
         )
+        auth = bearer_of(spec, base)
         endpoint = open_endpoint(spec, base, "chat/completions", auth, origin=origin, clock=clock)
         super().__init__(origin, wire, endpoint, clock)

@@ -1,4 +1,4 @@
-"""From a provider's refusal in OpenAI's chat form, and its relatives', to one leaf of the error tree."""
+"""From any provider's refusal to one leaf of the error tree."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from theo_workers.errors import (
 from theo_workers.failures import CONSEQUENCES, BreakerEffect, FailureClass, NextStep
 from theo_workers.upstreams.complaint import Complaint, read_complaint
 from theo_workers.upstreams.origin import Origin, request_id
-from theo_workers.upstreams.retry_after import retry_after_s
+from theo_workers.upstreams.retry_after import LONGEST_S, retry_after_s
 
 Verdict = tuple[type[UpstreamError], FailureClass]
 
@@ -39,13 +39,18 @@ _LOADING: Verdict = (ProviderUnavailable, FailureClass.RATE_LIMITED)  # up soon:
 class _Sign:
     """How a kind of refusal is recognised: by the provider's codes, else by its words."""
 
-    def __init__(self, verdict: Verdict, codes: str = "", words: str = r"(?!)") -> None:
+    def __init__(self, verdict: Verdict, codes: str = "", words: str = r"(?!)", parts: str = "") -> None:
         self.verdict = verdict
         self._codes = frozenset(codes.split())
+        self._parts = parts.split()  # of codes
         self._words = re.compile(words, re.IGNORECASE)
 
     def fits(self, complaint: Complaint) -> bool:
-        return not self._codes.isdisjoint(complaint.codes) or bool(self._words.search(complaint.message))
+        return (
+            not self._codes.isdisjoint(complaint.codes)
+            or any(part in code for part in self._parts for code in complaint.codes)
+            or bool(self._words.search(complaint.message))
+        )
 
 
 _NO_MONEY = _Sign(
@@ -56,10 +61,11 @@ _NO_MONEY = _Sign(
     r"insufficient (?:account )?(?:balance|credit|quota|funds)|credit balance is|out of credits"
     r"|spend(?:ing)? limit|hard limit|specified api usage limit",
 )
+_NONE_TODAY = _Sign(_QUOTA, parts="perday")  # Gemini's quota of the day; those of the minute are waited for
 _BAD_KEY = _Sign(
     _KEY,
     "invalid_api_key api_key_invalid authentication_error invalid_authentication unauthorized",
-    r"(?:incorrect|invalid|wrong) api[- _]?key|api[- _]?key (?:is )?(?:not valid|invalid)",
+    r"location is not supported|(?:incorrect|invalid|wrong) api[- _]?key|api[- _]?key (?:is )?(?:not valid|invalid)",
 )
 _NO_MODEL = _Sign(
     _MODEL,
@@ -72,23 +78,26 @@ _TOO_LONG = _Sign(
     _CONTEXT,
     """context_length_exceeded exceed_context_size_error too_many_prompt_tokens too_many_tokens
     string_above_max_length model_context_window_exceeded""",
-    r"context[ _](?:length|window|size)|(?:prompt|input) (?:is )?too long|input token count"
+    r"context[ _](?:length|window|size|limit)|(?:prompt|input) (?:is )?too long|input token count"
     r"|too many (?:prompt |input )?tokens|reduce the length of",
 )
 _WITHHELD = _Sign(
     _FILTER,
     """content_filter content_filtered content_policy_violation content_policy_violation_error
-    responsibleaipolicyviolation moderation_blocked data_inspection_failed""",
+    image_content_policy_violation responsibleaipolicyviolation moderation_blocked data_inspection_failed""",
     r"content management policy|content[_ ]filter|content polic|usage (?:guidelines|polic)|safety system"
     r"|requires moderation|flagged (?:by|for|as)",
 )
+_UNUSABLE = _Sign(
+    _REQUEST, "invalid_prompt", parts="image"
+)  # Responses: image_too_large, invalid_image_url, ...
 
 _TOO_FAST = _Sign(_RATE, "rate_limit_exceeded")  # Groq: a 413 for a request above the minute's tokens
 _NO_TOOLS = _Sign(_REQUEST, words="--jinja")  # llama.cpp started without tool support
 _STARTING = _Sign(_LOADING, words="loading model")  # llama.cpp
 
 # In this order: a key or an account that is no good says nothing about the request.
-_CALLER_SIGNS = (_BAD_KEY, _NO_MONEY, _NO_MODEL, _TOO_LONG, _WITHHELD)
+_CALLER_SIGNS = (_BAD_KEY, _NO_MONEY, _NO_MODEL, _TOO_LONG, _WITHHELD, _UNUSABLE)
 
 _BY_STATUS: dict[int, tuple[tuple[_Sign, ...], Verdict]] = {
     401: ((), _KEY),
@@ -100,7 +109,7 @@ _BY_STATUS: dict[int, tuple[tuple[_Sign, ...], Verdict]] = {
     409: ((), _SERVER),
     410: ((), _MODEL),
     425: ((), _SERVER),
-    429: ((_NO_MONEY,), _RATE),
+    429: ((_NO_MONEY, _NONE_TODAY), _RATE),
     498: ((), _SERVER),  # Groq: no capacity
     499: ((), _SERVER),
     500: ((_NO_TOOLS,), _SERVER),
@@ -120,6 +129,9 @@ _STATUS_OF_TYPE = {  # the error types that stand in for a status inside a 200
     "authentication_error": 401,
     "permission_error": 403,
     "invalid_request_error": 400,
+    "not_found_error": 404,
+    "billing_error": 402,
+    "request_too_large": 413,
     "overloaded_error": 529,
     "service_unavailable_error": 503,
 }
@@ -136,7 +148,7 @@ def refusal(
         )
     complaint = read_complaint(body)
     leaf, failure = _judge(status, complaint)
-    wait_s = retry_after_s(headers, complaint.message, now=now)
+    wait_s = _longer(retry_after_s(headers, complaint.message, now=now), complaint.retry_after_s)
     if (leaf, failure) == _LOADING and wait_s is None:
         wait_s = 1.0
     return origin.error(
@@ -174,7 +186,7 @@ def refusal_in_answer(
         complaint.message or complaint.code or "the provider reported an error in its answer",
         status_code=complaint.status,
         failure=failure,
-        retry_after_s=retry_after_s({}, complaint.message, now=0.0),
+        retry_after_s=_longer(retry_after_s({}, complaint.message, now=0.0), complaint.retry_after_s),
         provider_code=complaint.code,
         provider_request_id=provider_request_id,
     )
@@ -201,6 +213,11 @@ def _overruled(should_retry: str | None, failure: FailureClass) -> bool | None:
     }:
         return False
     return None
+
+
+def _longer(one: float | None, other: float | None) -> float | None:
+    waits = [wait for wait in (one, other) if wait is not None]
+    return min(max(waits), LONGEST_S) if waits else None
 
 
 def _phrase(status: int) -> str:

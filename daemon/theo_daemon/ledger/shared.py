@@ -1,0 +1,160 @@
+"""What all processes hold true of one model: its circuit, pause and credential; and what a change makes of it.
+
+Words and decisions, pure. Times are Unix milliseconds, 0 where nothing is on.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct, structs
+
+from theo_workers.health import HealthSnapshot
+
+
+class SharedStanding(Struct, frozen=True, kw_only=True, gc=False):
+    """One model's row in the ledger."""
+
+    model: str
+    version: int = 0  # grows with every change of the row
+    generation: int = 0  # grows with every change of the circuit, so that evidence is dated
+    openings: int = 0  # since the circuit was last closed; 0: it is closed
+    open_until_ms: int = 0
+    probe: int = 0  # the attempt that has the right to probe; 0: none
+    probe_until_ms: int = 0  # when that right lapses
+    paused_until_ms: int = 0
+    disabled: str | None = None  # why
+    credential: str = ""  # which one is disabled, by fingerprint; "": the model, whatever its credential
+    order_id: str = "0-0"  # of the operator's last command, an entry id
+
+
+class CircuitOpened(Struct, frozen=True, gc=False):
+    """A process opened the circuit on evidence of `generation`."""
+
+    model: str
+    generation: int
+    until_ms: int
+    openings: int
+
+
+class CircuitClosed(Struct, frozen=True, gc=False):
+    """A good probe of `generation` closed the circuit."""
+
+    model: str
+    generation: int
+
+
+class PauseAsked(Struct, frozen=True, gc=False):
+    """The provider asked us to wait."""
+
+    model: str
+    until_ms: int
+
+
+class ModelDisabled(Struct, frozen=True, gc=False):
+    """The model must not be called until an operator has looked at it."""
+
+    model: str
+    cause: str  # an error code, or a word for what happened
+    credential: str  # the one that is at fault, by fingerprint; "": the model is, whatever the credential
+
+
+class Ordered(Struct, frozen=True, gc=False):
+    """An operator's command: take the model out, or let it serve again with a clean record."""
+
+    model: str
+    order_id: str
+    disable: bool
+
+
+Change = CircuitOpened | CircuitClosed | PauseAsked | ModelDisabled | Ordered
+
+
+class HealthReport(Struct, frozen=True, gc=False):
+    """One process's record of a model since its last report."""
+
+    model: str
+    before: HealthSnapshot
+    now: HealthSnapshot
+
+
+def after_change(known: SharedStanding, change: Change, now_ms: int) -> tuple[SharedStanding, bool]:
+    """The row that follows, and whether the change is news that should be told (once, by who made it).
+
+    Evidence from before the circuit's last change counts for nothing. A pause is only ever made longer. Of an
+    operator's commands the latest counts, in whatever order the processes read them.
+    """
+    match change:
+        case CircuitOpened() | CircuitClosed():
+            return _after_evidence(known, change)
+        case PauseAsked(until_ms=until_ms):
+            if until_ms <= known.paused_until_ms:
+                return known, False
+            return _next(known, paused_until_ms=until_ms), known.paused_until_ms <= now_ms
+        case ModelDisabled(cause=cause, credential=credential):
+            if known.disabled is not None and known.credential in ("", credential):
+                return known, False
+            return _next(known, disabled=cause, credential=credential), True
+        case Ordered():
+            return _after_order(known, change, now_ms)
+
+
+def _after_evidence(
+    known: SharedStanding, change: CircuitOpened | CircuitClosed
+) -> tuple[SharedStanding, bool]:
+    if change.generation != known.generation:
+        return known, False
+    match change:
+        case CircuitOpened(until_ms=until_ms, openings=openings):
+            return _circuit(known, openings=openings, open_until_ms=until_ms), True
+        case CircuitClosed():
+            return (_circuit(known), True) if known.openings else (known, False)
+
+
+def _after_order(known: SharedStanding, order: Ordered, now_ms: int) -> tuple[SharedStanding, bool]:
+    if entry_order(order.order_id) <= entry_order(known.order_id):
+        return known, False
+    if order.disable:
+        disabled = _next(known, disabled="operator", credential="", order_id=order.order_id)
+        return disabled, known.disabled is None
+    enabled = _circuit(known, paused_until_ms=0, disabled=None, credential="", order_id=order.order_id)
+    return enabled, known.disabled is not None or known.openings > 0 or known.paused_until_ms > now_ms
+
+
+def as_probe(known: SharedStanding, attempt_id: int, *, until_ms: int, now_ms: int) -> SharedStanding | None:
+    """The row once this attempt has the right to probe, until `until_ms` at most.
+
+    A closed circuit needs no probe: then it is `known` itself. None when the call must not go out: somebody
+    else probes, or the circuit was opened or the model paused again meanwhile.
+    """
+    if known.open_until_ms > now_ms or known.paused_until_ms > now_ms:
+        return None
+    if known.openings == 0:
+        return known
+    if known.probe and known.probe_until_ms > now_ms:
+        return None
+    return _next(known, probe=attempt_id, probe_until_ms=until_ms, generation=known.generation + 1)
+
+
+def without_probe(known: SharedStanding) -> SharedStanding:
+    """The probe ended without a verdict: the next one may go."""
+    return _next(known, probe=0, probe_until_ms=0)
+
+
+def owner_of(attempt_id: int) -> int:
+    """The process that made this attempt, by its id in the ledger."""
+    return attempt_id >> 40
+
+
+def entry_order(entry_id: str) -> tuple[int, int]:
+    """Entry ids as they follow one another."""
+    ms, _, number = entry_id.partition("-")
+    return int(ms), int(number or 0)
+
+
+def _circuit(known: SharedStanding, **fields: object) -> SharedStanding:
+    """Closed, unless `fields` say otherwise; who probed before has no say any more."""
+    closed: dict[str, object] = {"openings": 0, "open_until_ms": 0, "probe": 0, "probe_until_ms": 0}
+    return _next(known, generation=known.generation + 1, **{**closed, **fields})
+
+
+def _next(known: SharedStanding, **fields: object) -> SharedStanding:
+    return structs.replace(known, version=known.version + 1, **fields)

@@ -1,0 +1,131 @@
+"""The SQL of what processes share about models: standings, health records, windows of rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import apsw
+import msgspec
+
+from theo_daemon.ledger.rates import Slice
+from theo_daemon.ledger.shared import (
+    Change,
+    HealthReport,
+    SharedStanding,
+    after_change,
+    owner_of,
+    without_probe,
+)
+from theo_workers.health import HealthSnapshot, merged
+
+_COLUMNS = (
+    "model, version, generation, openings, open_until_ms, probe, probe_until_ms, paused_until_ms, disabled,"
+    " credential, order_id"
+)
+_SELECT = f"SELECT {_COLUMNS} FROM standings"
+_WRITE = (
+    f"INSERT INTO standings({_COLUMNS}, changed_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(model) DO UPDATE"
+    " SET version = excluded.version, generation = excluded.generation, openings = excluded.openings,"
+    " open_until_ms = excluded.open_until_ms, probe = excluded.probe, probe_until_ms = excluded.probe_until_ms,"
+    " paused_until_ms = excluded.paused_until_ms, disabled = excluded.disabled, credential = excluded.credential,"
+    " order_id = excluded.order_id, changed_at = excluded.changed_at"
+)
+_decode_health = msgspec.json.Decoder(HealthSnapshot).decode
+_decode_window = msgspec.json.Decoder(tuple[Slice, ...]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def all_standings(db: apsw.Connection) -> list[SharedStanding]:
+    """Of every model that ever had one."""
+    return [_standing(row) for row in db.execute(_SELECT)]
+
+
+def read_standing(db: apsw.Connection, model: str) -> SharedStanding:
+    """A model without a row is in good standing."""
+    row: Any = db.execute(f"{_SELECT} WHERE model = ?", (model,)).fetchone()
+    return SharedStanding(model=model) if row is None else _standing(row)
+
+
+def write_standings(db: apsw.Connection, standings: Iterable[SharedStanding], now_ms: int) -> None:
+    """Keep these rows."""
+    for one in standings:
+        db.execute(
+            _WRITE,
+            (
+                one.model, one.version, one.generation, one.openings, one.open_until_ms, one.probe, one.probe_until_ms,
+                one.paused_until_ms, one.disabled, one.credential, one.order_id, now_ms,
+            ),
+        )  # fmt: skip
+
+
+def change_standing(db: apsw.Connection, change: Change, now_ms: int) -> tuple[SharedStanding, bool]:
+    """What `after_change` makes of the row."""
+    known = read_standing(db, change.model)
+    standing, news = after_change(known, change, now_ms)
+    if standing is not known:
+        write_standings(db, (standing,), now_ms)
+    return standing, news
+
+
+def release_probes(db: apsw.Connection, probes: Mapping[str, int], now_ms: int) -> None:
+    """These attempts (by model) are over: those that still have the right to probe lose it."""
+    for model, attempt_id in probes.items():
+        known = read_standing(db, model)
+        if known.probe == attempt_id:
+            write_standings(db, (without_probe(known),), now_ms)
+
+
+def release_probes_of(db: apsw.Connection, owner: int, now_ms: int) -> None:
+    """The owner is dead."""
+    left = [one for one in all_standings(db) if one.probe and owner_of(one.probe) == owner]
+    write_standings(db, map(without_probe, left), now_ms)
+
+
+# -- health --------------------------------------------------------------------------------------------
+
+
+def all_health(db: apsw.Connection) -> dict[str, HealthSnapshot]:
+    """The fleet's record of each model."""
+    rows: Any = db.execute("SELECT model, health FROM standings WHERE health <> ''")
+    return {model: _decode_health(health) for model, health in rows}
+
+
+def add_health(db: apsw.Connection, reports: Sequence[HealthReport], now_ms: int) -> None:
+    """Add what one process saw to the fleet's record."""
+    kept = all_health(db)
+    for one in reports:
+        record = merged(kept.get(one.model, HealthSnapshot()), before=one.before, now=one.now)
+        db.execute(
+            "INSERT INTO standings(model, health, changed_at) VALUES (?, ?, ?)"
+            " ON CONFLICT(model) DO UPDATE SET health = excluded.health",
+            (one.model, _encode(record).decode(), now_ms),
+        )
+
+
+# -- rates ---------------------------------------------------------------------------------------------
+
+
+def read_window(db: apsw.Connection, model: str) -> tuple[Slice, ...]:
+    """What was taken of the model's rates."""
+    row: Any = db.execute("SELECT slices FROM rates WHERE model = ?", (model,)).fetchone()
+    return () if row is None else _decode_window(row[0])
+
+
+def write_windows(db: apsw.Connection, windows: Mapping[str, Sequence[Slice]]) -> None:
+    """Keep these windows, by model."""
+    for model, window in windows.items():
+        db.execute(
+            "INSERT INTO rates(model, slices) VALUES (?, ?) ON CONFLICT(model) DO UPDATE SET slices = excluded.slices",
+            (model, _encode(window).decode()),
+        )
+
+
+def _standing(row: Sequence[Any]) -> SharedStanding:
+    model, version, generation, openings, open_until_ms, probe, probe_until_ms, *rest = row
+    paused_until_ms, disabled, credential, order_id = rest
+    return SharedStanding(
+        model=model, version=version, generation=generation, openings=openings, open_until_ms=open_until_ms,
+        probe=probe, probe_until_ms=probe_until_ms, paused_until_ms=paused_until_ms, disabled=disabled,
+        credential=credential, order_id=order_id,
+    )  # fmt: skip

@@ -1,0 +1,161 @@
+"""One streamed answer of Anthropic's Messages format, put together event by event. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from theo_workers.errors import UpstreamError
+from theo_workers.messages import Completion
+from theo_workers.upstreams.answer import clean, latest
+from theo_workers.upstreams.anthropic_answer import Block, UsageTold, completed, read_usage, usage_told
+from theo_workers.upstreams.complaint import complaint_of
+from theo_workers.upstreams.origin import Origin, request_id
+from theo_workers.upstreams.refusals import refusal_in_answer
+from theo_workers.upstreams.sse import SseEvent
+
+
+class _Delta(Struct):
+    type: str | None = None
+    text: str | None = None
+    partial_json: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    stop_reason: str | None = None
+
+
+class _Message(Struct):
+    id: Any = None
+    usage: Raw = Raw()
+
+
+class _Event(Struct):
+    type: str | None = None
+    index: Any = None
+    message: _Message | None = None
+    content_block: Block | None = None
+    delta: _Delta | None = None
+    usage: Raw = Raw()
+    error: Any = None
+
+
+_decoder = msgspec.json.Decoder(_Event)
+
+
+class AnthropicStream:
+    """Assembles the answer from message_start, blocks with their deltas, message_delta and message_stop."""
+
+    def __init__(self, origin: Origin, *, identity: str | None) -> None:
+        self._origin, self._identity = origin, identity
+        self._blocks: list[_BlockParts] = []
+        self._usage = UsageTold()
+        self._stop_reason: str | None = None
+        self.done = False
+
+    @property
+    def sufficient(self) -> bool:
+        """The answer is whole, even if the connection ends badly from here: its reason to stop is known."""
+        return self.done or self._stop_reason is not None
+
+    def feed(self, event: SseEvent) -> str:
+        """Text that the event adds, often none. Raises UpstreamError for an error in the stream."""
+        told = self._origin.decode(_decoder, event.data)
+        match told.type:
+            case "content_block_delta" if told.delta is not None:
+                return self._block(told.index).add(told.delta)
+            case "content_block_start" if told.content_block is not None:
+                self._blocks.append(_BlockParts(told.index, told.content_block))
+                return self._blocks[-1].begin()
+            case "message_start" if told.message is not None:
+                self._begin(told.message)
+            case "message_delta":
+                if told.delta is not None and told.delta.stop_reason is not None:
+                    self._stop_reason = told.delta.stop_reason
+                self._usage = latest(self._usage, usage_told(told.usage))
+            case "message_stop":
+                self.done = True
+            case "error":
+                raise self._failed(told.error)
+        return ""  # a ping, or an event of a kind that is not known yet
+
+    def finish(self) -> Completion:
+        """The answer. Raises ProviderUnavailable when the stream ended without a terminal event."""
+        usage = read_usage(self._usage)
+        if not self.sufficient:
+            raise self._origin.garbage(
+                "the stream ended in the middle of the answer" if self._blocks else "the stream was empty",
+                provider_request_id=self._identity,
+                usage=usage,
+            )
+        blocks = [parts.joined() for parts in self._blocks]
+        return completed(
+            self._origin, blocks, stop_reason=self._stop_reason, usage=usage, identity=self._identity
+        )
+
+    def _begin(self, message: _Message) -> None:
+        if self._identity is None and isinstance(message.id, str):
+            self._identity = request_id(message.id)
+        self._usage = usage_told(message.usage)
+
+    def _block(self, index: Any) -> _BlockParts:
+        for parts in reversed(self._blocks):
+            if parts.index == index:
+                return parts
+        raise self._origin.garbage(
+            "the stream continues a block that it never began", provider_request_id=self._identity
+        )
+
+    def _failed(self, told: Any) -> UpstreamError:
+        error = refusal_in_answer(
+            self._origin, complaint_of(told), begun=bool(self._blocks), provider_request_id=self._identity
+        )
+        error.usage = read_usage(self._usage)
+        return error
+
+
+class _BlockParts:
+    """One content block while its pieces arrive."""
+
+    def __init__(self, index: Any, block: Block) -> None:
+        self.index = index
+        self._block = block
+        self._texts: list[str] = []
+        self._json: list[str] = []
+        self._thoughts: list[str] = []
+        self._signatures: list[str] = []
+
+    def begin(self) -> str:
+        """Text that the block begins with; usually it is empty."""
+        text = self._block.text
+        return self._say(text) if self._block.type == "text" and isinstance(text, str) else ""
+
+    def add(self, delta: _Delta) -> str:
+        """Text of the answer in this piece, often none."""
+        if delta.partial_json:
+            self._json.append(delta.partial_json)
+        if delta.thinking:
+            self._thoughts.append(delta.thinking)
+        if delta.signature:
+            self._signatures.append(delta.signature)
+        return self._say(delta.text) if delta.text and self._block.type == "text" else ""
+
+    def joined(self) -> Block:
+        """The whole block. The arguments of a call stay the text that they came as."""
+        block = self._block
+        match block.type:
+            case "text":
+                block.text = "".join(self._texts)
+            case "tool_use" if self._json:
+                block.input = "".join(self._json)
+            case "thinking":
+                block.thinking = (block.thinking or "") + "".join(self._thoughts)
+                block.signature = "".join(self._signatures) or block.signature
+        return block
+
+    def _say(self, text: str) -> str:
+        text = clean(text)
+        if text:
+            self._texts.append(text)
+        return text

@@ -1,0 +1,20 @@
+"""Provider `openai_responses`: the Responses format at OpenAI, Azure, and compatible servers."""
+
+from __future__ import annotations
+
+from theo_workers.clock import Clock
+from theo_workers.model_spec import ModelSpec
+from theo_workers.upstreams.endpoint import base_url_of, bearer_of, open_endpoint, origin_of
+from theo_workers.upstreams.http_upstream import HttpUpstream
+from theo_workers.upstreams.openai import BASE_URL
+from theo_workers.upstreams.responses import Responses
+
+
+class OpenAIResponsesUpstream(HttpUpstream):
+    """One model behind a Responses endpoint. Raises ConfigError where it cannot work."""
+
+    def __init__(self, spec: ModelSpec, clock: Clock) -> None:
+        base, origin = base_url_of(spec, BASE_URL), origin_of(spec)
+        wire = Responses(origin, model=spec.model, max_output_tokens=spec.max_output_tokens)
+        endpoint = open_endpoint(spec, base, "responses", bearer_of(spec, base), origin=origin, clock=clock)
+        super().__init__(origin, wire, endpoint, clock)

@@ -1,0 +1,93 @@
+"""One streamed answer of OpenAI's Responses format, put together event by event. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from theo_workers.errors import UpstreamError
+from theo_workers.messages import Completion
+from theo_workers.upstreams.answer import clean
+from theo_workers.upstreams.complaint import complaint_of
+from theo_workers.upstreams.origin import Origin
+from theo_workers.upstreams.refusals import refusal_in_answer
+from theo_workers.upstreams.responses_answer import Item, ResponseObject, completed
+from theo_workers.upstreams.sse import SseEvent
+
+
+class _Event(Struct):
+    type: str | None = None
+    delta: Any = None
+    item: Item | None = None
+    response: ResponseObject | None = None
+    error: Any = None
+
+
+_BEFORE_WORK = frozenset({"response.created", "response.queued", "response.in_progress", "error"})
+_TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
+
+_decoder = msgspec.json.Decoder(_Event)
+_any_decoder = msgspec.json.Decoder()
+
+
+class ResponsesStream:
+    """Assembles the answer. The last event tells it whole once more; its text is what was delivered."""
+
+    def __init__(self, origin: Origin, *, identity: str | None) -> None:
+        self._origin, self._identity = origin, identity
+        self._texts: list[str] = []
+        self._items: list[Item] = []
+        self._response: ResponseObject | None = None
+        self._begun = False
+        self.done = False
+
+    @property
+    def sufficient(self) -> bool:
+        """The answer is whole, even if the connection ends badly from here."""
+        return self.done
+
+    def feed(self, event: SseEvent) -> str:
+        """Text that the event adds, often none. Raises UpstreamError for an error in the stream."""
+        if event.data == b"[DONE]":  # some compatible servers add it
+            return ""
+        told = self._origin.decode(_decoder, event.data)
+        self._begun = self._begun or told.type not in _BEFORE_WORK
+        if told.type == "response.output_text.delta":
+            return self._say(told.delta)
+        if told.type == "response.output_item.done" and told.item is not None:
+            self._items.append(told.item)
+        elif told.type in _TERMINAL and told.response is not None:
+            self._response, self.done = told.response, True
+        elif told.type == "error" or told.error:
+            raise self._failed(event.data)
+        return ""
+
+    def finish(self) -> Completion:
+        """The answer. Raises ProviderUnavailable when the stream ended without a terminal event."""
+        if self._response is None:
+            raise self._origin.garbage(
+                "the stream ended in the middle of the answer" if self._begun else "the stream was empty",
+                provider_request_id=self._identity,
+            )
+        return completed(
+            self._origin,
+            self._response,
+            self._response.output or self._items,
+            identity=self._identity,
+            text="".join(self._texts) if self._texts else None,
+        )
+
+    def _say(self, delta: Any) -> str:
+        if not isinstance(delta, str) or not delta:
+            return ""
+        text = clean(delta)
+        self._texts.append(text)
+        return text
+
+    def _failed(self, data: bytes) -> UpstreamError:
+        complaint = complaint_of(self._origin.decode(_any_decoder, data))
+        return refusal_in_answer(
+            self._origin, complaint, begun=self._begun, provider_request_id=self._identity
+        )
