@@ -19,7 +19,6 @@ from theo_daemon.cancellations import Cancel
 from theo_daemon.config import Config, IngressConfig, LedgerConfig, ModelConfig, RoutingConfig
 from theo_daemon.core import Core
 from theo_daemon.dispatcher import Dispatcher
-from theo_daemon.flight import Ticket
 from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.records import News
@@ -79,7 +78,7 @@ class Listening(LibraryObserver):
         self.news: list[News] = []
         self.violations: list[str] = []
 
-    def on_bug(self, error: BaseException, ticket: Ticket) -> None:
+    def on_bug(self, error: BaseException, ref: EntryRef) -> None:
         self.bugs.append(error)
 
     def on_defect(self, model: str, error: BaseException) -> None:

@@ -99,6 +99,22 @@ async def test_a_cancel_for_one_tenant_leaves_another_s_job_alone() -> None:
         assert stage.ends([mine, theirs]) == ["cancelled", "ok"]
 
 
+@pytest.mark.parametrize("twins", [0, 2])
+async def test_a_job_cancelled_in_the_moment_of_its_delivery_ends_and_its_twins_run(twins: int) -> None:
+    async with staged(model("m", SLOW)) as stage:
+        ref, *others = stage.push("x", id="mine"), *stage.push_all(["x"] * twins)
+        before_any_step = stage.push("x")
+        stage.cancel(before_any_step.entry_id)
+        for other in others:
+            stage.cancel(other.entry_id)
+        stage.cancel("mine")
+        twin = stage.push("x")
+        await stage.advance(3)
+        assert stage.ends([ref, before_any_step, *others]) == ["cancelled"] * (2 + twins)
+        assert stage.end(twin) == "ok"
+        assert (stage.calls, stage.dispatcher.held) == (1, 0)
+
+
 async def test_a_job_delivered_twice_is_one_job() -> None:
     async with staged(model("m", SLOW)) as stage:
         entry = stage.entry("x")
@@ -206,18 +222,21 @@ async def test_a_poisonous_entry_costs_itself_an_error_and_its_batch_nothing(
         await stage.advance(1)
         assert stage.ends(refs) == ["ok", "internal_error", "ok"]
         assert sorted(stage.replies.released) == sorted(refs)
+        stage.expected_bugs = stage.observer.bugs
+        assert [type(one) for one in stage.observer.bugs] == [ZeroDivisionError]
 
 
 async def test_a_bug_in_a_decision_costs_its_own_job_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     async with staged(model("m", Fate(text="x", latency_ms=100), **PRICED)) as stage:
-        answered = stage.dispatcher._generation._attempts._answered
+        bookings = stage.dispatcher._generation._attempts._bookings
+        answered = bookings.answered
 
         def broken(flight: Any, *args: Any) -> Any:
             if flight.lead.job.client_id == "bad":
                 raise ZeroDivisionError("planted")
             return answered(flight, *args)
 
-        monkeypatch.setattr(stage.dispatcher._generation._attempts, "_answered", broken)
+        monkeypatch.setattr(bookings, "answered", broken)
         bad, good = stage.push("1", id="bad"), stage.push("2", id="good")
         await stage.advance(1)
         assert stage.ends([bad, good]) == ["internal_error", "ok"]
