@@ -19,7 +19,7 @@ from theo_daemon.fair_queue import FairQueue
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight, Ticket, flight_key
 from theo_daemon.generation import Generation, LedgerQuestions
-from theo_daemon.job import Delivery, EntryRef, Failed
+from theo_daemon.job import Delivery, EntryRef, Envelope, Failed
 from theo_daemon.landing import JobObserver, Landings
 from theo_daemon.ledger.ledger import Ledger
 from theo_daemon.ledger.records import Check, Conflict, Replay, Verdict
@@ -43,7 +43,7 @@ from theo_workers.errors import (
 class DispatchObserver(JobObserver, AttemptObserver, Protocol):
     """Hears what becomes of jobs and attempts."""
 
-    def on_bug(self, error: BaseException, ticket: Ticket) -> None:
+    def on_bug(self, error: BaseException, ref: EntryRef) -> None:
         """An unforeseen exception ended the job as internal_error."""
 
 
@@ -119,7 +119,7 @@ class Dispatcher:
         for delivery in deliveries:
             if delivery.ref in self._manifest:
                 continue  # ours already: a lost lease that came back
-            received = self._reception.receive(delivery)
+            received = self._receive(delivery)
             if isinstance(received, Refused):
                 self._refuse(received)
             else:
@@ -163,6 +163,14 @@ class Dispatcher:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # -- boarding ------------------------------------------------------------------------------------
+
+    def _receive(self, delivery: Delivery) -> Accepted | Refused:
+        try:
+            return self._reception.receive(delivery)
+        except Exception as bug:  # noqa: BLE001 - met by one entry, it must cost the others of the batch nothing
+            self._observer.on_bug(bug, delivery.ref)
+            envelope = Envelope(ref=delivery.ref, id=delivery.ref.entry_id)
+            return Refused(envelope, delivery.lane, failed(_bug()), None)
 
     async def _check_reply_streams(self, accepted: Sequence[Accepted]) -> None:
         names = {str(one.job.envelope.reply_to) for one in accepted if one.job.envelope.reply_to is not None}
@@ -306,6 +314,8 @@ class Dispatcher:
         if task.cancelled():
             if self._draining:
                 self._hand_back(flight)
+            elif flight.withdrawn is not None:
+                self._never_began(flight, flight.withdrawn)
             return
         error = task.exception()
         if error is None:
@@ -314,11 +324,17 @@ class Dispatcher:
         self._landings.release_flight(flight)
         for ticket in flight.tickets:
             if not ticket.ended:
-                self._observer.on_bug(error, ticket)
+                self._observer.on_bug(error, ticket.ref)
                 self._landings.release_id(ticket)
-                self._landings.finish(
-                    ticket, failed(InternalError("the router failed on this job; see its log"))
-                )
+                self._landings.finish(ticket, failed(_bug()))
+
+    def _never_began(self, flight: Flight, outcome: Failed) -> None:
+        """Withdrawn before its task took a step: nothing was asked or sent."""
+        self._flights.pop(flight.key, None)
+        self._landings.finish(flight.lead, outcome)
+        if flight.waiters:
+            flight.restart()
+            self._take_off(flight)
 
     def _hand_back(self, flight: Flight) -> None:
         """Drained: the jobs are other processes' now."""
@@ -342,6 +358,10 @@ class Dispatcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _bug() -> InternalError:
+    return InternalError("the router failed on this job; see its log")
 
 
 def _with_attempts(outcome: Failed, flight: Flight) -> Failed:
