@@ -201,12 +201,21 @@ class Dispatcher:
             error = IdConflict("a job with this id and another payload is running; choose a new id")
             self._landings.finish(ticket, failed(error))
         elif same_id is not None and same_id.flight is not None and not same_id.flight.landing:
-            ticket.repeat = True
-            self._join(ticket, same_id.flight)
+            self._join_same_id(ticket, same_id.flight)
         elif (flight := self._flights.get(flight_key(ticket))) is not None:
             self._join(ticket, flight)
         else:
             self._take_off(Flight(flight_key(ticket), ticket))
+
+    def _join_same_id(self, ticket: Ticket, flight: Flight) -> None:
+        """A repeat waits for the first push. If the first comes last, from a dead process, it takes the lead."""
+        if flight.awaited == ticket.ref and flight.wake is not None:
+            flight.yield_lead(ticket)
+            if not flight.wake.done():
+                flight.wake.set_result(None)
+            return
+        ticket.repeat = True
+        self._join(ticket, flight)
 
     def _expired(self, ticket: Ticket) -> bool:
         """Set the deadline's timer; True when it had passed before we began."""
@@ -264,7 +273,7 @@ class Dispatcher:
     # -- flying --------------------------------------------------------------------------------------
 
     def _take_off(self, flight: Flight) -> None:
-        self._flights[flight.key] = flight
+        self._flights[flight.place] = flight
         flight.lead.flight = flight
         flight.task = self._spawn(self._fly(flight))
         flight.task.add_done_callback(partial(self._crashed, flight))
@@ -320,7 +329,7 @@ class Dispatcher:
         error = task.exception()
         if error is None:
             return
-        self._flights.pop(flight.key, None)
+        self._flights.pop(flight.place, None)
         self._landings.release_flight(flight)
         for ticket in flight.tickets:
             if not ticket.ended:
@@ -330,7 +339,7 @@ class Dispatcher:
 
     def _never_began(self, flight: Flight, outcome: Failed) -> None:
         """Withdrawn before its task took a step: nothing was asked or sent."""
-        self._flights.pop(flight.key, None)
+        self._flights.pop(flight.place, None)
         self._landings.finish(flight.lead, outcome)
         if flight.waiters:
             flight.restart()
@@ -338,7 +347,7 @@ class Dispatcher:
 
     def _hand_back(self, flight: Flight) -> None:
         """Drained: the jobs are other processes' now."""
-        self._flights.pop(flight.key, None)
+        self._flights.pop(flight.place, None)
         self._landings.release_flight(flight)
         for ticket in flight.tickets:
             if not ticket.ended:
