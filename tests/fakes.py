@@ -26,6 +26,7 @@ from theo_workers.tokens.count import TokenCounter
 from theo_workers.tokens.ranks import Encodings
 
 _ENCODINGS = Encodings()  # loading one takes longer than most tests
+_TURNS = 100_000
 _numbers = itertools.count()
 
 
@@ -53,9 +54,11 @@ class VirtualClock(FakeClock):
 async def settle() -> None:
     """Until no task can go on without a thread, a socket or the clock."""
     loop: Any = asyncio.get_running_loop()
-    await asyncio.sleep(0)
-    while loop._ready:  # asyncio's own loop: what is due in this turn and the next
+    for _ in range(_TURNS):
         await asyncio.sleep(0)
+        if not loop._ready:  # asyncio's own loop: what is due in this turn and the next
+            return
+    raise AssertionError("a task goes round in circles without ever waiting")
 
 
 def after(clock: Clock, seconds: float, act: Callable[[], object]) -> None:

@@ -8,31 +8,27 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-import msgspec
-
+from theo_daemon.bookings import Bookings, Started
 from theo_daemon.ceilings import Barred, fits, hold_wait_s, last_word, over_ceiling, unaffordable
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
-from theo_daemon.job import Answer, Answered, OnUnknown
+from theo_daemon.job import OnUnknown
 from theo_daemon.ledger.ledger import Ledger
 from theo_daemon.ledger.records import (
     Ask,
-    CacheWrite,
     Clear,
     Granted,
     Landing,
     OverBudget,
     PriorAttempt,
-    Settled,
     Throttled,
     Unfit,
     Verdict,
     Want,
 )
-from theo_daemon.outcomes import Result, attempt, failed, settled
-from theo_daemon.retry import GiveUp, Tried, TryOneOf, after_failure
-from theo_daemon.telemetry.records import AttemptRecord
+from theo_daemon.outcomes import Result, failed, settled
+from theo_daemon.retry import GiveUp, TryOneOf, after_failure
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import (
     GenerationError,
@@ -40,15 +36,10 @@ from theo_workers.errors import (
     MailboxFull,
     NotAdmitted,
     OutcomeUnknown,
-    UpstreamError,
     WorkerStopped,
 )
-from theo_workers.failures import CONSEQUENCES, Billed
-from theo_workers.messages import Attempt, FinishReason, Outcome, Request, Usage
+from theo_workers.messages import Outcome, Request
 from theo_workers.model_worker import Call, CallFailed, Completed
-from theo_workers.prices import Price, cost_nano
-
-_encode_answer = msgspec.json.Encoder().encode
 
 
 class NotGranted(Exception):
@@ -56,14 +47,6 @@ class NotGranted(Exception):
 
     def __init__(self, model: str, verdict: Verdict) -> None:
         self.model, self.verdict = model, verdict
-
-
-class Started(msgspec.Struct, frozen=True):
-    """A call handed to a model's worker."""
-
-    want: Want
-    price: Price | None  # at its start; None: unknown
-    result: asyncio.Future[Completed | CallFailed]
 
 
 class Asking(Protocol):
@@ -76,27 +59,16 @@ class Asking(Protocol):
         """List them with the flight's own. Raises GenerationError when the job must not be sent again."""
 
 
-class AttemptObserver(Protocol):
-    """Hears what becomes of attempts."""
-
-    def on_settled(self, record: AttemptRecord) -> None:
-        """An attempt is over; its cost goes on the books with the flight's next commit."""
-
-    def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
-        """A provider billed more than its own limits allow; the model is stopped. Nano-dollars."""
-
-
 class Attempts:
     """Runs the attempts of flights. Holds nothing of any one of them."""
 
     def __init__(
         self, *, fleet: Fleet, ledger: Ledger, deltas: DeltaFeed, asking: Asking, max_attempts: int, max_wait_s: float,
-        on_unknown: OnUnknown, observer: AttemptObserver, redis_now_ms: Callable[[], int], clock: Clock,
-        rng: random.Random,
+        on_unknown: OnUnknown, bookings: Bookings, redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
         self._max_attempts, self._max_wait_s, self._on_unknown = max_attempts, max_wait_s, on_unknown
-        self._observer, self._redis_now_ms = observer, redis_now_ms
+        self._bookings, self._redis_now_ms = bookings, redis_now_ms
         self._clock, self._rng = clock, rng
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:
@@ -130,18 +102,29 @@ class Attempts:
                 return self._decide(flight)
             raise
         except (WorkerStopped, NotAdmitted):
-            if not self._doubtful(flight, want, Outcome.MAYBE, code="internal_error"):
+            if not self._bookings.doubtful(flight, want, Outcome.MAYBE, code="internal_error"):
                 return None
             raise InternalError("the model's worker failed after the call was sent") from None
         except asyncio.CancelledError:
-            self._doubtful(flight, want, Outcome.CANCELLED, code=None)
+            self._bookings.doubtful(flight, want, Outcome.CANCELLED, code=None)
             raise
         except GenerationError as error:
-            self._doubtful(flight, want, Outcome.MAYBE, code=error.code)
+            self._bookings.doubtful(flight, want, Outcome.MAYBE, code=error.code)
             raise
-        if isinstance(result, Completed):
-            return self._answered(flight, started, result)
-        return self._failed(flight, started, result)
+        return self._book(flight, started, result)
+
+    def _book(
+        self, flight: Flight, started: Started, result: Completed | CallFailed
+    ) -> Result | TryOneOf | GiveUp:
+        try:
+            if isinstance(result, Completed):
+                return self._bookings.answered(flight, started, result)
+            self._bookings.failed(flight, started, result)
+        except Exception:  # a bug: the job ends, but what the call holds must not be held for ever
+            if flight.settled is None:
+                self._bookings.doubtful(flight, started.want, Outcome.MAYBE, code="internal_error")
+            raise
+        return self._decide(flight)
 
     # -- money ---------------------------------------------------------------------------------------
 
@@ -186,12 +169,6 @@ class Attempts:
         limit_nano = flight.lead.job.max_cost_nano
         if limit_nano is not None and not fits(want.bound_nano, limit_nano - flight.cost_nano):
             raise NotGranted(want.model, Clear())
-
-    def _check_bill(self, want: Want, cost_nano: int, usage: Usage) -> None:
-        """More than the bound: ceilings do not hold with this model, so an operator must look at it first."""
-        if want.bound_nano is not None and cost_nano > want.bound_nano and not usage.estimated:
-            self._fleet[want.model].worker.disable("bound_violation")
-            self._observer.on_bound_violated(want.model, cost_nano, want.bound_nano)
 
     # -- sending -------------------------------------------------------------------------------------
 
@@ -272,71 +249,6 @@ class Attempts:
 
     # -- ends ----------------------------------------------------------------------------------------
 
-    def _answered(self, flight: Flight, started: Started, result: Completed) -> Result:
-        want, completion, job = started.want, result.completion, flight.lead.job
-        usage = completion.usage or self._fleet.estimate(want.model, job, completion.output)
-        answer = Answer(
-            model=want.model,
-            provider=want.provider,
-            output=completion.output,
-            finish_reason=completion.finish_reason,
-            usage=usage,
-            latency_ms=round(result.latency_ms, 3),
-            tool_calls=completion.tool_calls,
-        )
-        cost = 0 if started.price is None else cost_nano(started.price, usage)
-        self._check_bill(want, cost, usage)
-        done = attempt(want, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200)
-        self._note(flight, done, cost, usage=usage, finish_reason=completion.finish_reason)
-        flight.settled = Settled(
-            attempt_id=want.attempt_id,
-            model=want.model,
-            state=Outcome.OK,
-            bound_nano=want.bound_nano,
-            cost_nano=cost,
-            scopes=want.scopes,
-            latency_ms=result.latency_ms,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            provider_request_id=completion.provider_request_id,
-            cache=self._cache_write(flight, answer),
-        )
-        outcome = Answered(answer=answer, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))
-        return Result(outcome, shared=True, remember=True, answer=answer)
-
-    def _cache_write(self, flight: Flight, answer: Answer) -> CacheWrite | None:
-        """Every shareable answer is kept a moment for those who wait elsewhere; whole ones for the TTL."""
-        if flight.lead.job.cache == "off":
-            return None
-        routing = self._fleet[answer.model].config.routing
-        reusable = routing.cache_enabled and answer.finish_reason in ("stop", "tool_calls")
-        return CacheWrite(
-            key=flight.lead.key,
-            answer=_encode_answer(answer),
-            ttl_ms=int(routing.cache_ttl_seconds * 1000) if reusable else 0,
-            max_entries=routing.cache_max_entries,
-        )
-
-    def _failed(self, flight: Flight, started: Started, result: CallFailed) -> TryOneOf | GiveUp:
-        """Book the failure and decide what follows."""
-        want, error = started.want, result.error
-        doubtful = CONSEQUENCES[error.failure].billed is Billed.MAYBE
-        cost = self._cost_of(started, error, doubtful=doubtful)
-        state = Outcome.MAYBE if doubtful else Outcome.FAILED
-        done = attempt(
-            want,
-            state,
-            latency_ms=result.latency_ms,
-            cost_nano=cost,
-            status_code=error.status_code,
-            code=error.code,
-        )
-        self._note(flight, done, cost, usage=error.usage)
-        flight.settled = settled(want, state, cost_nano=cost, latency_ms=result.latency_ms, error=error)
-        flight.last_error = error
-        flight.tried.append(Tried(want.model, error.failure, error.retryable, error.retry_after_s))
-        return self._decide(flight)
-
     def _decide(self, flight: Flight) -> TryOneOf | GiveUp:
         """What follows the last failed attempt, with what money is left."""
         self.bar_unaffordable(flight)
@@ -347,23 +259,6 @@ class Attempts:
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
             jitter=self._rng.random(),
         )
-
-    def _cost_of(self, started: Started, error: UpstreamError, *, doubtful: bool) -> int:
-        """What the provider said it used, else the bound where it may have worked, else nothing."""
-        if error.usage is not None:
-            cost = 0 if started.price is None else cost_nano(started.price, error.usage)
-            self._check_bill(started.want, cost, error.usage)
-            return cost
-        return (started.want.bound_nano or 0) if doubtful else 0
-
-    def _doubtful(self, flight: Flight, want: Want, outcome: Outcome, *, code: str | None) -> bool:
-        """A call that ended without a word may be billed if it was sent: it is charged at its bound."""
-        if flight.sent_attempt != want.attempt_id:
-            return False
-        cost = want.bound_nano or 0
-        self._note(flight, attempt(want, outcome, latency_ms=0.0, cost_nano=cost, code=code), cost)
-        flight.settled = settled(want, outcome, cost_nano=cost, latency_ms=0.0, code=code)
-        return True
 
     def gave_up(self, flight: Flight, *, unknown: bool = False) -> Result:
         """The last candidate's own error is the job's."""
@@ -378,23 +273,3 @@ class Attempts:
             )
         outcome = failed(final, cost_nano=flight.cost_nano, attempts=flight.attempts)
         return Result(outcome, shared=final.shared, remember=final.remembered)
-
-    def _note(
-        self, flight: Flight, done: Attempt, cost_nano: int, *, usage: Usage | None = None,
-        finish_reason: FinishReason | None = None,
-    ) -> None:  # fmt: skip
-        """Add an attempt to the job's list and tell telemetry."""
-        flight.cost_nano += cost_nano
-        flight.attempts.append(done)
-        now = self._clock.monotonic()
-        record = AttemptRecord(
-            attempt=done,
-            number=len(flight.attempts),
-            started_at=now - done.latency_ms / 1000,
-            finished_at=now,
-            cost_nano=cost_nano,
-            usage=usage,
-            finish_reason=finish_reason,
-        )
-        flight.records.append(record)
-        self._observer.on_settled(record)

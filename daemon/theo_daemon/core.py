@@ -19,6 +19,7 @@ from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.records import News
 from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Reception, Refused
+from theo_daemon.repricing import keep_prices
 from theo_daemon.standings import Standings
 from theo_workers.breaker import Breaker
 from theo_workers.call import Observer
@@ -28,7 +29,7 @@ from theo_workers.health import ModelHealth
 from theo_workers.model_spec import ModelSpec, Timeouts
 from theo_workers.model_worker import ModelWorker
 from theo_workers.price_table import price_for
-from theo_workers.prices import Price, bound_nano
+from theo_workers.prices import Price
 from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
 from theo_workers.tokens.count import TokenCounter
@@ -87,6 +88,7 @@ class Core:
         workers = [member.worker for member in self.fleet.members()]
         self.supervisor = Supervisor(workers, clock=clock, observer=observer)
         self._supervising: asyncio.Task[None] | None = None
+        self._repricing: asyncio.Task[None] | None = None
         self._saving: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -97,6 +99,9 @@ class Core:
         loop = asyncio.get_running_loop()
         self._supervising = loop.create_task(self.supervisor.run())
         self._saving = loop.create_task(self.standings.run())
+        self._repricing = loop.create_task(
+            keep_prices(self.fleet, lambda model: asyncio.to_thread(self._price, model), self.clock)
+        )
         return self
 
     async def __aexit__(
@@ -105,7 +110,7 @@ class Core:
         """Cancel what still runs, settle it, close connections and books."""
         if hasattr(self, "dispatcher"):
             await self.dispatcher.stop()
-        for task in (self._supervising, self._saving):
+        for task in (self._repricing, self._supervising, self._saving):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -168,9 +173,17 @@ class Core:
             observer=self.standings,
             limit=model.concurrency,
         )
-        price = _price(model, self.clock)
-        free = price is not None and bound_nano(price, 10**9, 10**9) == 0
-        return Member(model, worker, price, free, breaker)
+        return Member(model, worker, self._price(model), breaker)
+
+    def _price(self, model: ModelConfig) -> Price | None:
+        return price_for(
+            model.provider,
+            model.model,
+            input_cost_per_mtok=model.input_cost_per_mtok,
+            output_cost_per_mtok=model.output_cost_per_mtok,
+            base_url=model.base_url,
+            at=self.clock.wall(),
+        )
 
 
 def _spec(model: ModelConfig) -> ModelSpec:
@@ -198,14 +211,3 @@ def _fingerprint(model: ModelConfig) -> str:
     key = "" if model.api_key is None else model.api_key.reveal()
     parts = (model.provider, model.base_url or "", key, *model.headers.values(), *model.query.values())
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
-
-
-def _price(model: ModelConfig, clock: Clock) -> Price | None:
-    return price_for(
-        model.provider,
-        model.model,
-        input_cost_per_mtok=model.input_cost_per_mtok,
-        output_cost_per_mtok=model.output_cost_per_mtok,
-        base_url=model.base_url,
-        at=clock.wall(),
-    )

@@ -37,8 +37,8 @@ class Member(Struct, frozen=True):
     config: ModelConfig
     worker: ModelWorker
     price: Price | None
-    free: bool  # certainly nothing is charged
     breaker: Breaker
+    free: bool = False  # certainly nothing is charged
 
 
 class Fleet:
@@ -53,7 +53,8 @@ class Fleet:
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        self._members, self._standings = members, standings
+        self._members = {name: _priced(member, member.price) for name, member in members.items()}
+        self._standings = standings
         self._counter, self._clock, self._rng = counter, clock, rng
         self._scopes: dict[str, tuple[tuple[Scope, ...], int | None]] = {}
 
@@ -65,6 +66,10 @@ class Fleet:
 
     def members(self) -> Iterable[Member]:
         return self._members.values()
+
+    def reprice(self, model: str, price: Price | None) -> None:
+        """Calls that start from now on cost this; None: unknown."""
+        self._members[model] = _priced(self._members[model], price)
 
     def has_slot(self, models: Iterable[str]) -> bool:
         """Would one of these start a call at once?"""
@@ -219,6 +224,11 @@ class Fleet:
         threshold = member.config.routing.latency_threshold_ms
         mean = member.worker.health.latency_ewma_ms
         return mean is not None and mean > threshold
+
+
+def _priced(member: Member, price: Price | None) -> Member:
+    free = price is not None and bound_nano(price, 10**9, 10**9) == 0
+    return structs.replace(member, price=price, free=free)
 
 
 def _expected_output(job: Job, config: ModelConfig) -> int:

@@ -129,6 +129,7 @@ class Router:
         Exactly one of `prompt` and `messages` (OpenAI's chat form). Raises GenerationError, whose `code`,
         `provider`, `status_code` and `retryable` say why. Cancelling it ends the call once nobody else waits.
         """
+        dispatcher = self.core.dispatcher
         assert self._replies is not None
         fields: dict[str, object] = {
             "prompt": prompt,
@@ -142,7 +143,6 @@ class Router:
         }
         job = _encode({name: value for name, value in fields.items() if value is not None})
         ref, outcome = self._replies.expect(int(self._clock.wall() * 1000))
-        dispatcher = self.core.dispatcher
         dispatcher.deliver([Delivery(ref, "default", [b"job", job])])
         try:
             ended = await outcome

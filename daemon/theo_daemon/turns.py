@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from theo_daemon.attempts import Started
+from theo_daemon.bookings import Started
 from theo_daemon.config import RoutingConfig
 from theo_daemon.fair_queue import FairQueue
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
-from theo_daemon.ledger.records import Busy, Conflict, Hit, Replay, Verdict
+from theo_daemon.ledger.records import Busy, Conflict, Hit, IdBusy, Replay, Verdict
 from theo_workers.clock import Clock
 from theo_workers.errors import NoModelAvailable
 
@@ -58,14 +58,13 @@ class TurnQueue:
 
         Raises NoModelAvailable when waiting is of no use any more, Found when there is nothing left to call for.
         """
-        job, models = flight.lead.job, flight.candidates
+        models = flight.candidates
         if not self._turns and (started := self._start(flight, models)) is not None:
             return started
         future: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
         self._turns[flight] = future
-        self._lines[flight.line] = models
         flight.queued_at = self._clock.monotonic()
-        self._queue.push(flight, lane=job.lane, route=flight.line, tenant=job.tenant)
+        self._stand_in_line(flight)
         if self._fleet.has_slot(models):
             self.pump()
         elif not self._fleet.any_available(models):
@@ -90,14 +89,18 @@ class TurnQueue:
                 continue  # given up, and about to leave the line
             started = self._start(flight, flight.candidates)
             if started is None:  # the slot went between the look and the call; the line is kept
-                job = flight.lead.job
-                self._queue.push(flight, lane=job.lane, route=flight.line, tenant=job.tenant)
+                self._stand_in_line(flight)
                 return
             future.set_result(started)
         for line in self._queue.routes():
             if not self._fleet.any_available(self._lines[line]):
                 for parked in self._queue.waiting_on(line):
                     self._park(parked)
+
+    def _stand_in_line(self, flight: Flight) -> None:
+        job = flight.lead.job
+        self._lines[flight.line] = flight.candidates
+        self._queue.push(flight, lane=job.lane, route=flight.line, tenant=job.tenant)
 
     def _startable(self, line: str) -> bool:
         return self._fleet.has_slot(self._lines[line])
@@ -129,7 +132,7 @@ class TurnQueue:
         if future is None or future.done() or look.cancelled():
             return
         verdict = look.result()
-        if isinstance(verdict, Hit | Replay | Conflict | Busy):
+        if isinstance(verdict, Hit | Replay | Conflict | Busy | IdBusy):
             future.set_exception(Found(verdict))
         elif not self._fleet.any_available(flight.candidates):
             self._park(flight)

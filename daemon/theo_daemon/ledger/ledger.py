@@ -117,16 +117,23 @@ class Ledger:
         """Resolves once the landing is durable."""
         future = self._writer.post(landing, answer=True)
         assert future is not None
+        if self._watcher.busy:
+            future.add_done_callback(self._watcher.look_again)
         return future
 
     def tell(self, landing: Landing) -> None:
         """As `land`, for what nobody waits for; operations keep their order."""
-        self._writer.post(landing, answer=False)
+        if self._watcher.busy:
+            self.land(landing)
+        else:
+            self._writer.post(landing, answer=False)
 
     def forget(self, ref: EntryRef) -> None:
         """The entry's reply is published; its stored outcome may go with a later commit."""
         if not self._forgotten:
-            asyncio.get_running_loop().call_later(FORGET_AFTER_S, self._flush_forgotten)
+            rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            rung.add_done_callback(lambda _: self._flush_forgotten())
+            self._clock.call_at(self._clock.monotonic() + FORGET_AFTER_S, rung)
         self._forgotten.append(ref)
         if len(self._forgotten) >= FORGET_BATCH:
             self._flush_forgotten()

@@ -46,6 +46,7 @@ _WITHHELD = frozenset(
     }
     | {"IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"}
 )
+_CALL = frozenset({"id", "type", "function", "index"})
 _BROKEN_OFF = frozenset({"error", "abort", "cancelled", "insufficient_system_resource"})
 
 _MOST_TOKENS = 1 << 40  # a larger count is nonsense, and would not fit where counts are stored
@@ -137,10 +138,9 @@ def _shaped(call: dict[str, Any], number: int) -> dict[str, Any]:
     arguments = function.get("arguments") or "{}"
     if not isinstance(arguments, str):  # old Ollama sends the object itself
         arguments = _encoder.encode(arguments).decode()
-    extra = {name: value for name, value in call.items() if name != "index"}
     return {
-        **extra,
         "id": call.get("id") or f"call_{number}",
         "type": "function",
         "function": {**function, "arguments": clean(arguments)},
+        **{name: value for name, value in call.items() if name not in _CALL},
     }

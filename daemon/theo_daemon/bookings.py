@@ -1,0 +1,160 @@
+"""How calls end, for the flight they were made for: its answer, its list of attempts, its bill."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import msgspec
+
+from theo_daemon.fleet import Fleet
+from theo_daemon.flight import Flight
+from theo_daemon.job import Answer, Answered
+from theo_daemon.ledger.records import CacheWrite, Settled, Want
+from theo_daemon.outcomes import Result, attempt, settled
+from theo_daemon.retry import Tried
+from theo_daemon.telemetry.records import AttemptRecord
+from theo_workers.clock import Clock
+from theo_workers.errors import UpstreamError
+from theo_workers.failures import CONSEQUENCES, Billed
+from theo_workers.messages import Attempt, FinishReason, Outcome, Usage
+from theo_workers.model_worker import CallFailed, Completed
+from theo_workers.prices import Price, cost_nano
+
+_encode_answer = msgspec.json.Encoder().encode
+
+
+class Started(msgspec.Struct, frozen=True):
+    """A call handed to a model's worker."""
+
+    want: Want
+    price: Price | None  # at its start; None: unknown
+    result: asyncio.Future[Completed | CallFailed]
+
+
+class AttemptObserver(Protocol):
+    """Hears what becomes of attempts."""
+
+    def on_settled(self, record: AttemptRecord) -> None:
+        """An attempt is over; its cost goes on the books with the flight's next commit."""
+
+    def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
+        """A provider billed more than its own limits allow; the model is stopped. Nano-dollars."""
+
+
+class Bookings:
+    """What a call cost goes on its flight, and into the ledger with the flight's next commit."""
+
+    def __init__(self, *, fleet: Fleet, observer: AttemptObserver, clock: Clock) -> None:
+        self._fleet, self._observer, self._clock = fleet, observer, clock
+
+    def answered(self, flight: Flight, started: Started, result: Completed) -> Result:
+        """The model answered: the flight's result."""
+        want, completion, job = started.want, result.completion, flight.lead.job
+        usage = completion.usage or self._fleet.estimate(want.model, job, completion.output)
+        answer = Answer(
+            model=want.model,
+            provider=want.provider,
+            output=completion.output,
+            finish_reason=completion.finish_reason,
+            usage=usage,
+            latency_ms=round(result.latency_ms, 3),
+            tool_calls=completion.tool_calls,
+        )
+        cost = 0 if started.price is None else cost_nano(started.price, usage)
+        self._check_bill(want, cost, usage)
+        done = attempt(want, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200)
+        self._note(flight, done, cost, usage=usage, finish_reason=completion.finish_reason)
+        flight.settled = Settled(
+            attempt_id=want.attempt_id,
+            model=want.model,
+            state=Outcome.OK,
+            bound_nano=want.bound_nano,
+            cost_nano=cost,
+            scopes=want.scopes,
+            latency_ms=result.latency_ms,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            provider_request_id=completion.provider_request_id,
+            cache=self._cache_write(flight, answer),
+        )
+        outcome = Answered(answer=answer, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))
+        return Result(outcome, shared=True, remember=True, answer=answer)
+
+    def failed(self, flight: Flight, started: Started, result: CallFailed) -> None:
+        """The provider failed; the last of `flight.tried` is what must follow from it."""
+        want, error = started.want, result.error
+        doubtful = CONSEQUENCES[error.failure].billed is Billed.MAYBE
+        cost = self._cost_of(started, error, doubtful=doubtful)
+        state = Outcome.MAYBE if doubtful else Outcome.FAILED
+        done = attempt(
+            want,
+            state,
+            latency_ms=result.latency_ms,
+            cost_nano=cost,
+            status_code=error.status_code,
+            code=error.code,
+        )
+        self._note(flight, done, cost, usage=error.usage)
+        flight.settled = settled(want, state, cost_nano=cost, latency_ms=result.latency_ms, error=error)
+        flight.last_error = error
+        flight.tried.append(Tried(want.model, error.failure, error.retryable, error.retry_after_s))
+
+    def doubtful(self, flight: Flight, want: Want, outcome: Outcome, *, code: str | None) -> bool:
+        """A call that ended without a word may be billed if it was sent: it is charged at its bound.
+
+        False: it was not sent.
+        """
+        if flight.sent_attempt != want.attempt_id:
+            return False
+        cost = want.bound_nano or 0
+        self._note(flight, attempt(want, outcome, latency_ms=0.0, cost_nano=cost, code=code), cost)
+        flight.settled = settled(want, outcome, cost_nano=cost, latency_ms=0.0, code=code)
+        return True
+
+    def _cache_write(self, flight: Flight, answer: Answer) -> CacheWrite | None:
+        """Every shareable answer is kept a moment for those who wait elsewhere; whole ones for the TTL."""
+        if flight.lead.job.cache == "off":
+            return None
+        routing = self._fleet[answer.model].config.routing
+        reusable = routing.cache_enabled and answer.finish_reason in ("stop", "tool_calls")
+        return CacheWrite(
+            key=flight.lead.key,
+            answer=_encode_answer(answer),
+            ttl_ms=int(routing.cache_ttl_seconds * 1000) if reusable else 0,
+            max_entries=routing.cache_max_entries,
+        )
+
+    def _cost_of(self, started: Started, error: UpstreamError, *, doubtful: bool) -> int:
+        """What the provider said it used, else the bound where it may have worked, else nothing."""
+        if error.usage is not None:
+            cost = 0 if started.price is None else cost_nano(started.price, error.usage)
+            self._check_bill(started.want, cost, error.usage)
+            return cost
+        return (started.want.bound_nano or 0) if doubtful else 0
+
+    def _check_bill(self, want: Want, cost_nano: int, usage: Usage) -> None:
+        """More than the bound: ceilings do not hold with this model, so an operator must look at it first."""
+        if want.bound_nano is not None and cost_nano > want.bound_nano and not usage.estimated:
+            self._fleet[want.model].worker.disable("bound_violation")
+            self._observer.on_bound_violated(want.model, cost_nano, want.bound_nano)
+
+    def _note(
+        self, flight: Flight, done: Attempt, cost_nano: int, *, usage: Usage | None = None,
+        finish_reason: FinishReason | None = None,
+    ) -> None:  # fmt: skip
+        """Add an attempt to the job's list and tell telemetry."""
+        flight.cost_nano += cost_nano
+        flight.attempts.append(done)
+        now = self._clock.monotonic()
+        record = AttemptRecord(
+            attempt=done,
+            number=len(flight.attempts),
+            started_at=now - done.latency_ms / 1000,
+            finished_at=now,
+            cost_nano=cost_nano,
+            usage=usage,
+            finish_reason=finish_reason,
+        )
+        flight.records.append(record)
+        self._observer.on_settled(record)

@@ -1,0 +1,132 @@
+"""The ledger after the rehearsal, read as any SQLite file, against what was seen from outside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import apsw
+from msgspec import Struct
+
+from tests.chaos.records import FOREVER, Call, Entry, Pushed, Reply, by_prompt
+
+NANO = 1_000_000_000
+
+
+class Books(Struct, kw_only=True):
+    """What the ledger says."""
+
+    integrity: str
+    attempts: list[
+        tuple[Entry, str, str, str, int, int]
+    ]  # entry, owner's name, model, state, cost, bound (nano)
+    spend: dict[str, tuple[int, int]]  # scope without a window: spent, held (nano)
+    inflight: int
+    owners: dict[int, float | None]  # pid -> when it was taken for dead, Unix seconds
+
+
+def read_books(path: Path) -> Books:
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        (integrity,) = db.execute("PRAGMA integrity_check").fetchone() or ("",)
+        (inflight,) = db.execute("SELECT count(*) FROM inflight").fetchone() or (0,)
+        attempts = [
+            ((stream, entry), owner, model, state, cost or 0, bound or 0)
+            for stream, entry, owner, model, state, cost, bound in db.execute(
+                "SELECT stream, entry_id, name, model, state, cost_nano, bound_nano"
+                " FROM attempts JOIN owners ON owners.id = attempts.owner"
+            )
+        ]
+        spend = {
+            scope: (spent, held)
+            for scope, spent, held in db.execute(
+                "SELECT scope, spent_nano, held_nano FROM spend WHERE window_start = 0"
+            )
+        }
+        held = db.execute("SELECT scope, held_nano FROM spend WHERE held_nano <> 0").fetchall()
+        for scope, nano in held:
+            spend[scope] = (spend.get(scope, (0, 0))[0], nano)
+        owners = {
+            pid: None if buried is None else buried / 1000
+            for pid, buried in db.execute("SELECT pid, buried_at FROM owners")
+        }
+    finally:
+        db.close()
+    return Books(
+        integrity=integrity, attempts=attempts, spend=spend, inflight=inflight, owners=owners,
+    )  # fmt: skip
+
+
+def unbalanced(books: Books) -> list[str]:
+    """The books against themselves."""
+    found = [] if books.integrity == "ok" else [f"integrity_check: {books.integrity}"]
+    if books.inflight:
+        found.append(f"{books.inflight} keys in flight at the end")
+    costs: dict[str, int] = {}
+    for entry, _, model, state, cost, bound in books.attempts:
+        costs[f"model:{model}"] = costs.get(f"model:{model}", 0) + cost
+        if state == "sent":
+            found.append(f"an attempt still open: {entry}")
+        if cost < 0 or cost > bound:
+            found.append(f"an attempt of {entry} cost {cost} of at most {bound}")
+    for scope in costs.keys() | books.spend.keys():
+        spent, held = books.spend.get(scope, (0, 0))
+        if held:
+            found.append(f"{scope} holds {held} at the end")
+        if spent != costs.get(scope, 0):
+            found.append(f"{scope} spent {spent}, its attempts cost {costs.get(scope, 0)}")
+    return found
+
+
+def misjudged(books: Books, died: Mapping[int, float], left: Mapping[int, float]) -> list[str]:
+    """Owners buried alive, and dead ones that were never buried. Both: pid -> Unix seconds, at the earliest.
+
+    `left` are those that were asked to leave at the end: a peer may bury them or not.
+    """
+    found: list[str] = []
+    for pid, buried_at in books.owners.items():
+        ended_at = died.get(pid, left.get(pid, FOREVER))
+        if buried_at is not None and buried_at < ended_at - 0.001:  # the ledger keeps whole milliseconds
+            found.append(f"buried alive: pid {pid} at {buried_at:.3f}, which ended at {ended_at:.3f}")
+        if buried_at is None and pid in died:
+            found.append(f"never buried: pid {pid}, which ended at {ended_at:.3f}")
+    return found
+
+
+def unaccounted(
+    books: Books, pushed: Sequence[Pushed], calls: Sequence[Call], replies: Mapping[Entry, Sequence[Reply]]
+) -> list[str]:
+    """Calls without an attempt on record, attempts without a call, and replies whose cost is not their attempts'."""
+    found: list[str] = []
+    group_of = {job.entry: job.group for job in pushed}
+    tried: dict[str, list[str]] = {}
+    cost_of: dict[Entry, int] = {}
+    for entry, _, _, state, cost, _ in books.attempts:
+        if entry not in group_of:
+            found.append(f"an attempt for nobody: {entry}")
+            continue
+        tried.setdefault(group_of[entry], []).append(state)
+        cost_of[entry] = cost_of.get(entry, 0) + cost
+    made = by_prompt(calls)
+    for group in made.keys() | tried.keys():
+        states = [state for state in tried.get(group, ()) if state != "void"]
+        starts = len(made.get(group, ()))
+        # A process may die between the record and the first byte: then there is an attempt more than calls.
+        if not starts <= len(states) <= starts + states.count("unknown"):
+            found.append(f"{group!r}: {starts} calls, attempts {states}")
+    for entry, its in replies.items():
+        reply = its[0].fields
+        if "1" in (reply.get("cache_hit"), reply.get("coalesced")):
+            continue  # says 0 by the contract, also where an attempt of its own was lost with a process before
+        told = round(float(reply["cost"]) * NANO)
+        if told != cost_of.get(entry, 0):
+            found.append(
+                f"{entry} was told {told}, its attempts cost {cost_of.get(entry, 0)}:"
+                f" {tried.get(group_of.get(entry, ''))} {json.dumps(its[0].fields)}"
+            )
+    return found
+
+
+def unknowns(books: Books) -> int:
+    return sum(state == "unknown" for _, _, _, state, _, _ in books.attempts)

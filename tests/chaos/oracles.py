@@ -1,0 +1,132 @@
+"""What must be true afterwards, judged by what was written down outside. Pure: records in, complaints out.
+
+No oracle believes the system's own labels: that the ledger calls an attempt `unknown` excuses no second call. Only a
+fault of the provider, or a logged kill of the very process while the call was in doubt, does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from tests.chaos.provider import NOT_BILLED
+from tests.chaos.records import FOREVER, Call, Entry, Faults, Pushed, Reply, by_prompt
+
+RECORDED_WITHIN_S = 1.0  # an answer is on record this long after it was given, if nothing stands still
+SLACK_S = 0.1  # between what two processes saw of one moment
+EXPECTED_ERRORS = frozenset(
+    {"provider_unavailable", "provider_timeout", "rate_limited", "no_model_available", "outcome_unknown"}
+)
+
+
+def lost(pushed: Iterable[Pushed], replies: Mapping[Entry, Sequence[Reply]]) -> list[str]:
+    """Jobs without a final reply."""
+    return [f"no reply: {job.entry} {job.fields}" for job in pushed if not replies.get(job.entry)]
+
+
+def doubled(replies: Mapping[Entry, Sequence[Reply]]) -> list[str]:
+    """Jobs with more than one."""
+    return [
+        f"{len(found)} replies: {entry} " + " | ".join(f"{r.seen_at:.3f} {r.fields}" for r in found)
+        for entry, found in replies.items()
+        if len(found) > 1
+    ]
+
+
+def strangers(pushed: Iterable[Pushed], replies: Mapping[Entry, Sequence[Reply]]) -> list[str]:
+    """Replies to nobody, answers to another's question, and errors that nothing here gives a reason for."""
+    jobs = {job.entry: job for job in pushed}
+    found: list[str] = []
+    for entry, its in replies.items():
+        job = jobs.get(entry)
+        for reply in its:
+            if job is None:
+                found.append(f"a reply to nobody: {reply.fields}")
+            elif reply.fields["status"] == "ok":
+                if reply.fields["output"] != f"{job.group} #{reply.call}":
+                    found.append(f"another's answer: {job.entry} {job.group!r} got {reply.fields}")
+            elif reply.fields["error_code"] not in EXPECTED_ERRORS:
+                found.append(f"unexpected error: {job.entry} {job.fields} got {reply.fields}")
+    return found
+
+
+def unexplained(
+    pushed: Iterable[Pushed], calls: Sequence[Call], replies: Mapping[Entry, Sequence[Reply]], faults: Faults
+) -> list[str]:
+    """Calls made though an earlier one for the same jobs ran or had answered, with no fault to excuse it.
+
+    One group of jobs needs one call. Another may follow only after the one before was in doubt or had failed.
+    """
+    seen = _first_quoted(replies)
+    groups = {job.group for job in pushed}
+    found: list[str] = []
+    for prompt, its in by_prompt(calls).items():
+        if prompt not in groups:
+            found.append(f"a call for nobody: {prompt!r}")
+        excused_at = -FOREVER
+        for before, call in pairwise(its):
+            excused_at = max(excused_at, _excused_at(before, faults, seen))
+            if call.started_at < excused_at - SLACK_S:
+                found.append(f"unexplained call: {_tell(its, faults, seen)}")
+                break
+    return found
+
+
+def resent(pushed: Iterable[Pushed], calls: Sequence[Call], faults: Faults) -> list[str]:
+    """Jobs with `on_unknown = fail` that were sent again after a call that may have been billed."""
+    strict = {job.group for job in pushed if job.fields.get("on_unknown") == "fail"}
+    return [
+        f"sent again: {_tell(its, faults, {})}"
+        for prompt, its in by_prompt(calls).items()
+        if prompt in strict and any(call.how not in NOT_BILLED for call in its[:-1])
+    ]
+
+
+def unlike(pushed: Iterable[Pushed], replies: Mapping[Entry, Sequence[Reply]]) -> list[str]:
+    """Repeated ids that were answered with different outputs."""
+    answers: dict[str, set[str]] = {}
+    for job in pushed:
+        if "id" in job.fields:
+            outputs = {r.fields["output"] for r in replies.get(job.entry, ()) if r.fields["status"] == "ok"}
+            answers.setdefault(job.fields["id"], set()).update(outputs)
+    return [f"id {name} got {sorted(outputs)}" for name, outputs in answers.items() if len(outputs) > 1]
+
+
+def _first_quoted(replies: Mapping[Entry, Sequence[Reply]]) -> dict[int, float]:
+    """When a reply first quoted each call: it was certainly on record by then."""
+    seen: dict[int, float] = {}
+    for its in replies.values():
+        for reply in its:
+            if reply.call is not None:
+                seen[reply.call] = min(seen.get(reply.call, FOREVER), reply.seen_at)
+    return seen
+
+
+def _excused_at(call: Call, faults: Faults, seen: Mapping[int, float]) -> float:
+    """From when on another call is no surprise; FOREVER: never."""
+    if call.how not in {"ok", "closed", "unended"}:
+        return call.ended_at
+    killed_at = faults.kills.get(call.boot, FOREVER)
+    recorded_by = min(_settled_by(call, faults), seen.get(call.number, FOREVER))
+    # Its request may still have been in the kernel when its process was killed.
+    return killed_at if call.started_at - SLACK_S <= killed_at <= recorded_by else FOREVER
+
+
+def _settled_by(call: Call, faults: Faults) -> float:
+    """When its answer is on record at the latest; whoever stands still may hold the others up."""
+    end = call.ended_at + RECORDED_WITHIN_S
+    if call.how != "ok":
+        return FOREVER
+    for stop in sorted(faults.stops, key=lambda stop: stop.started_at):
+        if stop.started_at <= end and stop.ended_at >= call.started_at:
+            end += stop.ended_at - max(stop.started_at, call.started_at)
+    return end
+
+
+def _tell(calls: Sequence[Call], faults: Faults, seen: Mapping[int, float]) -> str:
+    return f"{calls[0].prompt!r}: " + "; ".join(
+        f"#{call.number} by {call.boot} from {call.started_at:.3f} to {call.ended_at:.3f} {call.how}"
+        + (f", killed {faults.kills[call.boot]:.3f}" if call.boot in faults.kills else "")
+        + (f", quoted {seen[call.number]:.3f}" if call.number in seen else "")
+        for call in calls
+    )
