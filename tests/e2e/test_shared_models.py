@@ -60,10 +60,11 @@ def test_one_process_probes_for_three(fleet: Fleet) -> None:
 
 def test_the_death_of_the_prober_lets_another_probe(fleet: Fleet) -> None:
     fleet.config["routing"] = {"default": "fast", "max_attempts": 1}
-    fleet.config["routing"] |= {"circuit_breaker_threshold": 1, "circuit_breaker_timeout_s": 1.0}
+    fleet.config["routing"] |= {"circuit_breaker_threshold": 1, "circuit_breaker_timeout_s": 2.0}
     processes = fleet.start_all("a", "b")
     fleet.provider.answer(failing(500, "boom"), Fate(latency_s=60), Fate())
     assert fleet.ask(prompt="x")["error_code"] == "provider_unavailable"
+    until(partial(all_are, "open", *processes), 1, "open in both")
     entries = fleet.push_all({"prompt": f"y{n}"} for n in range(10))
     until(lambda: fleet.provider.called("y"), 5, "the probe")
     (prober,) = until(lambda: [one for one in processes if one.events("circuit_half_open")], 3, "its log")
