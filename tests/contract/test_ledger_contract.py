@@ -24,6 +24,7 @@ from theo_daemon.ledger.records import (
     Conflict,
     Granted,
     Hit,
+    IdBusy,
     JobEnd,
     Landing,
     OverBudget,
