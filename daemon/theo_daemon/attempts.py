@@ -22,6 +22,8 @@ from theo_daemon.ledger.records import (
     Landing,
     OverBudget,
     PriorAttempt,
+    Throttled,
+    Unfit,
     Verdict,
     Want,
 )
@@ -37,7 +39,7 @@ from theo_workers.errors import (
     WorkerStopped,
 )
 from theo_workers.messages import Outcome, Request
-from theo_workers.model_worker import Call, Completed
+from theo_workers.model_worker import Call, CallFailed, Completed
 
 
 class NotGranted(Exception):
@@ -94,9 +96,11 @@ class Attempts:
         try:
             result = await started.result
         except NotGranted as refused:
-            if not (flight.tried and isinstance(refused.verdict, OverBudget)):
-                raise
-            return self._refused(flight, refused.model, refused.verdict)
+            if flight.tried and isinstance(refused.verdict, OverBudget):
+                return self._refused(flight, refused.model, refused.verdict)
+            if flight.tried and isinstance(refused.verdict, Throttled | Unfit):
+                return self._decide(flight)
+            raise
         except (WorkerStopped, NotAdmitted):
             if not self._bookings.doubtful(flight, want, Outcome.MAYBE, code="internal_error"):
                 return None
@@ -107,9 +111,19 @@ class Attempts:
         except GenerationError as error:
             self._bookings.doubtful(flight, want, Outcome.MAYBE, code=error.code)
             raise
-        if isinstance(result, Completed):
-            return self._bookings.answered(flight, started, result)
-        self._bookings.failed(flight, started, result)
+        return self._book(flight, started, result)
+
+    def _book(
+        self, flight: Flight, started: Started, result: Completed | CallFailed
+    ) -> Result | TryOneOf | GiveUp:
+        try:
+            if isinstance(result, Completed):
+                return self._bookings.answered(flight, started, result)
+            self._bookings.failed(flight, started, result)
+        except Exception:  # a bug: the job ends, but what the call holds must not be held for ever
+            if flight.settled is None:
+                self._bookings.doubtful(flight, started.want, Outcome.MAYBE, code="internal_error")
+            raise
         return self._decide(flight)
 
     # -- money ---------------------------------------------------------------------------------------
@@ -171,7 +185,7 @@ class Attempts:
         on_delta = self._deltas.begin(flight)
         call = Call(
             request=Request(messages=job.messages, params=job.params, stream=on_delta is not None),
-            deadline=self._clock.monotonic() + member.config.routing.timeout_s,
+            deadline=member.worker.starts_at(self._clock.monotonic()) + member.config.routing.timeout_s,
             on_delta=on_delta,
             before_send=partial(self._claim, flight, want),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -30,6 +30,7 @@ _INSIDE: tuple[type[msgspec.Struct], ...] = (
     Usage,
     Attempt,
 )
+_PLACE = "#/components/schemas/"
 _REPLIES = ("ok", "error", "delta")
 _JOBS = ("job", "job_in_one_field")
 
@@ -41,7 +42,7 @@ def json_schemas(events: Mapping[str, str] | None = None) -> dict[str, Any]:
     mean; without them any name is allowed.
     """
     types = [*(entry for _, entry in _ENTRIES.values()), *_INSIDE]
-    _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    _, schemas = msgspec.json.schema_components(types, ref_template=f"{_PLACE}{{name}}")
     schemas["Metadata"] = {"title": "Metadata", "description": "Any JSON object.", "type": "object"}
     for job in (schemas["JobFields"], schemas["JobDocument"]):
         job["oneOf"] = [_given("prompt", "string"), _given("messages", "string", "array")]
@@ -80,13 +81,50 @@ def asyncapi(prefix: str = "theo", *, events: Mapping[str, str] | None = None) -
                     "name": name,
                     "title": title,
                     "contentType": "application/x-redis-stream-entry",
-                    "payload": {"$ref": f"#/components/schemas/{entry.__name__}"},
+                    "payload": {"$ref": f"{_PLACE}{entry.__name__}"},
                 }
                 for name, (title, entry) in _ENTRIES.items()
             },
             "schemas": json_schemas(events),
         },
     }
+
+
+def entry_schemas(events: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """One JSON Schema for each kind of entry, by the names of the AsyncAPI document; each stands alone."""
+    schemas = json_schemas(events)
+    return {
+        name: {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$ref": f"{_PLACE}{entry.__name__}",
+            "components": {"schemas": _needed(entry.__name__, schemas)},
+        }
+        for name, (_, entry) in _ENTRIES.items()
+    }
+
+
+def _needed(name: str, schemas: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of this name and those that it refers to."""
+    needed: dict[str, Any] = {}
+    waiting = [name]
+    while waiting:
+        one = waiting.pop()
+        if one not in needed:
+            needed[one] = schemas[one]
+            waiting += _references(schemas[one])
+    return dict(sorted(needed.items()))
+
+
+def _references(schema: Any) -> Iterator[str]:
+    match schema:
+        case {"$ref": str(place)}:
+            yield place.removeprefix(_PLACE)
+        case dict():
+            for value in schema.values():
+                yield from _references(value)
+        case list():
+            for value in schema:
+                yield from _references(value)
 
 
 def _given(name: str, *kinds: str) -> dict[str, Any]:

@@ -118,6 +118,9 @@ class Snapshot:
         match member.worker.availability(now):
             case Unavailable(reason=reason, until=until):
                 return _STATES[reason], None if until is None else round(max(0.0, until - now), 3)
+        starts_at = member.worker.starts_at(now)
+        if starts_at > now:
+            return "paused", round(starts_at - now, 3)  # its rate is used up
         return ("half_open" if isinstance(member.breaker.peek(now), HalfOpen) else "closed"), None
 
     def _model(self, member: Member, spend: dict[str, ModelSpend]) -> ModelStatus:

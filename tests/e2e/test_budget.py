@@ -106,6 +106,24 @@ def test_a_jobs_own_ceiling_is_kept(fleet: Fleet) -> None:
     assert len(fleet.provider.calls) == 1
 
 
+def test_a_bill_beyond_the_bound_is_told_and_stops_the_model_until_it_is_reset(fleet: Fleet) -> None:
+    ceiling(fleet, 10.0)
+    fleet.provider.answer(Fate(usage=(10, 1500)), Fate(usage=(10, 1000)))
+    fleet.start().wait_ready()
+    paid = fleet.ask(prompt="x", params=ONE_DOLLAR)
+    assert (paid["status"], float(paid["cost"])) == ("ok", 1.5)
+    (violated,) = until(lambda: fleet.events("bound_violated"), 3, "bound_violated")
+    assert {name: violated[name] for name in ("model", "cost", "bound")} == {
+        "model": "fast",
+        "cost": "1.5",
+        "bound": "1",
+    }
+    assert fleet.ask(prompt="y", params=ONE_DOLLAR)["error_code"] == "no_model_available"
+    fleet.redis.xadd(f"{fleet.prefix}:control", {"cmd": "reset", "model": "fast"})
+    until(lambda: fleet.ask(prompt="y", params=ONE_DOLLAR)["status"] == "ok", 5)
+    assert len(fleet.provider.calls) == 2
+
+
 def test_a_model_without_a_known_price_is_refused_under_a_ceiling(fleet: Fleet) -> None:
     unpriced = fleet.model("mystery-model-of-nobody", routing={"spend_ceiling": 5.0})
     del unpriced["input_cost_per_mtok"], unpriced["output_cost_per_mtok"]

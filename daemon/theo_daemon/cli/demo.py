@@ -42,7 +42,7 @@ def demo(
 
 def _program() -> str:
     """How this command was called, to be typed again."""
-    called = Path(sys.argv[0])
+    called = Path(sys.argv[0]).absolute()  # make calls it by a relative path
     if called.name == "__main__.py":
         return f"{shlex.quote(sys.executable)} -m theo_daemon"
     here = Path.cwd()

@@ -55,15 +55,25 @@ class Watcher:
         self._waiting: dict[Token, list[asyncio.Future[None]]] = {}
         self._rest: asyncio.Future[None] | None = None
         self._seen_version = -1
+        self._look_again = True  # whatever the version says: somebody new waits, or we wrote ourselves
 
     def wait(self, token: Token) -> asyncio.Future[None]:
         """Resolves when it is worth asking the ledger again. Cancel it freely."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(token, []).append(future)
-        self._seen_version = -1  # what happened before this moment counts as news
+        self._look_again = True  # what happened before this moment counts as news
         if self._rest is not None and not self._rest.done():
             self._rest.set_result(None)
         return future
+
+    @property
+    def busy(self) -> bool:
+        """Does anybody wait?"""
+        return bool(self._waiting)
+
+    def look_again(self, _landed: object = None) -> None:
+        """This process wrote what somebody may wait for: our own commits do not change data_version."""
+        self._look_again = True
 
     async def run(self) -> None:
         """Poll for ever; cancel to stop."""
@@ -87,10 +97,9 @@ class Watcher:
             if all(future.done() for future in futures):
                 del self._waiting[token]
         tokens = list(self._waiting)
-        seen = self._seen_version
-        version, free, standings = await self._writer.call(lambda db: _news(db, tokens, seen))
-        if self._seen_version == seen:  # else somebody began to wait meanwhile, and must be looked at
-            self._seen_version = version
+        seen = -1 if self._look_again else self._seen_version
+        self._look_again = False  # set again by whoever begins to wait from here on
+        self._seen_version, free, standings = await self._writer.call(lambda db: _news(db, tokens, seen))
         if standings:
             self.on_standings(standings)
         for token in free:
@@ -103,7 +112,7 @@ class Watcher:
             buried = self._writer.post(Bury(dead.id), answer=True)
             assert buried is not None
             await buried
-            self._seen_version = -1  # our own commits do not change data_version
+            self._look_again = True  # our own commits do not change data_version
             self.on_death(dead.name)
 
 

@@ -82,12 +82,18 @@ def test_messages_keep_their_parts_and_calls() -> None:
 def test_signatures_that_came_with_calls_go_back_to_google_only(google_host: bool) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     signed = {**call, "extra_content": {"google": {"thought_signature": "x"}}}
-    turns = (Message(role="user", content="q"), Message(role="assistant", tool_calls=[signed]))
+    thought = {**call, "extra_content": {"anthropic": {"thinking_blocks": []}}}
+    both = {**call, "extra_content": {**signed["extra_content"], **thought["extra_content"]}}
+    calls = [signed, thought, both, {**call, "extra_content": 5}, call]
+    turns = (Message(role="user", content="q"), Message(role="assistant", tool_calls=calls))
     wire = ChatCompletions(ORIGIN, model="m", google_host=google_host)
     said = json.loads(wire.encode(Request(messages=turns, params={})))["messages"]
     assert said == [
         {"role": "user", "content": "q"},
-        {"role": "assistant", "tool_calls": [signed if google_host else call]},
+        {
+            "role": "assistant",
+            "tool_calls": [signed, call, signed, call, call] if google_host else [call] * 5,
+        },
     ]
 
 

@@ -546,6 +546,12 @@ def test_a_reason_to_finish_in_every_event_does_not_end_the_stream_early() -> No
     events = (piece({"text": "Hel"}, finish="STOP"), piece({"text": "lo"}, finish="MAX_TOKENS"))
     deltas, read = assembled(WIRE, *events)
     assert (deltas, read.finish_reason) == (["Hel", "lo"], "length")
+    stream = fed(WIRE, *events)[1]
+    assert (stream.sufficient, stream.done) == (True, False)
+
+
+def test_a_blocked_prompt_is_all_that_a_stream_has_to_say() -> None:
+    assert fed(WIRE, {"promptFeedback": {"blockReason": "OTHER"}})[1].sufficient
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,7 @@ PARAMS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     ({"parallel_tool_calls": False, "store": True}, {"parallel_tool_calls": False, "store": True}),
     ({"logprobs": True, "top_logprobs": 2}, {"include": ["message.output_text.logprobs"], "top_logprobs": 2}),
+    ({"logprobs": True, "include": ["x"]}, {"include": ["x", "message.output_text.logprobs"]}),
     ({"stop": [], "presence_penalty": 0, "logit_bias": {}, "frequency_penalty": 0.0}, {}),
     ({"some_new_one": {"a": [1]}}, {"some_new_one": {"a": [1]}}),
 ]
@@ -298,6 +299,7 @@ def test_what_the_format_cannot_say_is_refused_with_the_reason(params: dict[str,
         (Message(role="user", content=[{"type": "image_url", "image_url": {}}]), "it has no image_url.url"),
         (Message(role="assistant", content=[picture(PNG)]), "type image_url cannot be sent"),
         (Message(role="tool", content="x"), "must have a tool_call_id"),
+        (Message(role="tool", content="x", tool_call_id=""), "must have a tool_call_id"),
         (Message(role="assistant", tool_calls=[{"id": "1"}]), "a tool call must have an id"),
     ],
 )
@@ -322,6 +324,11 @@ def test_the_text_of_all_messages_is_the_output() -> None:
     assert answer.usage == AS_BILLED
     assert answer.provider_request_id == "resp_1"
     assert decoded(WIRE, response(), {"x-request-id": "req_1"}).provider_request_id == "req_1"
+
+
+def test_only_messages_speak() -> None:
+    item = {**message("aside"), "type": "mcp_call"}
+    assert decoded(WIRE, response(item, {"type": "message", "content": "odd"}, message("hi"))).output == "hi"
 
 
 def test_parallel_calls_are_in_the_chat_form() -> None:
@@ -391,6 +398,17 @@ def test_odd_usage_is_none_and_spoils_nothing(usage: Any) -> None:
     assert (answer.output, answer.usage) == ("hi", None)
 
 
+@pytest.mark.parametrize(
+    ("usage", "billed"),
+    [
+        ({"input_tokens": 5}, Usage(prompt_tokens=5)),
+        ({"output_tokens": 5, "output_tokens_details": None}, Usage(completion_tokens=5)),
+    ],
+)
+def test_usage_is_read_as_far_as_it_goes(usage: Any, billed: Usage) -> None:
+    assert decoded(WIRE, response(message("hi"), usage=usage)).usage == billed
+
+
 FAILED: list[tuple[dict[str, Any], type[UpstreamError], FailureClass]] = [
     ({"code": "server_error", "message": "x"}, ProviderUnavailable, FailureClass.MAYBE),
     ({"code": "rate_limit_exceeded", "message": "x"}, RateLimited, FailureClass.RATE_LIMITED),
@@ -430,7 +448,7 @@ def test_a_failure_after_work_may_have_been_billed() -> None:
 CREATED = {"type": "response.created", "response": response(status="in_progress", usage=None)}
 
 
-def delta(text: str) -> dict[str, Any]:
+def delta(text: Any) -> dict[str, Any]:
     return {"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0, "delta": text}
 
 
@@ -502,7 +520,13 @@ def test_an_error_event_ends_the_stream(nested: bool, begun: bool, class_: Failu
 
 
 def test_events_of_unknown_kinds_are_passed_over() -> None:
-    odd = [{"type": "response.new_thing.delta", "delta": {"a": 1}}, {"type": "keepalive"}, {}]
+    odd = [
+        {"type": "response.new_thing.delta", "delta": {"a": 1}},
+        delta(""),
+        delta({"a": 1}),
+        {"type": "keepalive"},
+        {},
+    ]
     assert assembled(WIRE, CREATED, *odd, delta("hi"), ends(message("hi")))[0] == ["hi"]
 
 

@@ -12,9 +12,9 @@ from theo_workers.messages import Completion
 from theo_workers.upstreams.anthropic_answer import Block, completed, read_usage, usage_told
 from theo_workers.upstreams.anthropic_request import anthropic_body
 from theo_workers.upstreams.anthropic_stream import AnthropicStream
-from theo_workers.upstreams.chat_errors import call_id, refusal_in_answer
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import request_id
+from theo_workers.upstreams.refusals import call_id, refusal_in_answer
 from theo_workers.upstreams.translated import TranslatedFormat
 
 

@@ -11,9 +11,9 @@ from theo_workers.errors import UpstreamError
 from theo_workers.messages import Completion
 from theo_workers.upstreams.answer import clean, latest
 from theo_workers.upstreams.anthropic_answer import Block, UsageTold, completed, read_usage, usage_told
-from theo_workers.upstreams.chat_errors import refusal_in_answer
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
+from theo_workers.upstreams.refusals import refusal_in_answer
 from theo_workers.upstreams.sse import SseEvent
 
 

@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from theo_workers.errors import InvalidRequest, UpstreamError
 from theo_workers.messages import Completion, Message, Request
 from theo_workers.upstreams.answer import completion
-from theo_workers.upstreams.chat_errors import call_id, refusal, refusal_in_answer
 from theo_workers.upstreams.chat_stream import ChatStream
 from theo_workers.upstreams.chat_words import joined_text, read_usage
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
+from theo_workers.upstreams.refusals import call_id, refusal, refusal_in_answer
 
 _OWN = frozenset({"model", "messages", "stream", "stream_options", "n"})
 _CAPS = ("max_completion_tokens", "max_tokens")
@@ -128,12 +128,13 @@ class ChatCompletions:
 
     def _said(self, messages: tuple[Message, ...]) -> Sequence[Message]:
         """The messages, without what Gemini and Anthropic gave us to be sent back to them with their calls."""
-        if self._google_host or all(message.tool_calls is UNSET for message in messages):
+        if all(message.tool_calls is UNSET for message in messages):
             return messages
+        theirs = ("google",) if self._google_host else ()
         return [
             message
             if message.tool_calls is UNSET
-            else replace(message, tool_calls=_plain(message.tool_calls))
+            else replace(message, tool_calls=[_returned(call, theirs) for call in message.tool_calls])
             for message in messages
         ]
 
@@ -146,5 +147,13 @@ class ChatCompletions:
             body["max_completion_tokens" if self._renames_cap else "max_tokens"] = most
 
 
-def _plain(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in call.items() if name != "extra_content"} for call in calls]
+def _returned(call: dict[str, Any], theirs: tuple[str, ...]) -> dict[str, Any]:
+    """The call with what this provider gave us with it, and nothing that another one did."""
+    extra = call.get("extra_content")
+    if extra is None:
+        return call
+    kept = {name: extra[name] for name in theirs if isinstance(extra, dict) and name in extra}
+    return {
+        **{k: v for k, v in call.items() if k != "extra_content"},
+        **({"extra_content": kept} if kept else {}),
+    }

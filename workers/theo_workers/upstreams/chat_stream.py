@@ -10,10 +10,10 @@ from msgspec import Raw, Struct
 from theo_workers.errors import UpstreamError
 from theo_workers.messages import Completion, Usage
 from theo_workers.upstreams.answer import clean, completion
-from theo_workers.upstreams.chat_errors import refusal_in_answer
 from theo_workers.upstreams.chat_words import joined_text, read_usage
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
+from theo_workers.upstreams.refusals import refusal_in_answer
 from theo_workers.upstreams.sse import SseEvent
 
 _ABSENT = Raw()

@@ -6,7 +6,6 @@ import msgspec
 
 from theo_workers.messages import Completion
 from theo_workers.upstreams.answer import clean, latest
-from theo_workers.upstreams.chat_errors import refusal_in_answer
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.gemini_answer import (
     Candidate,
@@ -21,6 +20,7 @@ from theo_workers.upstreams.gemini_answer import (
     usage_told,
 )
 from theo_workers.upstreams.origin import Origin, request_id
+from theo_workers.upstreams.refusals import refusal_in_answer
 from theo_workers.upstreams.sse import SseEvent
 
 _decoder = msgspec.json.Decoder(Chunk)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import msgspec
 
 from theo_workers.messages import Completion
-from theo_workers.upstreams.chat_errors import call_id, refusal_in_answer
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.gemini_answer import Chunk, blocked, completed, read_usage, text_of, usage_told
 from theo_workers.upstreams.gemini_request import gemini_body
 from theo_workers.upstreams.gemini_stream import GeminiStream
 from theo_workers.upstreams.origin import request_id
+from theo_workers.upstreams.refusals import call_id, refusal_in_answer
 from theo_workers.upstreams.translated import TranslatedFormat
 
 _decoder = msgspec.json.Decoder(Chunk)

@@ -1,6 +1,6 @@
 """Provider `local`: a llama.cpp server on this machine, which speaks OpenAI's chat format and needs no key.
 
-While it loads its weights it answers 503; `chat_errors` turns that into a short pause, not into a failure.
+While it loads its weights it answers 503; `refusals` turns that into a short pause, not into a failure.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from theo_workers.messages import Completion
-from theo_workers.upstreams.chat_errors import call_id
+from theo_workers.upstreams.refusals import call_id
 from theo_workers.upstreams.responses_answer import ResponseObject, completed
 from theo_workers.upstreams.responses_request import responses_body
 from theo_workers.upstreams.responses_stream import ResponsesStream

@@ -10,9 +10,9 @@ from msgspec import Struct
 from theo_workers.errors import UpstreamError
 from theo_workers.messages import Completion
 from theo_workers.upstreams.answer import clean
-from theo_workers.upstreams.chat_errors import refusal_in_answer
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin
+from theo_workers.upstreams.refusals import refusal_in_answer
 from theo_workers.upstreams.responses_answer import Item, ResponseObject, completed
 from theo_workers.upstreams.sse import SseEvent
 

@@ -9,9 +9,9 @@ import msgspec
 
 from theo_workers.errors import InvalidRequest, UpstreamError
 from theo_workers.messages import Request
-from theo_workers.upstreams.chat_errors import refusal
 from theo_workers.upstreams.origin import Origin
 from theo_workers.upstreams.params import UntranslatableError
+from theo_workers.upstreams.refusals import refusal
 
 Translation = Callable[..., dict[str, Any]]
 """From a request, with `model` and `max_output_tokens`, to the body as JSON's objects."""

@@ -22,8 +22,8 @@ from theo_workers.errors import (
     UpstreamError,
 )
 from theo_workers.failures import FailureClass
-from theo_workers.upstreams.chat_errors import refusal
 from theo_workers.upstreams.origin import Origin
+from theo_workers.upstreams.refusals import refusal
 
 ORIGIN = Origin(provider="openai", secrets=("the-configured-key",))
 F = FailureClass

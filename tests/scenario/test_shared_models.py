@@ -1,0 +1,286 @@
+"""Processes that share books share what they know of models: circuits, probes, pauses, rates, health."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes import MemoryBooks, MemoryLedger, VirtualClock
+from tests.scenario.stage import Stage, model, open_stage
+from theo_daemon.config import Config, LedgerConfig, RoutingConfig
+from theo_workers.errors import AuthenticationFailed, ProviderUnavailable, RateLimited
+from theo_workers.secret import Secret
+from theo_workers.standing import Available, Unavailable
+from theo_workers.upstreams.script import Fate
+
+DOWN = ProviderUnavailable("boom", status_code=500)
+LIMITED = RateLimited("slow down", status_code=429, retry_after_s=20.0)
+REFUSED = AuthenticationFailed("bad key", status_code=401)
+
+
+class Provider:
+    """What all processes call: `fate` decides, and every call is written down."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock, self._start = clock, clock.monotonic()
+        self.fate: Fate | BaseException = Fate(text="hello")
+        self.calls: list[tuple[str, float]] = []  # who called, and after how many seconds
+
+    def called(self, name: str) -> Fate | BaseException:
+        self.calls.append((name, round(self._clock.monotonic() - self._start, 3)))
+        return self.fate
+
+
+class Fleet:
+    """Processes over the same books, clock and provider."""
+
+    def __init__(self, stack: contextlib.AsyncExitStack, **options: Any) -> None:
+        self._stack, self.options = stack, options
+        self.clock, self.books = VirtualClock(), MemoryBooks()
+        self.provider = Provider(self.clock)
+
+    async def start(self, name: str, **options: Any) -> Stage:
+        fast = model("fast", **{**self.options, **options})
+        config = Config(
+            routing=RoutingConfig(default="fast"), models=(fast,), ledger=LedgerConfig(url=Path("unused.db"))
+        )
+        ledger = MemoryLedger(self.books, clock=self.clock, name=name)
+        stage = Stage(config, clock=self.clock, seed=len(name), ledger=ledger)
+        stage.upstreams["fast"].fate_for = lambda _: self.provider.called(name)
+        await self._stack.enter_async_context(open_stage(stage))
+        return stage
+
+    async def stop(self) -> None:
+        """All processes end cleanly; the books stay."""
+        await self._stack.aclose()
+
+
+@contextlib.asynccontextmanager
+async def fleet(**options: Any) -> AsyncIterator[Fleet]:
+    async with contextlib.AsyncExitStack() as stack:
+        found = Fleet(stack, **options)
+        yield found
+        await found.stop()
+    found.books.close()
+
+
+def standing(stage: Stage) -> object:
+    return stage.core.fleet["fast"].worker.availability(stage.clock.monotonic())
+
+
+def reason(stage: Stage) -> str | None:
+    found = standing(stage)
+    return found.reason if isinstance(found, Unavailable) else None
+
+
+def events(*stages: Stage) -> list[str]:
+    return sorted(event for stage in stages for _, event in stage.observer.transitions)
+
+
+async def broken(found: Fleet, stage: Stage) -> None:
+    """The first opening, by one process alone."""
+    found.provider.fate = DOWN
+    stage.push("x", on_unknown="fail")
+    while not events(stage):
+        await stage.advance(0.5)
+
+
+async def test_a_circuit_is_open_everywhere_within_300_ms_and_in_who_comes_later() -> None:
+    async with fleet() as found:
+        one, two = await found.start("a"), await found.start("b")
+        await broken(found, one)
+        calls = len(found.provider.calls)
+        await found.clock.advance(0.3)
+        assert reason(two) == "circuit_open"
+        later = await found.start("c")
+        assert reason(later) == "circuit_open"
+        for stage in (one, two, later):
+            stage.push("y")
+        await found.clock.advance(20)
+        assert len(found.provider.calls) == calls
+        assert events(one, two, later) == ["circuit_opened"]
+
+
+async def test_one_process_probes_for_all_and_its_answer_opens_the_way_for_all() -> None:
+    async with fleet() as found:
+        stages = [await found.start(name) for name in "abc"]
+        await broken(found, stages[0])
+        calls = len(found.provider.calls)
+        await found.clock.advance(50)
+        found.provider.fate = Fate(text="hello", latency_ms=2_000)
+        refs = [(stage, stage.push(f"{n}")) for stage in stages for n in range(4)]
+        await found.clock.advance(11)
+        assert len(found.provider.calls) == calls + 1, "the probe, which takes two seconds"
+        await found.clock.advance(5)
+        assert {stage.end(ref) for stage, ref in refs} == {"ok"}
+        assert events(*stages) == ["circuit_closed", "circuit_half_open", "circuit_opened"]
+        assert [standing(stage) for stage in stages] == [Available()] * 3
+
+
+async def test_a_probe_that_fails_closes_the_door_for_all() -> None:
+    async with fleet() as found:
+        stages = [await found.start(name) for name in "abc"]
+        await broken(found, stages[0])
+        calls = len(found.provider.calls)
+        await found.clock.advance(50)
+        for stage in stages:
+            stage.push("y")
+        await found.clock.advance(20)
+        assert len(found.provider.calls) == calls + 1
+        assert [reason(stage) for stage in stages] == ["circuit_open"] * 3
+        assert events(*stages) == ["circuit_half_open", "circuit_opened", "circuit_opened"]
+
+
+async def test_a_probe_given_up_makes_room_for_another_processs() -> None:
+    async with fleet() as found:
+        one, two = await found.start("a"), await found.start("b")
+        await broken(found, one)
+        await found.clock.advance(59)
+        found.provider.fate = Fate(hang=True)
+        ref = one.push("y")
+        await found.clock.advance(2)
+        two.push("z")
+        await found.clock.advance(1)
+        prober = found.provider.calls[-1][0]
+        calls = len(found.provider.calls)
+        assert prober == "a"
+        found.provider.fate = Fate(text="hello")
+        one.cancel(ref.entry_id)
+        await found.clock.advance(0.5)
+        assert [name for name, _ in found.provider.calls[calls:]] == ["b"]
+        assert reason(one) is reason(two) is None
+
+
+async def test_a_pause_holds_for_all_and_is_told_once() -> None:
+    async with fleet() as found:
+        one, two = await found.start("a"), await found.start("b")
+        found.provider.fate = LIMITED
+        one.push("x")
+        await found.clock.advance(0.3)
+        assert [reason(one), reason(two)] == ["paused", "paused"]
+        found.provider.fate = Fate(text="hello")
+        ref = two.push("y")
+        await found.clock.advance(19.5)
+        assert two.end(ref) == "waiting"
+        await found.clock.advance(0.5)
+        assert two.end(ref) == "ok"
+        assert events(one, two) == ["model_paused"]
+
+
+async def test_a_refused_credential_is_refused_everywhere_until_it_is_another() -> None:
+    async with fleet(api_key=Secret("old")) as found:
+        one, two = await found.start("a"), await found.start("b")
+        found.provider.fate = REFUSED
+        one.push("x")
+        await found.clock.advance(0.3)
+        assert [reason(one), reason(two)] == ["disabled", "disabled"]
+        assert events(one, two) == ["model_disabled"]
+        found.provider.fate = Fate(text="hello")
+        assert reason(await found.start("c")) == "disabled"
+        other = await found.start("d", api_key=Secret("new"))
+        await other.answer("y")
+        assert reason(other) is None
+        await found.clock.advance(1)
+        assert reason(one) == "disabled"
+
+
+async def test_an_operators_word_outlives_all_processes_and_old_commands_change_nothing() -> None:
+    async with fleet() as found:
+        one, two = await found.start("a"), await found.start("b")
+        for stage in (one, two):  # every process reads every command
+            stage.core.standings.order("disable", "fast", "100-0")
+        await found.clock.advance(0.3)
+        assert [reason(one), reason(two)] == ["disabled", "disabled"]
+        await found.stop()
+        three = await found.start("c")
+        assert reason(three) == "disabled"
+        three.core.standings.order("enable", "fast", "99-0")
+        await found.clock.advance(0.3)
+        assert reason(three) == "disabled"
+        four = await found.start("d")
+        three.core.standings.order("enable", "fast", "101-0")
+        await found.clock.advance(0.3)
+        assert [standing(three), standing(four)] == [Available()] * 2
+        four.core.standings.order("disable", "fast", "100-0")  # it catches up with the past
+        await found.clock.advance(0.3)
+        assert [standing(three), standing(four)] == [Available()] * 2
+        assert events(one, two, three, four) == ["model_disabled", "model_enabled"]
+
+
+async def test_a_reset_forgets_failures_everywhere() -> None:
+    async with fleet() as found:
+        one, two = await found.start("a"), await found.start("b")
+        await broken(found, one)
+        await found.clock.advance(0.3)
+        two.core.standings.order("reset", "fast", "100-0")
+        await found.clock.advance(0.3)
+        assert [standing(one), standing(two)] == [Available()] * 2
+        assert events(one, two) == ["circuit_opened", "model_enabled"]
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+async def test_no_minute_holds_more_calls_than_rpm_and_nobody_fails_for_it(names: str) -> None:
+    async with fleet(rpm=10) as found:
+        stages = [await found.start(name) for name in names]
+        refs = [(stage, stage.push(f"{n}")) for n in range(24) for stage in [stages[n % len(stages)]]]
+        await found.clock.advance(50)
+        assert len(found.provider.calls) == 10
+        assert events(*stages) == [], "using up a rate is no fault of the model's"
+        await found.clock.advance(150)
+        assert {stage.end(ref) for stage, ref in refs} == {"ok"}
+        times = [at for _, at in found.provider.calls]
+        assert len(times) == 24
+        assert all(later - earlier > 60 for earlier, later in zip(times, times[10:], strict=False))
+        assert times[-1] < 125, "and no longer than need be"
+
+
+async def test_tokens_per_minute_are_shared_too() -> None:
+    async with fleet(tpm=1_000) as found:
+        one, two = await found.start("a"), await found.start("b")
+        found.provider.fate = Fate(text="hello", prompt_tokens=100, completion_tokens=300)
+        refs = [
+            (stage, stage.push(f"{n}", params={"max_tokens": 300})) for n in range(3) for stage in (one, two)
+        ]
+        await found.clock.advance(50)
+        assert len(found.provider.calls) == 3  # each was expected to use a little more than 300
+        await found.clock.advance(100)
+        assert {stage.end(ref) for stage, ref in refs} == {"ok"}
+
+
+async def test_few_claims_are_wasted_on_a_rate_that_is_used_up() -> None:
+    async with fleet(rpm=10) as found:
+        stage = await found.start("a")
+        asked = 0
+        ask = stage.core.ledger.ask
+
+        def counted(*args: Any, **options: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return ask(*args, **options)
+
+        stage.core.ledger.ask = counted  # type: ignore[method-assign]
+        stage.push_all([f"{n}" for n in range(100)])
+        await found.clock.advance(60 * 4)
+        assert 40 <= len(found.provider.calls) <= 50
+        assert asked < 100 + 2 * 64 + 10 * 5  # one look for each that waits, one herd at the start
+
+
+async def test_health_is_kept_across_restarts_and_added_up() -> None:
+    async with fleet() as found:
+        one, two = await found.start("a"), await found.start("b")
+        found.provider.fate = Fate(text="hello", latency_ms=100)
+        await one.answer("x")
+        await two.answer("y")
+        await two.answer("z")
+        await found.stop()
+        three = await found.start("c")
+        health = three.core.fleet["fast"].worker.health
+        assert (health.total_successes, health.total_failures) == (3, 0)
+        assert health.latency_ewma_ms == pytest.approx(100, abs=1)
+        await three.answer("q")
+        await found.clock.advance(5)
+        assert three.rows("SELECT json_extract(health, '$.total_successes') FROM standings") == [(4,)]
