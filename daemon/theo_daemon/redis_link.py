@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +19,7 @@ from theo_daemon.redis_node import Dialler
 from theo_daemon.redis_sentinel import SentinelPrimary
 from theo_daemon.redis_url import ClusterNodes, OneServer, Sentinels, read_redis_url
 from theo_daemon.wire import Wire
+from theo_workers.clock import Clock
 from theo_workers.errors import ConfigError, RouterError
 from theo_workers.secret import Secret
 
@@ -47,11 +47,25 @@ class RedisLink:
         except ValueError as error:
             raise ConfigError(f"[redis] url: {self.shown} {error}") from None
         self._connection_class, self._options = self._how_to_connect(self._named.url, client_name)
-        self._connect = self._connector(prefix, client_name)
+        self._finder = self._find(prefix, client_name)
 
     def wire(self, *, timeout_s: float = REPLY_TIMEOUT_S) -> Wire:
         """A connection of its own. For blocking reads `timeout_s` must exceed the longest BLOCK."""
-        return Wire(self._connect, timeout_s=timeout_s)
+        match self._finder:
+            case SentinelPrimary() as finder:
+                return Wire(finder.connect, timeout_s=timeout_s, moves=finder.moves)
+            case SlotPrimary() as finder:
+                return Wire(finder.connect, timeout_s=timeout_s)
+            case None:
+                return Wire(self._unconnected, timeout_s=timeout_s)
+
+    async def watch(self, clock: Clock) -> None:
+        """Run it beside wires that live long: until cancelled they follow a primary that is replaced alive.
+
+        A server without sentinels is not replaced, and a cluster's nodes say so themselves: it returns at once.
+        """
+        if isinstance(self._finder, SentinelPrimary):
+            await self._finder.watch(clock)
 
     def client(self, *, decode_responses: bool = False) -> Redis:
         """The ordinary client, for commands off the hot path. The caller closes it with `aclose()`."""
@@ -78,24 +92,22 @@ class RedisLink:
             "No Redis at hand? `theo-router serve --embedded` starts a private one."
         )
 
-    def _connector(self, prefix: str, client_name: str) -> Callable[[], Awaitable[AbstractConnection]]:
-        """What finds the server that takes writes and connects to it; asked for each new connection."""
+    def _find(self, prefix: str, client_name: str) -> SentinelPrimary | SlotPrimary | None:
+        """What finds the server that takes writes and connects to it; None where there is but one."""
         dialling = Dialler(self._connection_class, self._options)
         match self._named:
             case Sentinels() as named:
                 asking = Dialler(*self._how_to_connect(named.sentinel_url, client_name))
-                return SentinelPrimary(
-                    named.sentinels, named.service, asking=asking, dialling=dialling
-                ).connect
+                return SentinelPrimary(named.sentinels, named.service, asking=asking, dialling=dialling)
             case ClusterNodes(nodes=nodes):
                 if hash_tag(prefix) is None:
                     raise ConfigError(
                         f'[redis] prefix: on Redis Cluster write "{{{prefix.strip("{}")}}}" instead of "{prefix}": '
                         "the braces keep all keys on one server"
                     )
-                return SlotPrimary(nodes, slot_of(prefix), dialling=dialling).connect
+                return SlotPrimary(nodes, slot_of(prefix), dialling=dialling)
             case OneServer():
-                return self._unconnected
+                return None
 
     async def _unconnected(self) -> AbstractConnection:
         """It connects by itself with the first command."""

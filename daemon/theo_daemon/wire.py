@@ -52,13 +52,22 @@ class Wire:
     that `connect` then finds.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[AbstractConnection]], *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[AbstractConnection]],
+        *,
+        timeout_s: float,
+        moves: Callable[[], int] = int,
+    ) -> None:
         """`connect` makes connections without a socket timeout: `timeout_s` is for each call as a whole.
 
-        The client library's own is an `asyncio.wait_for` around each write, which on CPython 3.11 loses a
-        cancellation that comes as the write ends.
+        When `moves` has changed since a connection was made, another is made before the next call.
+
+        The client library's own time-out is an `asyncio.wait_for` around each write, which on CPython 3.11
+        loses a cancellation that comes as the write ends.
         """
-        self._connect, self._timeout_s = connect, timeout_s
+        self._connect, self._timeout_s, self._moves = connect, timeout_s, moves
+        self._made_at = 0  # moves
         self._connection: AbstractConnection | None = None
         self._turn = asyncio.Lock()
 
@@ -114,8 +123,11 @@ class Wire:
         settled = False
         try:
             async with asyncio.timeout(self._timeout_s):
+                if self._made_at != self._moves():
+                    await self._drop()
                 connection = self._connection
                 if connection is None:
+                    self._made_at = self._moves()  # before: the world may move on meanwhile
                     connection = self._connection = await self._connect()
                 await connection.send_packed_command(packed, check_health=False)
                 replies = [await _reply(connection) for _ in range(count)]
