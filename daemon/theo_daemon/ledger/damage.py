@@ -27,10 +27,14 @@ def mark(path: Path) -> None:
         _marker(path).touch(mode=0o600)
 
 
+def is_marked(path: Path) -> bool:
+    """Was damage found, and none of it repaired since?"""
+    return _marker(path).exists()
+
+
 def check(db: apsw.Connection, path: Path) -> None:
     """Look through a file that was found damaged, once. Raises LedgerError while it is."""
-    marker = _marker(path)
-    if not marker.exists():
+    if not is_marked(path):
         return
     try:
         (found,) = db.execute("PRAGMA quick_check(1)").fetchone() or ("nothing can be read",)
@@ -38,7 +42,7 @@ def check(db: apsw.Connection, path: Path) -> None:
         raise damaged(path, error) from error
     if found != "ok":
         raise damaged(path, found)
-    marker.unlink(missing_ok=True)
+    _marker(path).unlink(missing_ok=True)
 
 
 def _marker(path: Path) -> Path:
