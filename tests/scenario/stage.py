@@ -266,7 +266,7 @@ async def open_stage(stage: Stage) -> AsyncIterator[Stage]:
             publisher=stage.replies,
             holds=stage.replies,
             redis_now_ms=lambda: stage.now_ms,
-            reply_allowed=lambda name: name.startswith("theo:reply:"),
+            reply_refusal=lambda name: None if name.startswith("theo:reply:") else "not allowed",
         )
         await stage.advance()
         yield stage
