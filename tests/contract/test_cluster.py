@@ -46,18 +46,13 @@ def test_a_slot_that_moves_to_another_node_costs_no_job(traffic: Traffic, cluste
         traffic.survives("cluster, slot moved", lambda old: move_slot(cluster, old))
 
 
-def test_commands_and_replies_stay_in_the_slot(traffic: Traffic, cluster: Cluster) -> None:
+def test_commands_find_the_slot(traffic: Traffic, cluster: Cluster) -> None:
     shell = traffic.shell
     with traffic.served():
         assert shell.json("submit", "hello", "--model", "echo")["output"] == "hello"
         assert shell.json("status")["depth"] == 0
         redis = [one for one in shell.json("doctor")["findings"] if one["what"] in {"redis", "role"}]
         assert [one["state"] for one in redis] == ["ok", "ok"]
-        ids = traffic.push(1, "echo", reply_to=f"{KEYS.reply_prefix}me")
-        ids += traffic.push(1, "echo", reply_to="elsewhere")
-        (refused,) = traffic.answered(ids[1:])
-        assert refused["error_code"] == "reply_to_not_allowed"
-        assert traffic.finals(f"{KEYS.reply_prefix}me").keys() == {ids[0]}
     assert cluster.primary.client.exists(KEYS.events)
 
 

@@ -69,6 +69,10 @@ class Traffic:
         assert {entry: len(finals[entry]) for entry in ids if len(finals[entry]) != 1} == {}
         return [finals[entry][0] for entry in ids]
 
+    def _latency(self) -> list[dict[str, Any]]:
+        models: list[dict[str, Any]] = self.shell.json("latency")["models"]
+        return models
+
     def survives(self, what: str, trouble: Any) -> None:
         """`trouble(primary)` makes another server the primary, amid jobs that run and jobs that wait."""
         before = self.push(150, "slow")
@@ -85,6 +89,8 @@ class Traffic:
         replies = self.answered([*before, after])
         all_s = time.monotonic() - started
         assert {reply["status"] for reply in replies} == {"ok"}
+        calls = {one["name"]: one["calls"] for one in self._latency()}
+        assert calls == {"slow": len(before), "echo": 1}  # what was lost of replies was not paid for again
         print(
             f"{what}: another primary after {failed_over_s:.2f} s, a new job answered after {going_s:.2f} s, "
             f"all {len(replies)} jobs after {all_s:.2f} s"

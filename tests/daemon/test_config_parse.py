@@ -134,6 +134,14 @@ BAD_TABLES = [
     ("[reply]\nttl_s = 0", ["[reply] ttl_s: 0", "at least 1"]),
     # addresses
     ("[redis]\nurl = 'localhost:6379'", ["[redis] url: not an address of Redis", "redis+sentinel://"]),
+    (
+        "[redis]\nurl = 'redis+cluster://h:7000'",
+        ["[redis] prefix: on Redis Cluster it needs braces", '"{theo}"'],
+    ),
+    (
+        "[redis]\nurl = 'redis+cluster://h:7000'\nprefix = '{x}'\n[reply]\ndefault = 'answers'",
+        ["[reply] default: on Redis Cluster it needs the hash tag of redis.prefix, {x}"],
+    ),
     ("[redis]\nurl = 'env:NOPE'", ["[redis] url: the environment variable NOPE is not set"]),
     ("[ledger]\nurl = 'ledger.db'", ["[ledger] url", '"sqlite:///PATH"', '"redis"']),
     ("[ledger]\nurl = 'sqlite://x.db'", ["[ledger] url"]),

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theo_daemon.reply_patterns import allowed_reply, can_match, compile_pattern, compile_patterns
+from theo_daemon.reply_patterns import (
+    allowed_reply,
+    can_match,
+    compile_pattern,
+    compile_patterns,
+    why_refused,
+)
 
 DEFAULTS = compile_patterns("theo", ["theo:replies", "theo:reply:*"])
 ANYTHING = compile_patterns("theo", ["*"])
@@ -55,6 +61,21 @@ def test_own_keys_follow_the_prefix() -> None:
     assert not allowed_reply(clustered, "{app}:jobs")
     assert allowed_reply(clustered, "{app}:reply:1")
     assert allowed_reply(clustered, "theo:jobs")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("{app}:reply:1", None),
+        ("mine:{app}", None),
+        ("mine:1", "the hash tag {app}"),
+        ("{other}:{app}", "the hash tag {app}"),
+        ("{app}:jobs", "no pattern"),
+    ],
+)
+def test_on_a_cluster_a_reply_stream_needs_the_hash_tag(name: str, says: str | None) -> None:
+    why = why_refused(compile_patterns("{app}", ["*"], one_slot=True), name)
+    assert why is None if says is None else why is not None and says in why
 
 
 def test_no_pattern_allows_no_name() -> None:

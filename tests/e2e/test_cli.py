@@ -445,7 +445,7 @@ def test_the_demo_works_with_a_real_model(quiet: Shell) -> None:
 
 
 def test_a_demo_on_an_address_of_ours_deletes_its_keys(quiet: Shell, client: redis_client.Redis) -> None:
-    before = set(client.scan_iter("theo-demo-*"))
+    before = set(client.scan_iter("*theo-demo-*"))
     done = quiet.run("demo", "--scripted", "--redis-url", quiet.url)
     assert (done.returncode, "each the expected one" in done.stdout) == (0, True)
-    assert set(client.scan_iter("theo-demo-*")) == before
+    assert set(client.scan_iter("*theo-demo-*")) == before
