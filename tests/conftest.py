@@ -15,6 +15,12 @@ from theo_daemon.redis_link import RedisLink
 from theo_daemon.wire import Wire
 
 
+@pytest.fixture(autouse=True)
+def light_ballast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Temporary folders are kept for a while: ledgers of this process take no 16 MiB each along."""
+    monkeypatch.setattr("theo_daemon.ledger.ballast.SIZE", 65_536)
+
+
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
     """A real server, one per test process; tests keep apart by prefix."""

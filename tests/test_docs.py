@@ -152,7 +152,7 @@ MODEL = '[[models]]\nname = "a"\nprovider = "scripted"\n'
 
 def cannot_open(url: str) -> bool:
     try:
-        RedisLink(url)
+        RedisLink(url, prefix="{theo}")
     except ConfigError:
         return True
     return False

@@ -15,6 +15,7 @@ from theo_daemon.addresses import is_cluster
 from theo_daemon.config import Config
 from theo_daemon.core import Core
 from theo_daemon.ledger import process_name
+from theo_daemon.ledger.condition import Tidings
 from theo_daemon.observer import DaemonObserver
 from theo_daemon.redis_link import RedisLink, redacted
 from theo_daemon.redis_side import RedisSide, running
@@ -105,6 +106,8 @@ class Daemon:
         core.ledger.on_commit(telemetry.commit_finished)
         await stack.enter_async_context(core)
         telemetry.event(names.LEDGER_OPENED, path=str(core.ledger.path))
+        for warning in core.ledger.warnings:
+            telemetry.event(names.WARNING, reason=warning)
         patterns = compile_patterns(
             self.config.redis.prefix, self.config.reply.allowed, one_slot=is_cluster(self._url)
         )
@@ -114,7 +117,13 @@ class Daemon:
             redis_now_ms=side.time.now_ms,
             reply_refusal=lambda name: why_refused(patterns, name),
         )
-        side.attach(dispatcher, core.standings.order)
+        side.attach(dispatcher, core.standings.order, shut=lambda: core.ledger.trouble is not None)
+
+        def told(tidings: Tidings) -> None:
+            observer.on_tidings(tidings)
+            side.look_again()
+
+        core.ledger.on_tidings(told)
         return core
 
     async def _status_port(

@@ -16,6 +16,7 @@ from theo_daemon.config import Config, ModelConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
 from theo_daemon.fleet import Fleet, Member
 from theo_daemon.ledger import Ledger
+from theo_daemon.ledger.condition import Tidings
 from theo_daemon.ledger.records import News
 from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Reception, Refused
@@ -44,6 +45,9 @@ class CoreObserver(Observer, DispatchObserver, Protocol):
 
     def on_news(self, news: News) -> None:
         """Money: a ceiling came near or was reached, or a call was lost with its process."""
+
+    def on_tidings(self, tidings: Tidings) -> None:
+        """The ledger cannot be written, or can again, or grows too long a WAL."""
 
 
 class Core:
@@ -76,6 +80,7 @@ class Core:
         )
         self.standings = Standings(self.ledger, clock=clock, observer=observer)
         self.ledger.on_news(observer.on_news)
+        self.ledger.on_tidings(observer.on_tidings)
         self.fleet = Fleet(
             {model.name: self._member(model) for model in config.models},
             standings=self.standings,

@@ -39,6 +39,8 @@ EVENTS: Final = MappingProxyType(
         "publish_stalled": "replies are kept because Redis is away; details: waiting, reason",
         "publish_refused": "Redis refuses a reply; it is kept and tried again; details: reason",
         "events_dropped": "events were thrown away while Redis was away; details: count",
-        "ledger_trouble": "the ledger cannot be written; details: reason",
+        "ledger_trouble": "the ledger cannot be written, so no calls are made and no jobs read; details: reason",
+        "ledger_back": "the ledger can be written again; details: after_s",
+        "ledger_wal_large": "the ledger's write-ahead log passed 64 MiB: a reader holds it up; details: bytes",
     }
 )

@@ -50,6 +50,13 @@ class LocalReplies:
         """Nothing is published by name."""
         return frozenset()
 
+    def fail(self, error: Exception) -> None:
+        """Nothing can be answered any more."""
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(error)
+        self._waiting.clear()
+
     def release(self, ref: EntryRef) -> None:
         """The entry is finished, or nobody will finish it any more."""
         waiting = self._waiting.pop(ref, None)

@@ -8,6 +8,7 @@ from typing import Any
 
 from theo_daemon.flight import Ticket
 from theo_daemon.job import EntryRef, JobOutcome
+from theo_daemon.ledger.condition import Recovered, Tidings, Troubled, Unrecorded, WalLarge
 from theo_daemon.ledger.reading import MODEL_SCOPE
 from theo_daemon.ledger.records import CallLost, CeilingNear, CeilingReached, News, Scope
 from theo_daemon.money import format_usd
@@ -72,6 +73,17 @@ class DaemonObserver:
                         cost_nano=lost.cost_nano,
                     )
                 )
+
+    def on_tidings(self, tidings: Tidings) -> None:
+        match tidings:
+            case Troubled(reason):
+                self._events.emit("ledger_trouble", reason=reason)
+            case Recovered(after_s):
+                self._events.emit("ledger_back", after_s=after_s)
+            case WalLarge(size):
+                self._events.emit("ledger_wal_large", bytes=size)
+            case Unrecorded(calls, reason):
+                self._telemetry.event(names.LEDGER_UNRECORDED, calls=calls, reason=reason)
 
     def on_defect(self, model: str, error: BaseException) -> None:
         self._telemetry.event(names.WORKER_RESTARTED, model=model, exc_info=error)
@@ -143,6 +155,9 @@ class LibraryObserver:
                 _log.warning("budget_exhausted scope=%s spent_nano=%d", scope.name, spent_nano)
             case CallLost(_, lost):
                 _log.warning("outcome_unknown model=%s cost_nano=%d", lost.model, lost.cost_nano)
+
+    def on_tidings(self, tidings: Tidings) -> None:
+        _log.log(logging.INFO if isinstance(tidings, Recovered) else logging.ERROR, "ledger: %s", tidings)
 
     def on_defect(self, model: str, error: BaseException) -> None:
         _log.error("worker of %s failed", model, exc_info=error)

@@ -64,12 +64,14 @@ class RedisSide:
         self.held = HeldEntries()
         self._dead: asyncio.Queue[str] = asyncio.Queue()
 
-    def attach(self, dispatcher: Dispatcher, on_order: OnOrder) -> None:
-        """Build what feeds the dispatcher."""
+    def attach(self, dispatcher: Dispatcher, on_order: OnOrder, shut: Callable[[], bool]) -> None:
+        """Build what feeds the dispatcher. No jobs are read while `shut`: see `look_again`."""
         config, keys, link = self._config, self.keys, self._link
         ingress, held = config.ingress, self.held
 
         def room() -> Room:
+            if shut():
+                return Room(0, 0)
             return Room(ingress.max_in_flight - len(held), ingress.max_in_flight_bytes - held.bytes)
 
         common = {
@@ -84,6 +86,10 @@ class RedisSide:
             wire=link.wire(timeout_s=READ_TIMEOUT_S), keys=keys, on_cancel=dispatcher.cancel, on_order=on_order,
             clock=self._clock, rng=self._rng,
         )  # fmt: skip
+
+    def look_again(self) -> None:
+        """It may not be shut any more."""
+        self.held.freed.set()
 
     def inherit(self, consumer: str) -> None:
         """This consumer's process is dead: take over what it held, as soon as Redis lets us."""

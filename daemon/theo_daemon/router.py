@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,7 +22,7 @@ from theo_daemon.local_intake import LocalReplies
 from theo_daemon.money import to_usd
 from theo_daemon.observer import LibraryObserver
 from theo_workers.clock import Clock, SystemClock
-from theo_workers.errors import GenerationError
+from theo_workers.errors import GenerationError, LedgerError
 from theo_workers.health import ModelHealth
 from theo_workers.messages import Attempt, FinishReason, Usage
 
@@ -72,6 +73,7 @@ class Router:
         core = Core(self._config, clock=self._clock, observer=LibraryObserver())
         await self._stack.enter_async_context(core)
         self._core, self._replies = core, LocalReplies(core.ledger.name)
+        core.ledger.crashed.add_done_callback(self._ledger_lost)
         core.dispatch(
             publisher=self._replies,
             holds=self._replies,
@@ -127,10 +129,13 @@ class Router:
         """Generate, with failover, shared answers and budgets as a job from Redis has them.
 
         Exactly one of `prompt` and `messages` (OpenAI's chat form). Raises GenerationError, whose `code`,
-        `provider`, `status_code` and `retryable` say why. Cancelling it ends the call once nobody else waits.
+        `provider`, `status_code` and `retryable` say why; LedgerError once the ledger is lost.
+        Cancelling it ends the call once nobody else waits.
         """
         dispatcher = self.core.dispatcher
         assert self._replies is not None
+        if (crashed := self.core.ledger.crashed).done():
+            crashed.result()
         fields: dict[str, object] = {
             "prompt": prompt,
             "messages": messages,
@@ -159,6 +164,14 @@ class Router:
             retryable=ended.retryable,
             retry_after_s=None if ended.retry_after_ms is None else ended.retry_after_ms / 1000,
         )
+
+    def _ledger_lost(self, crashed: asyncio.Future[None]) -> None:
+        if (
+            self._replies is not None
+            and not crashed.cancelled()
+            and (error := crashed.exception()) is not None
+        ):
+            self._replies.fail(LedgerError(str(error)))
 
 
 def _routed(ended: Answered) -> RoutedGeneration:

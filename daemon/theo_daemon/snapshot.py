@@ -91,6 +91,8 @@ class Snapshot:
         dispatcher, fleet = self._core.dispatcher, self._core.fleet
         telemetry.gauge(names.JOBS_IN_FLIGHT, {}, lambda: dispatcher.held)
         telemetry.gauge(names.JOBS_WAITING, {}, lambda: dispatcher.waiting)
+        telemetry.gauge(names.LEDGER_SIZE, {}, lambda: self._core.ledger.size)
+        telemetry.gauge(names.LEDGER_WAL_SIZE, {}, lambda: self._core.ledger.wal_size)
         telemetry.gauge(names.REDIS_UP, {}, lambda: float(self._intake.connected))
         for lane in self._core.config.ingress.lanes:
             telemetry.gauge(names.LANE_DEPTH, {"lane": lane}, partial(self._lane, lane, "depth"))

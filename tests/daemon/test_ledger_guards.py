@@ -138,7 +138,7 @@ async def test_another_process_hears_of_a_change_though_it_waits_for_nothing(
     until_ms = int(time.time() * 1000) + 60_000
     mine = await changed(one, CircuitOpened("fast", 0, until_ms, 1))
     assert mine.news
-    assert list(await asyncio.wait_for(heard.get(), 0.3)) == [mine.standing]
+    assert list(await asyncio.wait_for(heard.get(), 2)) == [mine.standing]
     assert (await two.standings())[0] == [mine.standing]
 
 

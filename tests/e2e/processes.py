@@ -208,3 +208,5 @@ class Fleet:
             process.close()
             print(f"--- log of {process.name}\n{process.log[-6000:]}")
         self.redis.close()
+        for ballast in self.folder.glob("*.ballast"):  # temporary folders are kept for a while
+            ballast.unlink()

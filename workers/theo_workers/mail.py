@@ -14,11 +14,12 @@ from theo_workers.standing import Pace, Shared
 class Submission:
     """A call on its way through: in the mail, waiting, running, answered."""
 
-    __slots__ = ("began", "call", "permit", "reply", "sent", "task")
+    __slots__ = ("began", "call", "deadline", "permit", "reply", "sent", "task")
 
     def __init__(self, call: Call, reply: asyncio.Future[Result]) -> None:
         self.call, self.reply = call, reply
         self.sent, self.began = False, 0.0  # `before_send` has returned, at this monotonic second
+        self.deadline = call.deadline  # of the provider: `before_send` costs it no time
         self.permit: Permit  # from admission on
         self.task: asyncio.Task[Result] | None = None  # likewise
 

@@ -259,12 +259,16 @@ class ModelWorker:
 
     async def _carry_out(self, submission: Submission) -> Result:
         call, clock = submission.call, self._clock
+        asked = clock.monotonic()
         await call.before_send()
         submission.sent, submission.began = True, (began := clock.monotonic())
+        submission.deadline += (
+            began - asked
+        )  # the ledger may have taken minutes, which the provider has still
         self._record.announce(submission.permit.probe, began)
         try:
             completion = await self.upstream.generate(
-                call.request, deadline=call.deadline, on_delta=call.on_delta
+                call.request, deadline=submission.deadline, on_delta=call.on_delta
             )
         except UpstreamError as error:
             return CallFailed(error=error, latency_ms=(clock.monotonic() - began) * 1000)
@@ -287,7 +291,7 @@ class ModelWorker:
                 case Completed():
                     self._record.completed(permit, result, now)
                 case CallFailed():
-                    given_s = submission.call.deadline - began
+                    given_s = submission.deadline - began
                     self._record.failed(permit, result, given_s=given_s, now=now)
             if not reply.done():
                 reply.set_result(result)

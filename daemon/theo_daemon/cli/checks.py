@@ -11,6 +11,10 @@ from msgspec import Struct
 
 from theo_daemon.cli.books import ledger_path
 from theo_daemon.config import Config
+from theo_daemon.ledger.ballast import SPARE, Ballast
+from theo_daemon.ledger.condition import WAL_ALARM
+from theo_daemon.ledger.damage import is_marked
+from theo_daemon.ledger.files import size_of
 from theo_daemon.ledger.reading import reading
 from theo_daemon.ledger.schema import SCHEMA_VERSION, file_system_of
 from theo_workers.errors import LedgerError
@@ -137,6 +141,34 @@ def check_ledger(config: Config) -> Finding:
         lost = "budgets, remembered ids and calls in flight are forgotten with it"
         return Finding("warn", what, f"{found}, on {_FORGETFUL[kind]} ({kind})", lost)
     return Finding("ok", what, f"{found}, on {kind or 'an unknown file system'}")
+
+
+def check_room(config: Config) -> list[Finding]:
+    """Of a ledger that exists: its disk, its WAL, and whether it was found damaged."""
+    try:
+        path = ledger_path(config)
+    except LedgerError:
+        return []
+    if not path.exists():
+        return []
+    ballast, wal_size = Ballast(path), size_of(f"{path}-wal")
+    free = ballast.free()
+    room = f"{free >> 20} MiB free"
+    if free < SPARE:
+        found = [Finding("fail", "ledger's disk", room, "no calls are made and no jobs are read")]
+    elif not ballast.stands():
+        lost = "answers may have to wait for room before they are published; a running daemon reads no jobs"
+        found = [Finding("warn", "ledger's disk", f"{room}, {ballast.path.name} is missing", lost)]
+    else:
+        found = [Finding("ok", "ledger's disk", room)]
+    if wal_size >= WAL_ALARM:
+        slow = "reads and restarts slow down; some program keeps a read transaction open"
+        found.append(Finding("warn", "ledger's WAL", f"{wal_size >> 20} MiB", slow))
+    if is_marked(path):
+        found.append(
+            Finding("fail", "ledger", "was found damaged", "serve looks through it first, and may refuse")
+        )
+    return found
 
 
 def _existing(folder: Path) -> Path:

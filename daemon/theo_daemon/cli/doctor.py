@@ -14,6 +14,7 @@ from theo_daemon.cli.checks import (
     check_ledger,
     check_persistence,
     check_role,
+    check_room,
     facts_of,
 )
 from theo_daemon.cli.console import console, print_json, table
@@ -39,7 +40,7 @@ def doctor(as_json: Json = False, config: ConfigFile = None, redis_url: RedisUrl
     """
     target = find_target(config, redis_url)
     findings = [*_configuration(target, redis_url), *asyncio.run(_redis(target))]
-    findings += [check_ledger(target.config), _daemon(target)]
+    findings += [check_ledger(target.config), *check_room(target.config), _daemon(target)]
     failed = any(finding.state == "fail" for finding in findings)
     if as_json:
         print_json({"ok": not failed, "findings": findings})

@@ -17,13 +17,15 @@ from typing import Self
 
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger import owners, pruning
+from theo_daemon.ledger.condition import Condition, Tidings
 from theo_daemon.ledger.reading import LedgerTransaction, reading
 from theo_daemon.ledger.records import Ask, Check, Forget, Landing, News, Verdict
 from theo_daemon.ledger.schema import check_place
 from theo_daemon.ledger.shared import Change, HealthReport, SharedStanding
 from theo_daemon.ledger.shared_store import all_health, all_standings
+from theo_daemon.ledger.shortage import Orphaned
 from theo_daemon.ledger.watcher import OnKey, Token, Watcher
-from theo_daemon.ledger.writer import Orphaned, Writer
+from theo_daemon.ledger.writer import Writer
 from theo_workers.clock import Clock, SystemClock, sleep, timeout_at
 from theo_workers.errors import LedgerError, RouterError
 from theo_workers.health import HealthSnapshot
@@ -65,6 +67,7 @@ class Ledger:
         self._folder = owners.owners_folder(path)
         self._writer = Writer(path, self.name, wall=self._clock.wall)
         self._watcher = Watcher(self._writer, self._folder, self._clock)
+        self._condition = Condition(self._writer, self._clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._lock: owners.OwnerLock | None = None
         self._forgotten: list[EntryRef] = []
@@ -84,14 +87,14 @@ class Ledger:
             self._lock.release()
             raise
         loop = asyncio.get_running_loop()
-        endless = (self._watcher.run(), self._watcher.watch_deaths(), self._prune())
+        endless = (self._watcher.run(), self._watcher.watch_deaths(), self._prune(), self._condition.run())
         self._tasks = [loop.create_task(work) for work in endless]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Commit what is queued and close."""
+        """Commit what is queued and close. Raises LedgerError for ended calls that could not be recorded in time."""
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -99,8 +102,14 @@ class Ledger:
                 await task
         self._flush_forgotten()
         await self._writer.stop()
+        left = self._condition.at_end()
         if self._lock is not None:
             self._lock.release()
+        if left is not None and error is None:
+            raise LedgerError(
+                f"{left.calls} ended calls could not be recorded ({left.reason}). They will be charged at their bound, "
+                "and their jobs, which stay in Redis, may be sent again."
+            )
 
     # -- for the dispatcher --------------------------------------------------------------------------
 
@@ -188,10 +197,29 @@ class Ledger:
         """Tell `told` of ceilings and lost calls that this process booked; in the loop, once they are durable."""
         self._writer.on_news = told
 
+    def on_tidings(self, told: Callable[[Tidings], None]) -> None:
+        """Tell `told` when commits have to wait, when they go on, and when the WAL is too long; in the loop."""
+        self._condition.on_tidings = told
+
     @property
     def trouble(self) -> str | None:
-        """Why commits have to wait (disk full, locked), or None."""
-        return self._writer.trouble
+        """Why commits, and so all calls, have to wait (disk full, locked), or None."""
+        return self._condition.trouble
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What was odd when it was opened."""
+        return self._writer.warnings
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._writer.size
+
+    @property
+    def wal_size(self) -> int:
+        """Bytes of its write-ahead log."""
+        return self._writer.wal_size
 
     # -- for people ----------------------------------------------------------------------------------
 
@@ -256,6 +284,7 @@ class Ledger:
         while True:
             now_ms = int(self._clock.wall() * 1000)
             prune = partial(pruning.prune, now_ms=now_ms, keep=self._keep)
-            while await self._writer.call(prune) >= pruning.ROWS:
-                await sleep(self._clock, 0.05)
+            with contextlib.suppress(LedgerError):  # the disk is full or the file locked: later will do
+                while await self._writer.call(prune) >= pruning.ROWS:
+                    await sleep(self._clock, 0.05)
             await sleep(self._clock, PRUNE_EVERY_S)

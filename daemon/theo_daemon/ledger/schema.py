@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apsw
 
+from theo_daemon.ledger.damage import damaged
 from theo_workers.errors import LedgerError
 
 SCHEMA_VERSION = 1
@@ -107,7 +108,9 @@ def open_ledger(path: Path, *, read_only: bool = False) -> apsw.Connection:
         raise LedgerError(
             f"{path} cannot be written: {error}. Check owner, mode and mount options."
         ) from error
-    except (apsw.CantOpenError, apsw.CorruptError, apsw.IOError, apsw.FullError) as error:
+    except apsw.CorruptError as error:
+        raise damaged(path, error) from error
+    except (apsw.CantOpenError, apsw.IOError, apsw.FullError) as error:
         raise LedgerError(f"{path} cannot be opened: {error}") from error
     return db
 
@@ -170,7 +173,7 @@ def check_place(path: Path, *, read_only: bool = False) -> None:
     if kind in _NETWORK_FILE_SYSTEMS:
         raise LedgerError(
             f"{path} lies on a network file system ({kind}), where SQLite's WAL loses data. "
-            'Put it on a local disk, or share one ledger between hosts with ledger.url = "redis".'
+            "Put it on a local disk of the host whose processes share it."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from theo_daemon.ledger.shared import SharedStanding
 from theo_daemon.ledger.shared_store import all_standings
 from theo_daemon.ledger.writer import Writer
 from theo_workers.clock import Clock, sleep
+from theo_workers.errors import LedgerError
 
 POLL_S = 0.05  # while somebody waits
 REST_POLL_S = 0.15  # and while nobody does: what other processes learn of a model is known here in time
@@ -78,7 +80,10 @@ class Watcher:
     async def run(self) -> None:
         """Poll for ever; cancel to stop."""
         while True:
-            await self._poll()
+            try:
+                await self._poll()
+            except LedgerError:
+                self._look_again = True  # it could not be read
             if self._waiting:
                 await sleep(self._clock, POLL_S)
                 continue
@@ -89,7 +94,8 @@ class Watcher:
     async def watch_deaths(self) -> None:
         """Bury processes that died, for ever; cancel to stop."""
         while True:
-            await self._bury_the_dead()
+            with contextlib.suppress(LedgerError):  # it could not be read: later will do
+                await self._bury_the_dead()
             await sleep(self._clock, PROBE_S if self._waiting else REST_PROBE_S)
 
     async def _poll(self) -> None:

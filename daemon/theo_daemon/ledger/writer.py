@@ -8,25 +8,28 @@ import fcntl
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import apsw
 
-from theo_daemon.ledger import owners
+from theo_daemon.ledger import damage, owners
+from theo_daemon.ledger.ballast import Ballast
+from theo_daemon.ledger.checkpoints import PASSING, Checkpoints
 from theo_daemon.ledger.commit import Committer, Operation
-from theo_daemon.ledger.records import News, Verdict
+from theo_daemon.ledger.files import LedgerFiles
+from theo_daemon.ledger.records import Landing, News, Verdict
 from theo_daemon.ledger.schema import open_ledger
+from theo_daemon.ledger.shortage import Orphaned, Shortage, Waiting
+from theo_daemon.ledger.sqlite_library import check_library
 from theo_workers.errors import LedgerError
 
 T = TypeVar("T")
-Orphaned = Callable[[Verdict | None], None]
-_Waiting = tuple[Operation, "asyncio.Future[Verdict | None] | None", Orphaned | None]
 _Call = tuple[Callable[[apsw.Connection], object], "asyncio.Future[object]"]
 
-CHECKPOINT_PAGES = 2_000  # of 4 KiB: about 8 MB of WAL between checkpoints
 MAX_BATCH = 256
+STOP_S = 15.0  # above the busy timeout
 _RETRY_S = 0.25
 
 
@@ -34,19 +37,28 @@ class Writer:
     """Owns the writing connection. `post` is called on the event loop, everything else happens on the thread.
 
     A full disk or a lock that does not come is waited out: an operation is answered only when it is on disk.
+    A file that is damaged, or no more the one that was opened, ends the thread: see `crashed`.
     """
 
     def __init__(self, path: Path, name: str, *, wall: Callable[[], float]) -> None:
         self._path, self._name, self._wall = path, name, wall
-        self._mail: queue.SimpleQueue[list[_Waiting] | _Call | None] = queue.SimpleQueue()
-        self._gathered: list[_Waiting] = []
+        self._mail: queue.SimpleQueue[list[Waiting] | _Call | None] = queue.SimpleQueue()
+        self._gathered: list[Waiting] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._opened: asyncio.Future[int] | None = None
         self.crashed: asyncio.Future[None] | None = None  # raises LedgerError when the thread died
-        self._wal_pages = 0
+        self._files: LedgerFiles | None = None
+        self._checkpoints: Checkpoints | None = None
+        self._shortage = Shortage(Ballast(path))
         self._stopping = threading.Event()
+        self._gave_up = False
+        self._calls_posted = self._calls_recorded = 0  # ended ones; each counter belongs to one thread
+        self.warnings: list[str] = []  # of the opening
+        self.busy_with = 0  # the number of the batch that is being committed; 0: none is
+        self._batches = 0
         self.trouble: str | None = None  # why the last commit had to wait; None: it did not
+        self.on_trouble: Callable[[], None] = _nobody_looks  # called in the loop when that has changed
         self.on_commit: Callable[[float], None] = _nobody_listens  # called on the thread, with seconds
         self.on_news: Callable[[News], None] = _nobody_listens  # called in the loop, once it is durable
 
@@ -69,22 +81,38 @@ class Writer:
         if not self._gathered:
             self._loop.call_soon(self._send)
         self._gathered.append((operation, future, orphaned))
+        self._calls_posted += _ends_call(operation)
         return future
 
     async def call(self, function: Callable[[apsw.Connection], T]) -> T:
-        """Run a short function on the writer's connection, between commits."""
+        """Run a short function on the writer's connection, between commits. Raises LedgerError."""
         assert self._loop is not None
         future: asyncio.Future[object] = self._loop.create_future()
         self._mail.put((function, future))
         return await future  # type: ignore[return-value]  # what the function returned
 
     async def stop(self) -> None:
-        """Commit what is queued, checkpoint, close. Idempotent."""
+        """Commit what is queued, checkpoint, close. Idempotent, and bounded: see `unrecorded`."""
         if self._thread.is_alive():
             self._send()
             self._stopping.set()
             self._mail.put(None)
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, STOP_S)
+
+    @property
+    def unrecorded(self) -> int:
+        """Calls that have ended and are not on record (yet)."""
+        return self._calls_posted - self._calls_recorded
+
+    @property
+    def size(self) -> int:
+        """Bytes of the database."""
+        return 0 if self._files is None else self._files.size
+
+    @property
+    def wal_size(self) -> int:
+        """Bytes of its WAL."""
+        return 0 if self._files is None else self._files.wal_size
 
     def _send(self) -> None:
         if self._gathered:
@@ -95,32 +123,73 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            db = open_ledger(self._path)
-            gate = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            check_library(apsw.sqlite_lib_version())
+            db, gate = self._open()
             owner = owners.register(db, self._name, int(self._wall() * 1000))
-        except (LedgerError, apsw.Error, OSError) as error:
-            reason = error if isinstance(error, LedgerError) else LedgerError(f"{self._path}: {error}")
+            self._take_stock(db, gate)
+        except damage.DAMAGED as error:
+            damage.mark(self._path)
+            reason = damage.damaged(self._path, error)
             self._tell(lambda: self._announce(reason))
             return
-        db.set_wal_hook(self._count_wal)
+        except (LedgerError, apsw.Error, OSError) as error:
+            refusal = error if isinstance(error, LedgerError) else LedgerError(f"{self._path}: {error}")
+            self._tell(lambda: self._announce(refusal))
+            return
         self._tell(lambda: self._announce(owner))
         try:
             with contextlib.closing(db):
-                self._serve(db, Committer(db, owner), gate)
-                with contextlib.suppress(apsw.BusyError):
-                    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                self._serve_to_the_end(db, Committer(db, owner), gate)
+        except LedgerError as error:
+            lost = error
+            self._tell(lambda: self._crash(lost))
         except BaseException as error:
             crash = error  # nothing can be recorded any more: the process must not go on
-            self._tell(lambda: self._crash(crash))
+            self._tell(lambda: self._crash(self._unforeseen(crash)))
             raise
         finally:
             os.close(gate)
 
-    def _crash(self, error: BaseException) -> None:
+    def _open(self) -> tuple[apsw.Connection, int]:
+        gate_path = f"{self._path}.lock"
+        if not self._path.exists() and os.path.exists(gate_path):
+            self.warnings.append(
+                f"{self._path} was missing though there had been one: its books (spend, cache, ids) start empty"
+            )
+        db = open_ledger(self._path)
+        damage.check(db, self._path)
+        return db, os.open(gate_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _take_stock(self, db: apsw.Connection, gate: int) -> None:
+        self._files, self._checkpoints = LedgerFiles(self._path), Checkpoints(db)
+        with _held(gate):
+            if not self._shortage.ballast.restore():
+                self.warnings.append(
+                    f"too little room beside {self._path} to keep some for a full disk ({self._shortage.ballast.path})"
+                )
+
+    def _serve_to_the_end(self, db: apsw.Connection, committer: Committer, gate: int) -> None:
+        """Raises LedgerError when the file must not be written any more."""
+        try:
+            self._serve(db, committer, gate)
+        except (LedgerError, *damage.DAMAGED) as error:
+            # Closing the last connection would copy the WAL into it, and delete whatever bears its name.
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            if isinstance(error, LedgerError):
+                raise
+            damage.mark(self._path)
+            raise damage.damaged(self._path, error) from error
+        if self._checkpoints is not None:
+            self._checkpoints.finish()
+
+    def _unforeseen(self, error: BaseException) -> LedgerError:
+        crash = LedgerError(f"the writer of {self._path} ended: {type(error).__name__}: {error}")
+        crash.__cause__ = error
+        return crash
+
+    def _crash(self, error: LedgerError) -> None:
         if self.crashed is not None and not self.crashed.done():
-            crash = LedgerError(f"the writer of {self._path} ended: {type(error).__name__}: {error}")
-            crash.__cause__ = error
-            self.crashed.set_exception(crash)
+            self.crashed.set_exception(error)
 
     def _announce(self, opened: int | LedgerError) -> None:
         if self._opened is None or self._opened.done():
@@ -131,8 +200,15 @@ class Writer:
             self._opened.set_result(opened)
 
     def _serve(self, db: apsw.Connection, committer: Committer, gate: int) -> None:
-        while True:
-            mail = self._mail.get()
+        while not self._gave_up:
+            try:
+                mail = self._mail.get(timeout=_RETRY_S if self._shortage.active else None)
+            except queue.Empty:
+                mail = []
+            if self._files is not None:
+                self._files.check(db)
+            if self._shortage.active:
+                self._end_shortage(db, committer, gate)
             if mail is None:
                 return
             if isinstance(mail, tuple):
@@ -145,7 +221,7 @@ class Writer:
             if end:
                 return
 
-    def _gather(self, first: list[_Waiting]) -> tuple[list[_Waiting], _Call | None, bool]:
+    def _gather(self, first: list[Waiting]) -> tuple[list[Waiting], _Call | None, bool]:
         """Take whatever else lies in the queue by now, up to a batch's size."""
         batch = first
         while len(batch) < MAX_BATCH:
@@ -161,55 +237,105 @@ class Writer:
         return batch, None, False
 
     def _commit_batch(
-        self, db: apsw.Connection, committer: Committer, gate: int, batch: list[_Waiting]
+        self, db: apsw.Connection, committer: Committer, gate: int, batch: list[Waiting]
     ) -> None:
-        operations = [waiting[0] for waiting in batch]
-        while True:
-            # A fair queue of processes: SQLite's own busy waiting lets one starve the others.
-            fcntl.flock(gate, fcntl.LOCK_EX)
+        """Try until it is on disk; given up only to stop."""
+        self._batches += 1
+        self.busy_with = self._batches
+        try:
+            self._commit_in_time(db, committer, gate, batch)
+        finally:
+            self.busy_with = 0
+        if self._checkpoints is not None and self._checkpoints.due:
+            with _held(gate):
+                self._checkpoints.run()
+
+    def _commit_in_time(
+        self, db: apsw.Connection, committer: Committer, gate: int, batch: list[Waiting]
+    ) -> None:
+        shortage = self._shortage
+        if not shortage.active and shortage.declared():
+            self._begin_shortage()
+        if shortage.active:
+            batch = shortage.keep_back(batch)
+        while batch:
+            try:
+                answers = self._try(db, committer, gate, [waiting[0] for waiting in batch])
+            except PASSING as error:
+                if shortage.caused(error):
+                    self._begin_shortage()
+                    batch = shortage.keep_back(batch)
+                else:
+                    self._have_trouble(f"{type(error).__name__}: {error}")
+                if batch and self._stopping.wait(_RETRY_S):
+                    self._gave_up = True
+                    return
+                continue
+            self._committed(committer, batch, answers)
+            return
+
+    def _try(
+        self, db: apsw.Connection, committer: Committer, gate: int, operations: list[Operation]
+    ) -> list[Verdict | None]:
+        # A fair queue of processes: SQLite's own busy waiting lets one starve the others.
+        with _held(gate):
+            if self._files is not None:
+                self._files.check(db)  # no call is made for a claim in a file that nobody will find
             try:
                 started = self._wall()
                 db.execute("BEGIN IMMEDIATE")
                 answers = committer.apply(operations, int(started * 1000))
                 db.execute("COMMIT")
-                self.on_commit(self._wall() - started)
-                self.trouble = None
-                break
-            except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as error:
-                self.trouble = f"{type(error).__name__}: {error}"
             finally:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
-                fcntl.flock(gate, fcntl.LOCK_UN)
-            if self._stopping.wait(_RETRY_S) and self._mail.empty():
-                return
+        self.on_commit(self._wall() - started)
+        return answers
+
+    def _committed(self, committer: Committer, batch: list[Waiting], answers: list[Verdict | None]) -> None:
+        if self.trouble is not None and not self._shortage.active:
+            self._have_trouble(None)
+        self._calls_recorded += sum(_ends_call(waiting[0]) for waiting in batch)
         if committer.news:
             news = committer.news
             self._tell(lambda: self._report(news))
         if any(future is not None for _, future, _ in batch):
             self._tell(lambda: _resolve(batch, answers))
-        if self._wal_pages >= CHECKPOINT_PAGES:
-            self._checkpoint(db)
+
+    # -- trouble -------------------------------------------------------------------------------------
+
+    def _have_trouble(self, reason: str | None) -> None:
+        changed = (self.trouble is None) != (reason is None)
+        self.trouble = reason
+        if changed:
+            self._tell(self.on_trouble)
+
+    def _begin_shortage(self) -> None:
+        self._shortage.begin()
+        self._have_trouble(self._shortage.reason)
+
+    def _end_shortage(self, db: apsw.Connection, committer: Committer, gate: int) -> None:
+        """If there is room again, carry out what was kept back."""
+        with _held(gate):
+            if not self._shortage.ballast.room_again():
+                return
+        batch = self._shortage.end()
+        self._have_trouble(None)
+        if batch:
+            self._commit_batch(db, committer, gate, batch)
 
     def _report(self, news: Sequence[News]) -> None:
         for one in news:
             self.on_news(one)
 
-    def _checkpoint(self, db: apsw.Connection) -> None:
-        with contextlib.suppress(apsw.BusyError):  # a reader is in the way: the next commit tries again
-            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-            self._wal_pages = 0
-
-    def _count_wal(self, _db: apsw.Connection, _name: str, pages: int) -> int:
-        self._wal_pages = pages
-        return apsw.SQLITE_OK
-
     def _run_call(self, db: apsw.Connection, call: _Call) -> None:
         function, future = call
         try:
             result = function(db)
+        except damage.DAMAGED:
+            raise
         except (apsw.Error, LedgerError) as error:
-            failure = error
+            failure = error if isinstance(error, LedgerError) else LedgerError(f"{self._path}: {error}")
             self._tell(lambda: None if future.done() else future.set_exception(failure))
         else:
             self._tell(lambda: None if future.done() else future.set_result(result))
@@ -220,7 +346,7 @@ class Writer:
             self._loop.call_soon_threadsafe(callback)
 
 
-def _resolve(batch: list[_Waiting], answers: list[Verdict | None]) -> None:
+def _resolve(batch: list[Waiting], answers: list[Verdict | None]) -> None:
     for (_, future, orphaned), answer in zip(batch, answers, strict=True):
         if future is None:
             continue
@@ -228,6 +354,26 @@ def _resolve(batch: list[_Waiting], answers: list[Verdict | None]) -> None:
             future.set_result(answer)
         elif orphaned is not None:
             orphaned(answer)
+
+
+def _ends_call(operation: Operation) -> bool:
+    """Is this the end of a call that was made?"""
+    if not isinstance(operation, Landing) or operation.settled is None:
+        return False
+    return operation.settled.state != "void"
+
+
+@contextlib.contextmanager
+def _held(gate: int) -> Iterator[None]:
+    fcntl.flock(gate, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(gate, fcntl.LOCK_UN)
+
+
+def _nobody_looks() -> None:
+    """Stands in until the owner sets `on_trouble`."""
 
 
 def _nobody_listens(_told: object) -> None:

@@ -101,6 +101,9 @@ WARNING = _event("warning", "warning", "The configuration or the Redis server de
 DRAIN_STARTED = _event("drain_started", "info", "SIGTERM came: no more reads, unsent jobs are handed back.")
 DRAIN_FINISHED = _event("drain_finished", "info", "The drain ended; says how many calls were cut off.")
 LEDGER_OPENED = _event("ledger_opened", "info", "The ledger is open and of the right schema.")
+LEDGER_UNRECORDED = _event(
+    "ledger_unrecorded", "error", "The process ends, and says how many ended calls it could not record."
+)
 MODEL_UNKNOWN = _event("model_unknown", "error", "A provider does not know the configured model.")
 PRICE_UNKNOWN = _event("price_unknown", "warning", "No price is known for a model, and none is configured.")
 WORKER_RESTARTED = _event(
@@ -119,7 +122,10 @@ LIBRARY_LOG = _event("library_log", "warning", "A library logged a warning or wo
 _STREAM_LEVELS: dict[str, Level] = {
     **dict.fromkeys(("bound_violated", "model_disabled", "worker_restarted", "ledger_trouble"), "error"),
     **dict.fromkeys(("budget_warning", "budget_exhausted", "circuit_opened", "outcome_unknown"), "warning"),
-    **dict.fromkeys(("lease_lost", "entries_reclaimed", "entries_vanished", "dead_lettered"), "warning"),
+    **dict.fromkeys(
+        ("ledger_wal_large", "lease_lost", "entries_reclaimed", "entries_vanished", "dead_lettered"),
+        "warning",
+    ),
     **dict.fromkeys(("redis_lost", "publish_stalled", "publish_refused", "events_dropped"), "warning"),
 }
 
@@ -242,6 +248,10 @@ LEDGER_COMMIT = _metric(
     "s",
     "One group commit of the ledger.",
     buckets=_COMMIT_SECONDS,
+)
+LEDGER_SIZE = _metric("theo.ledger.size", Kind.GAUGE, "By", "Size of the ledger's file.")
+LEDGER_WAL_SIZE = _metric(
+    "theo.ledger.wal_size", Kind.GAUGE, "By", "Size of the ledger's write-ahead log; 64 MiB is an alarm."
 )
 BUILD_INFO = _metric("theo.build.info", Kind.GAUGE, "1", "Always 1.", labels=("version", "python"))
 CPU_TIME = _metric("process.cpu.time", Kind.COUNTER, "s", "Processor time of this process, user and system.")

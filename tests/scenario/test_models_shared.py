@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import MemoryBooks, MemoryLedger, VirtualClock
-from tests.scenario.stage import Stage, model, open_stage
+from tests.scenario.stage import Stage, model, open_stage, staged
 from theo_daemon.config import Config, LedgerConfig, RoutingConfig
 from theo_workers.errors import AuthenticationFailed, ProviderUnavailable, RateLimited
 from theo_workers.secret import Secret
@@ -284,3 +284,17 @@ async def test_health_is_kept_across_restarts_and_added_up() -> None:
         await three.answer("q")
         await found.clock.advance(5)
         assert three.rows("SELECT json_extract(health, '$.total_successes') FROM standings") == [(4,)]
+
+
+async def test_a_job_that_fails_over_to_a_rate_that_is_used_up_waits_for_it_longer_than_a_call_may_take() -> (
+    None
+):
+    down = Fate(error="provider_unavailable", status_code=503)
+    up = model("up", rpm=1, routing={"timeout_s": 20.0})
+    async with staged(model("down", down, routing={"weight": 1e9}), up) as stage:
+        first, second = stage.push("a"), stage.push("b")
+        await stage.advance(50)
+        assert stage.ends([first, second]).count("ok") == 1
+        await stage.advance(15)
+        assert stage.ends([first, second]) == ["ok", "ok"]
+        assert stage.calls == 4
