@@ -318,7 +318,7 @@ async def test_damage_found_while_running_ends_the_writer_and_keeps_the_file(
     before = ledger.path.read_bytes()
     monkeypatch.setattr("theo_daemon.ledger.commit.Committer.apply", corrupt)
     ledger.tell(Landing())
-    with pytest.raises(LedgerError, match="is damaged: .* It was left as it is"):
+    with pytest.raises(LedgerError, match=r"is damaged: .* It was left as it is"):
         await asyncio.wait_for(asyncio.shield(ledger.crashed), 5)
     await eventually(lambda: not ledger._writer._thread.is_alive())
     assert ledger.path.read_bytes() == before
