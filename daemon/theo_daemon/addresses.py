@@ -46,6 +46,11 @@ def check_redis_url(url: str) -> None:
     _check_place(scheme, authority.rpartition("@")[2], path)
 
 
+def is_cluster(url: str) -> bool:
+    """Does the address name a Redis Cluster, where all keys need the same hash tag?"""
+    return url.startswith("redis+cluster://")
+
+
 def redacted_redis_url(url: Secret | None) -> str:
     """For people: `redis://:***@host:6379/0`. Whatever cannot be told apart from a password is left out."""
     if url is None:

@@ -9,9 +9,9 @@ import random
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from theo_daemon import __version__
+from theo_daemon.addresses import is_cluster
 from theo_daemon.config import Config
 from theo_daemon.core import Core
 from theo_daemon.ledger import process_name
@@ -19,7 +19,8 @@ from theo_daemon.ledger.condition import Tidings
 from theo_daemon.observer import DaemonObserver
 from theo_daemon.redis_link import RedisLink, redacted
 from theo_daemon.redis_side import RedisSide, running
-from theo_daemon.reply_patterns import allowed_reply, compile_patterns
+from theo_daemon.redis_url import secrets_in
+from theo_daemon.reply_patterns import compile_patterns, why_refused
 from theo_daemon.server_check import ServerFacts, check_server
 from theo_daemon.snapshot import Snapshot
 from theo_daemon.stall_guard import StallGuard
@@ -56,7 +57,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve. Raises ConfigError, LedgerError, RedisUnreachable or CrashedTooOften."""
-        link = RedisLink(self._url, client_name=self.consumer)
+        link = RedisLink(self._url, prefix=self.config.redis.prefix, client_name=self.consumer)
         facts = await check_server(link)
         async with AsyncExitStack() as stack:
             telemetry = self._telemetry(stack, facts)
@@ -107,12 +108,14 @@ class Daemon:
         telemetry.event(names.LEDGER_OPENED, path=str(core.ledger.path))
         for warning in core.ledger.warnings:
             telemetry.event(names.WARNING, reason=warning)
-        patterns = compile_patterns(self.config.redis.prefix, self.config.reply.allowed)
+        patterns = compile_patterns(
+            self.config.redis.prefix, self.config.reply.allowed, one_slot=is_cluster(self._url)
+        )
         dispatcher = core.dispatch(
             publisher=side.publisher,
             holds=side.held,
             redis_now_ms=side.time.now_ms,
-            reply_allowed=lambda name: allowed_reply(patterns, name),
+            reply_refusal=lambda name: why_refused(patterns, name),
         )
         side.attach(dispatcher, core.standings.order, shut=lambda: core.ledger.trouble is not None)
 
@@ -208,8 +211,7 @@ def _secrets(config: Config, redis_url: str) -> Iterator[str]:
     """Every value that must never leave by a log line, trace or reply."""
     if redacted(redis_url) != redis_url:  # an address without a password helps whoever reads the log
         yield redis_url
-        password = urlsplit(redis_url).password or ""
-        yield from (password, unquote(password))
+        yield from secrets_in(redis_url)
     for model in config.models:
         if model.api_key is not None:
             yield model.api_key.reveal()

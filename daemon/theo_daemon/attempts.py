@@ -39,7 +39,7 @@ from theo_workers.errors import (
     WorkerStopped,
 )
 from theo_workers.messages import Outcome, Request
-from theo_workers.model_worker import Call, Completed
+from theo_workers.model_worker import Call, CallFailed, Completed
 
 
 class NotGranted(Exception):
@@ -111,9 +111,19 @@ class Attempts:
         except GenerationError as error:
             self._bookings.doubtful(flight, want, Outcome.MAYBE, code=error.code)
             raise
-        if isinstance(result, Completed):
-            return self._bookings.answered(flight, started, result)
-        self._bookings.failed(flight, started, result)
+        return self._book(flight, started, result)
+
+    def _book(
+        self, flight: Flight, started: Started, result: Completed | CallFailed
+    ) -> Result | TryOneOf | GiveUp:
+        try:
+            if isinstance(result, Completed):
+                return self._bookings.answered(flight, started, result)
+            self._bookings.failed(flight, started, result)
+        except Exception:  # a bug: the job ends, but what the call holds must not be held for ever
+            if flight.settled is None:
+                self._bookings.doubtful(flight, started.want, Outcome.MAYBE, code="internal_error")
+            raise
         return self._decide(flight)
 
     # -- money ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from msgspec import Struct, structs
 
-from theo_daemon.addresses import check_host_port, check_http_url, check_redis_url
+from theo_daemon.addresses import check_host_port, check_http_url, check_redis_url, is_cluster
 from theo_daemon.config import (
     Config,
     ControlConfig,
@@ -29,6 +29,7 @@ from theo_daemon.config_models import ModelReader
 from theo_daemon.config_names import check_names, read_groups, read_workflows
 from theo_daemon.config_routing import read_global
 from theo_daemon.config_table import Report, Shape, read_table, read_value, text_of, unknown
+from theo_daemon.hash_slot import hash_tag, slot_of
 from theo_daemon.reply_patterns import can_match, own_key
 from theo_daemon.secret_source import SecretSource, is_reference
 from theo_workers.errors import ConfigError
@@ -87,6 +88,7 @@ def parse_config(
         source=source,
     )
     check_names(config, raw, report)
+    _one_slot(config, report)
     _doubts(config, report, serving=serving)
     if report.errors:
         count = len(report.errors)
@@ -166,6 +168,22 @@ def _reply(raw: Mapping[str, Any], prefix: str, report: Report) -> ReplyConfig:
         if not can_match(prefix, text):
             report.error("[reply] allowed", f'"{text[:64]}" can match nothing: {own}')
     return ReplyConfig(**given)
+
+
+def _one_slot(config: Config, report: Report) -> None:
+    """On Redis Cluster one script must reach every key, and it reaches those of one slot."""
+    url, prefix, default = config.redis.url, config.redis.prefix, config.reply.default
+    if url is None or not is_cluster(url.reveal()):
+        return
+    tag = hash_tag(prefix)
+    if tag is None:
+        name = prefix.replace("{", "").replace("}", "") or "theo"
+        report.error(
+            "[redis] prefix",
+            f'on Redis Cluster it needs braces, as in "{{{name}}}": all keys then share a server',
+        )
+    elif slot_of(default) != slot_of(prefix):
+        report.error("[reply] default", f"on Redis Cluster it needs the hash tag of redis.prefix, {{{tag}}}")
 
 
 def _ledger(raw: Mapping[str, Any], folder: Path, report: Report) -> LedgerConfig:

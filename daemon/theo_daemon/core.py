@@ -137,7 +137,7 @@ class Core:
         publisher: Publisher,
         holds: Holds,
         redis_now_ms: Callable[[], int],
-        reply_allowed: Callable[[str], bool],
+        reply_refusal: Callable[[str], str | None],
     ) -> Dispatcher:
         """Build the dispatcher between an intake and `publisher`."""
         config = self.config
@@ -146,7 +146,7 @@ class Core:
             reception=Reception(
                 catalogue=self.catalogue,
                 max_job_bytes=config.ingress.max_job_bytes,
-                reply_allowed=reply_allowed,
+                reply_refusal=reply_refusal,
                 on_refusal=self._observer.on_refusal,
             ),
             fleet=self.fleet,

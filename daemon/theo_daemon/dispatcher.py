@@ -19,7 +19,7 @@ from theo_daemon.fair_queue import FairQueue
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight, Ticket, flight_key
 from theo_daemon.generation import Generation, LedgerQuestions
-from theo_daemon.job import Delivery, EntryRef, Failed
+from theo_daemon.job import Delivery, EntryRef, Envelope, Failed
 from theo_daemon.landing import JobObserver, Landings
 from theo_daemon.ledger.ledger import Ledger
 from theo_daemon.ledger.records import Check, Conflict, Replay, Verdict
@@ -43,7 +43,7 @@ from theo_workers.errors import (
 class DispatchObserver(JobObserver, AttemptObserver, Protocol):
     """Hears what becomes of jobs and attempts."""
 
-    def on_bug(self, error: BaseException, ticket: Ticket) -> None:
+    def on_bug(self, error: BaseException, ref: EntryRef) -> None:
         """An unforeseen exception ended the job as internal_error."""
 
 
@@ -119,7 +119,7 @@ class Dispatcher:
         for delivery in deliveries:
             if delivery.ref in self._manifest:
                 continue  # ours already: a lost lease that came back
-            received = self._reception.receive(delivery)
+            received = self._receive(delivery)
             if isinstance(received, Refused):
                 self._refuse(received)
             else:
@@ -164,6 +164,14 @@ class Dispatcher:
 
     # -- boarding ------------------------------------------------------------------------------------
 
+    def _receive(self, delivery: Delivery) -> Accepted | Refused:
+        try:
+            return self._reception.receive(delivery)
+        except Exception as bug:  # noqa: BLE001 - met by one entry, it must cost the others of the batch nothing
+            self._observer.on_bug(bug, delivery.ref)
+            envelope = Envelope(ref=delivery.ref, id=delivery.ref.entry_id)
+            return Refused(envelope, delivery.lane, failed(_bug()), None)
+
     async def _check_reply_streams(self, accepted: Sequence[Accepted]) -> None:
         names = {str(one.job.envelope.reply_to) for one in accepted if one.job.envelope.reply_to is not None}
         unusable = await self._publisher.unusable(sorted(names))
@@ -193,12 +201,21 @@ class Dispatcher:
             error = IdConflict("a job with this id and another payload is running; choose a new id")
             self._landings.finish(ticket, failed(error))
         elif same_id is not None and same_id.flight is not None and not same_id.flight.landing:
-            ticket.repeat = True
-            self._join(ticket, same_id.flight)
+            self._join_same_id(ticket, same_id.flight)
         elif (flight := self._flights.get(flight_key(ticket))) is not None:
             self._join(ticket, flight)
         else:
             self._take_off(Flight(flight_key(ticket), ticket))
+
+    def _join_same_id(self, ticket: Ticket, flight: Flight) -> None:
+        """A repeat waits for the first push. If the first comes last, from a dead process, it takes the lead."""
+        if flight.awaited == ticket.ref and flight.wake is not None:
+            flight.yield_lead(ticket)
+            if not flight.wake.done():
+                flight.wake.set_result(None)
+            return
+        ticket.repeat = True
+        self._join(ticket, flight)
 
     def _expired(self, ticket: Ticket) -> bool:
         """Set the deadline's timer; True when it had passed before we began."""
@@ -256,7 +273,7 @@ class Dispatcher:
     # -- flying --------------------------------------------------------------------------------------
 
     def _take_off(self, flight: Flight) -> None:
-        self._flights[flight.key] = flight
+        self._flights[flight.place] = flight
         flight.lead.flight = flight
         flight.task = self._spawn(self._fly(flight))
         flight.task.add_done_callback(partial(self._crashed, flight))
@@ -306,23 +323,31 @@ class Dispatcher:
         if task.cancelled():
             if self._draining:
                 self._hand_back(flight)
+            elif flight.withdrawn is not None:
+                self._never_began(flight, flight.withdrawn)
             return
         error = task.exception()
         if error is None:
             return
-        self._flights.pop(flight.key, None)
+        self._flights.pop(flight.place, None)
         self._landings.release_flight(flight)
         for ticket in flight.tickets:
             if not ticket.ended:
-                self._observer.on_bug(error, ticket)
+                self._observer.on_bug(error, ticket.ref)
                 self._landings.release_id(ticket)
-                self._landings.finish(
-                    ticket, failed(InternalError("the router failed on this job; see its log"))
-                )
+                self._landings.finish(ticket, failed(_bug()))
+
+    def _never_began(self, flight: Flight, outcome: Failed) -> None:
+        """Withdrawn before its task took a step: nothing was asked or sent."""
+        self._flights.pop(flight.place, None)
+        self._landings.finish(flight.lead, outcome)
+        if flight.waiters:
+            flight.restart()
+            self._take_off(flight)
 
     def _hand_back(self, flight: Flight) -> None:
         """Drained: the jobs are other processes' now."""
-        self._flights.pop(flight.key, None)
+        self._flights.pop(flight.place, None)
         self._landings.release_flight(flight)
         for ticket in flight.tickets:
             if not ticket.ended:
@@ -342,6 +367,10 @@ class Dispatcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _bug() -> InternalError:
+    return InternalError("the router failed on this job; see its log")
 
 
 def _with_attempts(outcome: Failed, flight: Flight) -> Failed:

@@ -47,9 +47,10 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempt_number", "attempts", "barred", "candidates", "cost_nano", "flush", "holding", "key", "landing",
-        "last_error", "lead", "line", "listed", "looked", "prompt_bounds", "queued_at", "records", "route",
-        "sent_attempt", "settled", "task", "text", "tried", "waited_since_ms", "waiters", "withdrawn",
+        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "flush", "holding",
+        "key", "landing", "last_error", "lead", "line", "listed", "looked", "place", "prompt_bounds",
+        "queued_at", "records", "route", "sent_attempt", "settled", "task", "text", "tried",
+        "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, key: str, lead: Ticket) -> None:
@@ -60,6 +61,9 @@ class Flight:
         self.barred: dict[str, Barred] = {}  # the others
         self.waiters: list[Ticket] = []
         self.task: asyncio.Task[None] | None = None
+        self.place = key  # among the flights of this process, whoever leads
+        self.awaited: EntryRef | None = None  # the push of the same id, elsewhere, that we wait for
+        self.wake: asyncio.Future[None] | None = None  # ends that wait, or the wait for another's call
         self.holding = False  # the ledger's claim on the key is ours
         self.landing = False  # the outcome is being recorded: too late to withdraw
         self.looked = False  # the ledger was asked for answers already
@@ -97,6 +101,15 @@ class Flight:
         """Money forbids this candidate, for as long as the flight is its lead's."""
         self.barred[model] = barred
         self._narrow()
+
+    def yield_lead(self, first: Ticket) -> None:
+        """The push that holds the lead's client id is here: the call is made for it, the lead repeats it."""
+        if first in self.waiters:
+            self.waiters.remove(first)
+        self.lead.repeat, first.repeat = True, False
+        self.waiters.insert(0, self.lead)
+        self.lead, first.flight = first, self
+        self.key = flight_key(first)  # with `cache = off` it is the entry's own
 
     def hand_over(self) -> None:
         """The lead has left: the next job that waits goes on with the call, under its own ceiling."""

@@ -11,7 +11,7 @@ from theo_daemon.attempts import Attempts, NotGranted
 from theo_daemon.ceilings import hold_wait_s
 from theo_daemon.fleet import LARGE_BYTES, Fleet
 from theo_daemon.flight import Flight
-from theo_daemon.job import Answer, Answered, OnUnknown
+from theo_daemon.job import Answer, Answered, EntryRef, OnUnknown
 from theo_daemon.ledger.ledger import Ledger
 from theo_daemon.ledger.records import (
     Ask,
@@ -20,13 +20,14 @@ from theo_daemon.ledger.records import (
     Conflict,
     Granted,
     Hit,
+    IdBusy,
     OverBudget,
     PriorAttempt,
     Replay,
     Verdict,
     Want,
 )
-from theo_daemon.ledger.watcher import OnId, OnKey
+from theo_daemon.ledger.watcher import OnId, OnKey, Token
 from theo_daemon.outcomes import Result, replayed
 from theo_daemon.reply import decode_outcome
 from theo_daemon.turns import Found, TurnQueue
@@ -107,7 +108,7 @@ class Generation:
             if result is not None:
                 return result
             # What was waited for has ended and left an answer; and one on record costs nothing.
-            look_first = isinstance(verdict, Busy) or not (flight.candidates or flight.looked)
+            look_first = isinstance(verdict, Busy | IdBusy) or not (flight.candidates or flight.looked)
 
     async def _fly(self, flight: Flight) -> Result | Verdict | None:
         """One turn: its result, what the ledger says instead, or None when another turn is needed."""
@@ -146,17 +147,31 @@ class Generation:
                 return Result(replayed(decode_outcome(outcome), own=own), shared=False)
             case Conflict():
                 raise IdConflict("this id was used before with another payload; choose a new id")
-            case Busy(on_id):
-                await self._wait_elsewhere(flight, on_id=on_id)
+            case Busy():
+                await self._wait_elsewhere(flight, OnKey(flight.key))
+            case IdBusy(holder):
+                await self._wait_for_first_push(flight, holder)
             case Clear(prior) | Granted(prior):
                 self._questions.heed_prior(flight, prior)
         return None
 
-    async def _wait_elsewhere(self, flight: Flight, *, on_id: bool) -> None:
-        job = flight.lead.job
+    async def _wait_for_first_push(self, flight: Flight, holder: EntryRef) -> None:
+        """The id belongs to another entry. If that is here too, it goes first, or both would wait for ever."""
+        first = next((ticket for ticket in flight.waiters if ticket.ref == holder), None)
+        if first is not None:
+            flight.yield_lead(first)
+            return
+        flight.awaited = holder
+        try:
+            await self._wait_elsewhere(flight, OnId(flight.lead.job.tenant, flight.lead.job.client_id or ""))
+        finally:
+            flight.awaited = None
+
+    async def _wait_elsewhere(self, flight: Flight, token: Token) -> None:
         if flight.waited_since_ms is None:
             flight.waited_since_ms = int(self._clock.wall() * 1000)
-        await self._ledger.wait(OnId(job.tenant, job.client_id or "") if on_id else OnKey(flight.key))
+        flight.wake = self._ledger.wait(token)
+        await flight.wake
 
     async def _over_budget(self, flight: Flight, model: str, verdict: OverBudget) -> None:
         """Blocked by holds: wait a little. Blocked by what is spent, or an unknown price: the others are left."""

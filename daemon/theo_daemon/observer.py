@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from theo_daemon.flight import Ticket
-from theo_daemon.job import JobOutcome
+from theo_daemon.job import EntryRef, JobOutcome
 from theo_daemon.ledger.condition import Recovered, Tidings, Troubled, Unrecorded, WalLarge
 from theo_daemon.ledger.reading import MODEL_SCOPE
 from theo_daemon.ledger.records import CallLost, CeilingNear, CeilingReached, News, Scope
@@ -116,8 +116,8 @@ class DaemonObserver:
         if refused.dead is not None:
             self._events.emit("dead_lettered", code=refused.dead.code, entry_id=refused.envelope.ref.entry_id)
 
-    def on_bug(self, error: BaseException, ticket: Ticket) -> None:
-        self._telemetry.event(names.UNCAUGHT_BUG, entry_id=ticket.ref.entry_id, exc_info=error)
+    def on_bug(self, error: BaseException, ref: EntryRef) -> None:
+        self._telemetry.event(names.UNCAUGHT_BUG, entry_id=ref.entry_id, exc_info=error)
 
 
 def _money(scope: Scope, spent_nano: int) -> dict[str, str]:
@@ -173,5 +173,5 @@ class LibraryObserver:
     def on_refusal(self, refused: Refused) -> None:
         _log.debug("job_refused code=%s", refused.outcome.code)
 
-    def on_bug(self, error: BaseException, ticket: Ticket) -> None:
-        _log.error("the router failed on job %s", ticket.job.envelope.id, exc_info=error)
+    def on_bug(self, error: BaseException, ref: EntryRef) -> None:
+        _log.error("the router failed on job %s", ref.entry_id, exc_info=error)

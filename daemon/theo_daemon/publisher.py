@@ -200,6 +200,8 @@ class StreamPublisher:
             failures = 0
             self._connected = True
             self._settle(chunk, found)
+            if any(isinstance(what, bytes) and what.startswith(b"READONLY") for what in found):
+                await self._wire.close()  # it is a replica by now, and the next connection finds the primary
 
     def stop(self) -> None:
         """Let `run` return as soon as everything is published."""

@@ -45,11 +45,11 @@ class Reception:
         *,
         catalogue: Catalogue,
         max_job_bytes: int,
-        reply_allowed: Callable[[str], bool],
+        reply_refusal: Callable[[str], str | None],
         on_refusal: Callable[[Refused], None],
     ) -> None:
         self._catalogue, self._max_job_bytes = catalogue, max_job_bytes
-        self._reply_allowed = reply_allowed
+        self._reply_refusal = reply_refusal
         self.count_refusal = on_refusal
 
     def receive(self, delivery: Delivery) -> Accepted | Refused:
@@ -59,11 +59,8 @@ class Reception:
         except JobRefused as refusal:
             return self._refuse(salvage(delivery), refusal, delivery)
         reply_to = job.envelope.reply_to
-        if reply_to is not None and not self._reply_allowed(reply_to):
-            error = ReplyToNotAllowed(
-                "reply_to matches no pattern of reply.allowed, or is a key of the router's own"
-            )
-            return self._refuse(job.envelope, error, delivery)
+        if reply_to is not None and (why := self._reply_refusal(reply_to)) is not None:
+            return self._refuse(job.envelope, ReplyToNotAllowed(why), delivery)
         route = self._catalogue.resolve(job.model, job.workflow)
         if route is None:
             return self._refuse(job.envelope, _unknown(job), delivery)
@@ -78,7 +75,7 @@ class Reception:
     def _refuse(self, envelope: Envelope, error: JobRefused, delivery: Delivery) -> Refused:
         reply_to = envelope.reply_to
         if reply_to is not None and (
-            isinstance(error, ReplyToNotAllowed) or not self._reply_allowed(reply_to)
+            isinstance(error, ReplyToNotAllowed) or self._reply_refusal(reply_to) is not None
         ):
             envelope = _without_reply_to(envelope)
         return Refused(envelope, delivery.lane, failed(error), _dead_letter(error, delivery))

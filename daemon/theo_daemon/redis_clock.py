@@ -41,9 +41,16 @@ class RedisClock:
         self.error_s = error_s
         self._offset_s = int(seconds) + int(micros) / 1e6 - (asked + answered) / 2
 
+    async def _leave_a_replica(self) -> None:
+        """A server that was deposed goes on telling its time, which is not the time of new entries."""
+        role = await self._wire.ask("ROLE")
+        if role[0] == b"slave":
+            await self._wire.close()
+
     async def run(self) -> None:
         """Ask again every few seconds, until cancelled."""
         while True:
             with contextlib.suppress(RedisError):  # others report that; the last offset serves meanwhile
                 await self.sync()
+                await self._leave_a_replica()
             await sleep(self._clock, REFRESH_S)

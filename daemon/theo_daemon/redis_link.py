@@ -12,10 +12,16 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
+from theo_daemon.addresses import redacted_redis_url
+from theo_daemon.hash_slot import hash_tag, slot_of
+from theo_daemon.redis_cluster import SlotPrimary
+from theo_daemon.redis_node import Dialler
+from theo_daemon.redis_sentinel import SentinelPrimary
+from theo_daemon.redis_url import ClusterNodes, OneServer, Sentinels, read_redis_url
 from theo_daemon.wire import Wire
+from theo_workers.clock import Clock
 from theo_workers.errors import ConfigError, RouterError
-
-SCHEMES = ("redis://", "rediss://", "unix://")
+from theo_workers.secret import Secret
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 5.0
@@ -33,18 +39,33 @@ class RedisLink:
     XADD stores twice and a repeated XREADGROUP loses what the first one delivered.
     """
 
-    def __init__(self, url: str, *, client_name: str = "theo-router") -> None:
+    def __init__(self, url: str, *, prefix: str = "theo", client_name: str = "theo-router") -> None:
+        """`prefix` is that of all keys: on a cluster it says which of the servers has them."""
         self.shown = redacted(url)  # safe to log
-        self._connection_class, self._options = _connection_options(url)
-        self._options["client_name"] = client_name
+        try:
+            self._named = read_redis_url(url)
+        except ValueError as error:
+            raise ConfigError(f"[redis] url: {self.shown} {error}") from None
+        self._connection_class, self._options = self._how_to_connect(self._named.url, client_name)
+        self._finder = self._find(prefix, client_name)
 
     def wire(self, *, timeout_s: float = REPLY_TIMEOUT_S) -> Wire:
         """A connection of its own. For blocking reads `timeout_s` must exceed the longest BLOCK."""
+        match self._finder:
+            case SentinelPrimary() as finder:
+                return Wire(finder.connect, timeout_s=timeout_s, moves=finder.moves)
+            case SlotPrimary() as finder:
+                return Wire(finder.connect, timeout_s=timeout_s)
+            case None:
+                return Wire(self._unconnected, timeout_s=timeout_s)
 
-        def connect() -> AbstractConnection:
-            return self._connection_class(**{**self._options, "socket_timeout": None})
+    async def watch(self, clock: Clock) -> None:
+        """Run it beside wires that live long: until cancelled they follow a primary that is replaced alive.
 
-        return Wire(connect, timeout_s=timeout_s)
+        A server without sentinels is not replaced, and a cluster's nodes say so themselves: it returns at once.
+        """
+        if isinstance(self._finder, SentinelPrimary):
+            await self._finder.watch(clock)
 
     def client(self, *, decode_responses: bool = False) -> Redis:
         """The ordinary client, for commands off the hot path. The caller closes it with `aclose()`."""
@@ -62,14 +83,53 @@ class RedisLink:
         if isinstance(error, AuthenticationError):
             return RedisUnreachable(
                 f"Redis at {self.shown} refused the login: {error}\n"
-                "Check user name and password in the URL: redis://USER:PASSWORD@HOST:PORT/0"
+                "Check user name and password in the URL, which stand in front of the host: USER:PASSWORD@HOST:PORT"
             )
         return RedisUnreachable(
             f"Redis does not answer at {self.shown}: {error}\n"
-            f"Is it running? Try: redis-cli -u {self.shown} ping\n"
+            f"Is it running? Try: {self._how_to_try()}\n"
             "For another address set THEO_REDIS_URL, --redis-url or [redis] url in the configuration.\n"
             "No Redis at hand? `theo-router serve --embedded` starts a private one."
         )
+
+    def _find(self, prefix: str, client_name: str) -> SentinelPrimary | SlotPrimary | None:
+        """What finds the server that takes writes and connects to it; None where there is but one."""
+        dialling = Dialler(self._connection_class, self._options)
+        match self._named:
+            case Sentinels() as named:
+                asking = Dialler(*self._how_to_connect(named.sentinel_url, client_name))
+                return SentinelPrimary(named.sentinels, named.service, asking=asking, dialling=dialling)
+            case ClusterNodes(nodes=nodes):
+                if hash_tag(prefix) is None:
+                    raise ConfigError(
+                        f'[redis] prefix: on Redis Cluster write "{{{prefix.strip("{}")}}}" instead of "{prefix}": '
+                        "the braces keep all keys on one server"
+                    )
+                return SlotPrimary(nodes, slot_of(prefix), dialling=dialling)
+            case OneServer():
+                return None
+
+    async def _unconnected(self) -> AbstractConnection:
+        """It connects by itself with the first command."""
+        return self._connection_class(**{**self._options, "socket_timeout": None})
+
+    def _how_to_connect(self, url: str, client_name: str) -> tuple[type[AbstractConnection], dict[str, Any]]:
+        connection_class, options = _connection_options(url)
+        options["client_name"] = client_name
+        known = {name for cls in connection_class.__mro__ for name in inspect.signature(cls).parameters}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise ConfigError(f"[redis] url: {self.shown} has an unknown option {unknown[0]!r}")
+        return connection_class, options
+
+    def _how_to_try(self) -> str:
+        match self._named:
+            case Sentinels(sentinels=((host, port), *_), service=service):
+                return f"redis-cli -h {host} -p {port} SENTINEL GET-MASTER-ADDR-BY-NAME {service}"
+            case ClusterNodes(nodes=((host, port), *_)):
+                return f"redis-cli -h {host} -p {port} CLUSTER INFO"
+            case _:
+                return f"redis-cli -u {self.shown} ping"
 
 
 def redacted(url: str) -> str:
@@ -77,6 +137,9 @@ def redacted(url: str) -> str:
     scheme, divider, _ = url.partition("://")
     if not divider:
         return "***"  # whatever was pasted here, it is not an address
+    if "+" in scheme:
+        _, at, hosts = redacted_redis_url(Secret(url)).rpartition("@")
+        return f"{scheme}://***@{hosts}" if at else hosts
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
@@ -98,23 +161,8 @@ def error_code(error: RedisError) -> str:
 
 
 def _connection_options(url: str) -> tuple[type[AbstractConnection], dict[str, Any]]:
-    shown = redacted(url)
-    if not url.startswith(SCHEMES):
-        raise ConfigError(f"[redis] url: {shown} must start with one of {', '.join(SCHEMES)}")
-    try:
-        options: dict[str, Any] = dict(parse_url(url))
-        database = urlsplit(url).path.strip("/")
-    except ValueError:  # its text may quote a piece of the password
-        options, database = {}, ""
-    if not options or shown.endswith("://***"):
-        raise ConfigError(
-            f"[redis] url: {shown} cannot be read. Form: redis://USER:PASSWORD@HOST:PORT/0, with reserved "
-            "characters of the password percent-encoded (# as %23, / as %2F)"
-        )
-    if not url.startswith("unix://") and database and not database.isdigit():
-        raise ConfigError(
-            f"[redis] url: the part after the port of {shown} must be a database number, as in /0"
-        )
+    """For a URL of one server, which has been checked."""
+    options: dict[str, Any] = dict(parse_url(url))
     connection_class: type[AbstractConnection] = options.pop("connection_class", Connection)
     options |= {
         "protocol": 2,  # replies as flat arrays: what comes in is what was sent, duplicates included
@@ -126,8 +174,4 @@ def _connection_options(url: str) -> tuple[type[AbstractConnection], dict[str, A
     }
     if not url.startswith("unix://"):
         options["socket_keepalive"] = True
-    known = {name for cls in connection_class.__mro__ for name in inspect.signature(cls).parameters}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise ConfigError(f"[redis] url: {shown} has an unknown option {unknown[0]!r}")
     return connection_class, options

@@ -109,6 +109,7 @@ class RedisSide:
         await stack.enter_async_context(running(self.events.run(), stop=self.events.stop))
         await stack.enter_async_context(running(self.time.run()))
         await stack.enter_async_context(running(self.control.run()))
+        await stack.enter_async_context(running(self._link.watch(self._clock)))
 
 
 @asynccontextmanager

@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from theo_daemon.hash_slot import hash_tag, slot_of
+
+NOT_ALLOWED = "reply_to matches no pattern of reply.allowed, or is a key of the router's own"
+
 
 class ReplyPattern(Struct, frozen=True):
     """A pattern cut at its stars: `head`, any run, each of `middle` in turn between runs, `tail`.
@@ -36,10 +40,14 @@ class ReplyPattern(Struct, frozen=True):
 
 
 class ReplyPatterns(Struct, frozen=True):
-    """The patterns of `reply.allowed`, ready for use, and the key prefix whose names are the router's own."""
+    """The patterns of `reply.allowed`, ready for use, and the key prefix whose names are the router's own.
+
+    `slot` is that of all keys on Redis Cluster, where no script can write to another; None elsewhere.
+    """
 
     prefix: str
     patterns: tuple[ReplyPattern, ...]
+    slot: int | None = None
 
 
 def compile_pattern(text: str) -> ReplyPattern:
@@ -50,9 +58,13 @@ def compile_pattern(text: str) -> ReplyPattern:
     return ReplyPattern(head, tuple(piece for piece in rest[:-1] if piece), rest[-1])
 
 
-def compile_patterns(prefix: str, allowed: Iterable[str]) -> ReplyPatterns:
-    """Made once, at start: `prefix` is `redis.prefix`, `allowed` is `reply.allowed` with `P:` filled in."""
-    return ReplyPatterns(prefix, tuple(compile_pattern(text) for text in allowed))
+def compile_patterns(prefix: str, allowed: Iterable[str], *, one_slot: bool = False) -> ReplyPatterns:
+    """Made once, at start: `prefix` is `redis.prefix`, `allowed` is `reply.allowed` with `P:` filled in.
+
+    With `one_slot`, on Redis Cluster, a reply stream needs the hash tag of the prefix besides.
+    """
+    patterns = tuple(compile_pattern(text) for text in allowed)
+    return ReplyPatterns(prefix, patterns, slot_of(prefix) if one_slot else None)
 
 
 def own_key(prefix: str, name: str) -> bool:
@@ -69,9 +81,18 @@ def own_key(prefix: str, name: str) -> bool:
 
 def allowed_reply(patterns: ReplyPatterns, name: str) -> bool:
     """May a job have its reply on the stream `name`?"""
+    return why_refused(patterns, name) is None
+
+
+def why_refused(patterns: ReplyPatterns, name: str) -> str | None:
+    """What to tell the client whose reply may not go to the stream `name`; None when it may."""
     if not name or own_key(patterns.prefix, name):
-        return False
-    return any(pattern.matches(name) for pattern in patterns.patterns)
+        return NOT_ALLOWED
+    if not any(pattern.matches(name) for pattern in patterns.patterns):
+        return NOT_ALLOWED
+    if patterns.slot is not None and slot_of(name) != patterns.slot:
+        return f"reply_to needs the hash tag {{{hash_tag(patterns.prefix)}}}: this Redis is a cluster"
+    return None
 
 
 def can_match(prefix: str, text: str) -> bool:

@@ -78,7 +78,7 @@ class Router:
             publisher=self._replies,
             holds=self._replies,
             redis_now_ms=lambda: int(self._clock.wall() * 1000),
-            reply_allowed=lambda _: False,
+            reply_refusal=lambda _: "there are no streams here to reply on",
         )
         return self
 

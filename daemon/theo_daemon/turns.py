@@ -11,7 +11,7 @@ from theo_daemon.config import RoutingConfig
 from theo_daemon.fair_queue import FairQueue
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
-from theo_daemon.ledger.records import Busy, Conflict, Hit, Replay, Verdict
+from theo_daemon.ledger.records import Busy, Conflict, Hit, IdBusy, Replay, Verdict
 from theo_workers.clock import Clock
 from theo_workers.errors import NoModelAvailable
 
@@ -132,7 +132,7 @@ class TurnQueue:
         if future is None or future.done() or look.cancelled():
             return
         verdict = look.result()
-        if isinstance(verdict, Hit | Replay | Conflict | Busy):
+        if isinstance(verdict, Hit | Replay | Conflict | Busy | IdBusy):
             future.set_exception(Found(verdict))
         elif not self._fleet.any_available(flight.candidates):
             self._park(flight)

@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 Word = str | bytes | int | float
+
+# Refusals of a server that is not, or not any more, the one for these keys. An ASK is not followed: while a slot
+# is on its way, a command with several keys is at home on neither side, and only waiting helps.
+_ELSEWHERE: Final = (MovedError, ReadOnlyError)
+_AWAY: Final = (*_ELSEWHERE, AskError, ClusterDownError)
 
 
 class Script:
@@ -35,16 +47,27 @@ class Wire:
 
     Every method raises redis.exceptions.RedisError and nothing else of its own making. After anything but
     an error reply the connection is dropped: what happened to the commands is then unknown, and no later
-    caller can read an answer that was meant for this one. Cancelling drops it too.
+    caller can read an answer that was meant for this one. Cancelling drops it too. A server that says that
+    the keys are elsewhere is left as well; if it did nothing, the commands are sent once more to the server
+    that `connect` then finds.
     """
 
-    def __init__(self, connect: Callable[[], AbstractConnection], *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[AbstractConnection]],
+        *,
+        timeout_s: float,
+        moves: Callable[[], int] = int,
+    ) -> None:
         """`connect` makes connections without a socket timeout: `timeout_s` is for each call as a whole.
 
-        The client library's own is an `asyncio.wait_for` around each write, which on CPython 3.11 loses a
-        cancellation that comes as the write ends.
+        When `moves` has changed since a connection was made, another is made before the next call.
+
+        The client library's own time-out is an `asyncio.wait_for` around each write, which on CPython 3.11
+        loses a cancellation that comes as the write ends.
         """
-        self._connect, self._timeout_s = connect, timeout_s
+        self._connect, self._timeout_s, self._moves = connect, timeout_s, moves
+        self._made_at = 0  # moves
         self._connection: AbstractConnection | None = None
         self._turn = asyncio.Lock()
 
@@ -64,22 +87,13 @@ class Wire:
             ]
         )
         async with self._turn:
-            connection = self._connection
-            if connection is None:
-                connection = self._connection = self._connect()
-            settled = False
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    await connection.send_packed_command(packed, check_health=False)
-                    replies = [await _reply(connection) for _ in commands]
-                settled = True
-            except TimeoutError:
-                raise RedisTimeoutError(f"no answer within {self._timeout_s} s") from None
-            except OSError as error:  # what a socket raises before the client library has wrapped it
-                raise RedisConnectionError(f"connection lost: {error}") from error
-            finally:
-                if not settled:
-                    await self._drop()
+            for _ in range(2):
+                replies = await self._exchange(packed, len(commands))
+                if not any(isinstance(reply, _AWAY) for reply in replies):
+                    break
+                await self._drop()
+                if not all(isinstance(reply, _ELSEWHERE) for reply in replies):
+                    break
         return replies
 
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Word]) -> Any:
@@ -104,6 +118,28 @@ class Wire:
         """Drop the connection; another call would make a new one."""
         async with self._turn:
             await self._drop()
+
+    async def _exchange(self, packed: bytes, count: int) -> list[Any]:
+        settled = False
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if self._made_at != self._moves():
+                    await self._drop()
+                connection = self._connection
+                if connection is None:
+                    self._made_at = self._moves()  # before: the world may move on meanwhile
+                    connection = self._connection = await self._connect()
+                await connection.send_packed_command(packed, check_health=False)
+                replies = [await _reply(connection) for _ in range(count)]
+            settled = True
+        except TimeoutError:
+            raise RedisTimeoutError(f"no answer within {self._timeout_s} s") from None
+        except OSError as error:  # what a socket raises before the client library has wrapped it
+            raise RedisConnectionError(f"connection lost: {error}") from error
+        finally:
+            if not settled:
+                await self._drop()
+        return replies
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None

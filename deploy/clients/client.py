@@ -28,10 +28,12 @@ def ask(server: Any, prompt: str, **fields: str) -> dict[str, str]:
     """
     reply_to = f"theo:reply:{uuid.uuid4().hex}"  # a stream of this job's own
     server.xadd("theo:jobs", {"prompt": prompt, "reply_to": reply_to, "ttl_ms": "60000", **fields})
+    reply: dict[str, str]
     last, attempt = "0", "1"
     while True:
         found = server.xread({reply_to: last}, count=100, block=5_000)
-        for last, reply in found[0][1] if found else []:
+        for entry_id, reply in found[0][1] if found else []:
+            last = entry_id
             if reply["final"] == "1":
                 server.unlink(reply_to)  # else it disappears by itself, after reply.ttl_s
                 if reply["status"] == "error":

@@ -18,7 +18,9 @@ class Books(Struct, kw_only=True):
     """What the ledger says."""
 
     integrity: str
-    attempts: list[tuple[Entry, str, str, str, int, int]]  # entry, owner's name, model, state, cost, bound (nano)
+    attempts: list[
+        tuple[Entry, str, str, str, int, int]
+    ]  # entry, owner's name, model, state, cost, bound (nano)
     spend: dict[str, tuple[int, int]]  # scope without a window: spent, held (nano)
     inflight: int
     owners: dict[int, float | None]  # pid -> when it was taken for dead, Unix seconds
@@ -77,14 +79,18 @@ def unbalanced(books: Books) -> list[str]:
     return found
 
 
-def misjudged(books: Books, died: Mapping[int, float]) -> list[str]:
-    """Owners buried alive, and dead ones that were never buried. `died`: pid -> Unix seconds, at the earliest."""
+def misjudged(books: Books, died: Mapping[int, float], left: Mapping[int, float]) -> list[str]:
+    """Owners buried alive, and dead ones that were never buried. Both: pid -> Unix seconds, at the earliest.
+
+    `left` are those that were asked to leave at the end: a peer may bury them or not.
+    """
     found: list[str] = []
     for pid, buried_at in books.owners.items():
-        if buried_at is not None and buried_at < died.get(pid, FOREVER):
-            found.append(f"buried alive: pid {pid} at {buried_at:.3f}, which ended at {died.get(pid, FOREVER):.3f}")
+        ended_at = died.get(pid, left.get(pid, FOREVER))
+        if buried_at is not None and buried_at < ended_at - 0.001:  # the ledger keeps whole milliseconds
+            found.append(f"buried alive: pid {pid} at {buried_at:.3f}, which ended at {ended_at:.3f}")
         if buried_at is None and pid in died:
-            found.append(f"never buried: pid {pid}, which ended at {died[pid]:.3f}")
+            found.append(f"never buried: pid {pid}, which ended at {ended_at:.3f}")
     return found
 
 
@@ -110,7 +116,10 @@ def unaccounted(
         if not starts <= len(states) <= starts + states.count("unknown"):
             found.append(f"{group!r}: {starts} calls, attempts {states}")
     for entry, its in replies.items():
-        told = round(float(its[0].fields["cost"]) * NANO)
+        reply = its[0].fields
+        if "1" in (reply.get("cache_hit"), reply.get("coalesced")):
+            continue  # says 0 by the contract, also where an attempt of its own was lost with a process before
+        told = round(float(reply["cost"]) * NANO)
         if told != cost_of.get(entry, 0):
             found.append(
                 f"{entry} was told {told}, its attempts cost {cost_of.get(entry, 0)}:"
@@ -121,4 +130,3 @@ def unaccounted(
 
 def unknowns(books: Books) -> int:
     return sum(state == "unknown" for _, _, _, state, _, _ in books.attempts)
-

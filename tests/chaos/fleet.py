@@ -26,10 +26,23 @@ class Boot:
         config.write_text(_config(name, provider_url))
         known = {k: v for k, v in os.environ.items() if not k.startswith(("THEO_", "PYTEST"))}
         paths = f"{ROOT / 'daemon'}{os.pathsep}{ROOT / 'workers'}"
-        command = [sys.executable, "-m", "theo_daemon", "serve", "--config", str(config), "--redis-url", redis_url]
+        command = [
+            sys.executable,
+            "-m",
+            "theo_daemon",
+            "serve",
+            "--config",
+            str(config),
+            "--redis-url",
+            redis_url,
+        ]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, cwd=folder, stdout=log, stderr=log, env={**known, "PYTHONPATH": paths, "E2E_API_KEY": API_KEY}
+                command,
+                cwd=folder,
+                stdout=log,
+                stderr=log,
+                env={**known, "PYTHONPATH": paths, "E2E_API_KEY": API_KEY},
             )
         self._serves = False
 
@@ -93,6 +106,7 @@ class Fleet:
         self._folder, self._redis_url, self._provider_url = folder, redis_url, provider_url
         self._boots = 0
         self.died: dict[int, float] = {}  # pid -> Unix seconds, at the earliest
+        self.left: dict[int, float] = {}  # the same of those that were asked to leave
         self.places: list[Boot] = []
         for _ in range(count):
             self.places.append(self._boot())
@@ -129,6 +143,7 @@ class Fleet:
         """Ask all to leave; those that did not leave well."""
         for boot in self.places:
             if boot.status is None:
+                self.left[boot.pid] = time.time()
                 boot.send(signal.SIGTERM)
         deadline = time.monotonic() + timeout_s
         found: list[str] = []

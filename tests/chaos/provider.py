@@ -60,7 +60,9 @@ class Provider:
         try:
             await asyncio.sleep(self._hang_s if fate == "hang" else chance.uniform(*LATENCY_S))
             self._write(call, "end", how=fate)
-            return await self._answer(request, fate, f"{prompt} #{call}", streamed=bool(payload.get("stream")))
+            return await self._answer(
+                request, fate, f"{prompt} #{call}", streamed=bool(payload.get("stream"))
+            )
         except asyncio.CancelledError:
             self._write(call, "end", how="closed")
             raise
@@ -82,13 +84,17 @@ class Provider:
                 _reset(request)
                 return web.Response()
             case "garbage":
-                return web.Response(text="<html>Welcome to the captive portal</html>", content_type="text/html")
+                return web.Response(
+                    text="<html>Welcome to the captive portal</html>", content_type="text/html"
+                )
             case _ if streamed:
                 return await _stream(request, text, cut=fate == "cut")
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "finish_reason": "stop", "message": message}
         body = json.dumps({"id": "c", "model": "m", "choices": [choice], "usage": USAGE}).encode()
-        response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(body))})
+        response = web.StreamResponse(
+            headers={"Content-Type": "application/json", "Content-Length": str(len(body))}
+        )
         await response.prepare(request)
         if fate == "cut":
             await response.write(body[: len(body) // 2])

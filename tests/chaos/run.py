@@ -1,4 +1,4 @@
-"""`make chaos`: real `serve` processes and a real Redis under kill -9, stalls and provider faults, counted from outside.
+"""`make chaos`: real processes and a real Redis under kill -9, stalls and provider faults, counted from outside.
 
 Exit status 1 when a job was lost or answered twice, a call has no explanation, or the books are wrong.
 """
@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from tests.chaos import books, oracles
 from tests.chaos.fleet import TIMEOUT_S, Fleet
-from tests.chaos.records import Faults, by_prompt, read_calls
+from tests.chaos.records import by_prompt, read_calls
 from tests.chaos.traffic import LANES, PREFIX, Driver, Reader, client
 from tests.chaos.trouble import TICK_S, Trouble
 from tests.e2e.processes import ROOT
@@ -76,7 +76,7 @@ def rehearse(folder: Path, *, jobs: int, seconds: float, seed: int, processes: i
         "sent again against orders": oracles.resent(pushed, calls, faults),
         "not at rest": quiet,
         "crashed or left badly": faults.crashes + unclean,
-        "books": books.unbalanced(ledger) + books.misjudged(ledger, fleet.died),
+        "books": books.unbalanced(ledger) + books.misjudged(ledger, fleet.died, fleet.left),
         "money": books.unaccounted(ledger, pushed, calls, replies),
         "reader": [] if stored == sum(map(len, replies.values())) else [f"Redis has {stored} replies"],
     }
@@ -133,7 +133,7 @@ def _settle(fleet: Fleet, trouble: Trouble, driver: Driver, reader: Reader, url:
 def _count_stored(url: str) -> int:
     redis = client(url)
     keys = [key for key in redis.scan_iter(f"{PREFIX}:repl*") if redis.type(key) == "stream"]
-    count = sum(fields["final"] == "1" for key in keys for _, fields in redis.xrange(key))
+    count: int = sum(fields["final"] == "1" for key in keys for _, fields in redis.xrange(key))
     redis.close()
     return count
 
@@ -153,8 +153,8 @@ def _provider(log: Path, seed: int) -> Iterator[str]:
         *(sys.executable, "-m", "tests.chaos.provider", "--log", str(log), "--seed", str(seed)),
         *("--faults", str(FAULTY), "--hang-s", str(3 * TIMEOUT_S)),
     ]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe) as process:
         assert process.stdout is not None
         try:
             yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
@@ -165,10 +165,14 @@ def _provider(log: Path, seed: int) -> Iterator[str]:
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--jobs", type=int, default=6000, metavar="N", help="jobs to push (6000)")
-    parser.add_argument("--seconds", type=float, default=200.0, metavar="S", help="how long faults go on (200)")
+    parser.add_argument(
+        "--seconds", type=float, default=200.0, metavar="S", help="how long faults go on (200)"
+    )
     parser.add_argument("--seed", type=int, help="of jobs, faults and their times (drawn)")
     parser.add_argument("--processes", type=int, default=3, metavar="N", help="serve processes (3)")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="logs, ledger and Redis data go there, and stay")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="logs, ledger and Redis data go there, and stay"
+    )
     return parser.parse_args(argv)
 
 

@@ -34,10 +34,8 @@ class Mix:
         """Lane and fields. The prompt is the job's group: jobs of one group may share one call."""
         chance, self._count = self._random, self._count + 1
         lane = chance.choice(LANES)
-        if self._recent and chance.random() < 0.25:
-            fields = dict(chance.choice(self._recent))
-        else:
-            fields = self._new()
+        again = self._recent and chance.random() < 0.25
+        fields = dict(chance.choice(self._recent)) if again else self._new()
         if chance.random() < 0.2:
             fields["reply_to"] = chance.choice(REPLY_STREAMS[1:])
         return lane, fields
@@ -123,7 +121,9 @@ class Reader:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            for stream, entries in until_answered(lambda: self._redis.xread(self._last, count=500, block=200)):
+            for stream, entries in until_answered(
+                lambda: self._redis.xread(self._last, count=500, block=200)
+            ):
                 now = time.monotonic()
                 self._last[stream] = entries[-1][0]
                 for _, fields in entries:

@@ -24,6 +24,7 @@ from theo_daemon.ledger.records import (
     Conflict,
     Granted,
     Hit,
+    IdBusy,
     JobEnd,
     Landing,
     OverBudget,
@@ -200,7 +201,7 @@ async def test_a_repeated_id_is_answered_from_memory_and_another_payload_is_a_co
     ledger: Ledger,
 ) -> None:
     asked = await sent(ledger, client_id="mine")
-    assert await ledger.ask(ask(ledger, 2, "k2", client_id="mine", digest="k")) == Busy(on_id=True)
+    assert await ledger.ask(ask(ledger, 2, "k2", client_id="mine", digest="k")) == IdBusy(asked.ref)
     await ledger.land(landing(asked))
     assert await ledger.ask(ask(ledger, 3, client_id="mine")) == Replay(b'{"a":1}', own=False)
     assert await ledger.ask(ask(ledger, 4, "k4", client_id="mine")) == Conflict()

@@ -32,6 +32,16 @@ def test_persistence_is_red_when_a_restart_loses_everything(facts: dict[str, str
 
 
 @pytest.mark.parametrize(
+    ("appendfsync", "state", "void"),
+    [("always", "ok", None), ("everysec", "ok", "last second"), ("no", "warn", "had not written")],
+)
+def test_what_a_power_cut_loses_is_told(appendfsync: str, state: str, void: str | None) -> None:
+    finding = check_persistence(AOF | {"appendfsync": appendfsync})
+    assert (finding.state, finding.found) == (state, f"appendonly yes, appendfsync {appendfsync}")
+    assert finding.promise is None if void is None else void in (finding.promise or "")
+
+
+@pytest.mark.parametrize(
     ("facts", "state"),
     [
         ({"role": "master"}, "ok"),
@@ -52,12 +62,18 @@ def test_clocks_that_differ_are_told(offset_s: float, state: str) -> None:
 
 
 def test_facts_are_what_was_not_refused() -> None:
-    assert facts_of(b"# Memory\r\nused_memory:5\r\nrole:master\r\n", [b"save", b"3600 1"]) == {
+    info, save, sync = (
+        b"# Memory\r\nused_memory:5\r\nrole:master\r\n",
+        [b"save", b"3600 1"],
+        [b"appendfsync", b"no"],
+    )
+    assert facts_of(info, save, sync) == {
         "used_memory": "5",
         "role": "master",
         "save": "3600 1",
+        "appendfsync": "no",
     }
-    assert facts_of(ResponseError("NOPERM"), ResponseError("NOPERM")) == {}
+    assert facts_of(ResponseError("NOPERM"), ResponseError("NOPERM"), []) == {}
 
 
 def test_a_ledger_is_looked_at_without_being_made(tmp_path: Path) -> None:

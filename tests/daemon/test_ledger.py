@@ -30,6 +30,7 @@ from theo_daemon.ledger.records import (
     Conflict,
     Granted,
     Hit,
+    IdBusy,
     JobEnd,
     Landing,
     News,
@@ -212,7 +213,7 @@ async def test_two_ledgers_on_one_file_see_each_other_s_calls_and_wait_for_them(
 async def test_waiting_for_an_id_ends_when_its_first_job_does(tmp_path: Path) -> None:
     async with Ledger(tmp_path / "l.db") as one, Ledger(tmp_path / "l.db") as two:
         asked = await granted(one, ask(one, client_id="mine"))
-        assert await two.ask(ask(two, 2, client_id="mine")) == Busy(on_id=True)
+        assert await two.ask(ask(two, 2, client_id="mine")) == IdBusy(asked.ref)
         waiting = two.wait(OnId("", "mine"))
         await one.land(landing(asked))
         await asyncio.wait_for(waiting, 2)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from msgspec import structs
@@ -38,6 +39,7 @@ from theo_daemon.ledger.shared import (
 )
 from theo_workers.health import HealthSnapshot
 
+T = TypeVar("T")
 NOW = 1_700_000_000_000
 HALF_OPEN = SharedStanding(model="fast", version=1, generation=1, openings=1, open_until_ms=NOW - 1)
 
@@ -131,12 +133,12 @@ async def test_another_process_hears_of_a_change_though_it_waits_for_nothing(
     pair: tuple[Ledger, Ledger],
 ) -> None:
     one, two = pair
-    heard: asyncio.Future[Sequence[SharedStanding]] = asyncio.get_running_loop().create_future()
-    two.on_standings(lambda rows: heard.done() or heard.set_result(rows))
+    heard: asyncio.Queue[Sequence[SharedStanding]] = asyncio.Queue()
+    two.on_standings(heard.put_nowait)
     until_ms = int(time.time() * 1000) + 60_000
     mine = await changed(one, CircuitOpened("fast", 0, until_ms, 1))
     assert mine.news
-    assert list(await asyncio.wait_for(heard, 0.3)) == [mine.standing]
+    assert list(await asyncio.wait_for(heard.get(), 0.3)) == [mine.standing]
     assert (await two.standings())[0] == [mine.standing]
 
 
@@ -196,9 +198,9 @@ async def test_a_dead_prober_makes_room() -> None:
     books.close()
 
 
-async def stepped(clock: VirtualClock, wanted: object) -> object:
+async def stepped(clock: VirtualClock, wanted: Awaitable[T]) -> T:
     """The result, with time standing still."""
-    task = asyncio.ensure_future(wanted)  # type: ignore[call-overload]
+    task = asyncio.ensure_future(wanted)
     await clock.advance(0)
     return task.result()
 

@@ -16,6 +16,7 @@ from theo_daemon.ledger.records import (
     Conflict,
     Granted,
     Hit,
+    IdBusy,
     OverBudget,
     Replay,
     Scope,
@@ -90,7 +91,7 @@ def test_an_entry_s_own_outcome_is_published_again() -> None:
 
 def test_a_repeated_id_gets_the_first_outcome_waits_for_it_or_is_a_conflict() -> None:
     first = Remembered(digest="k", ref=ref(7), outcome=None)
-    assert answer(Known(ids={("", "i"): first}), ask(client_id="i")) == [Busy(on_id=True)]
+    assert answer(Known(ids={("", "i"): first}), ask(client_id="i")) == [IdBusy(ref(7))]
     done = Remembered(digest="k", ref=ref(7), outcome=b"o")
     assert answer(Known(ids={("", "i"): done}), ask(client_id="i")) == [Replay(b"o", own=False)]
     other = Remembered(digest="other", ref=ref(7), outcome=None)

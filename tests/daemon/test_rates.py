@@ -17,8 +17,9 @@ def taken(window: tuple[Slice, ...], rate: Rate, at_ms: int) -> Taken:
 
 
 def test_calls_fit_until_the_limit_and_again_when_a_minute_has_passed() -> None:
-    rate, window = Rate(3, None), ()
-    lefts = []
+    rate = Rate(3, None)
+    window: tuple[Slice, ...] = ()
+    lefts: list[Pace] = []
     for at_ms in (START, START, START + 10_000):
         found = taken(window, rate, at_ms)
         window, lefts = found.window, [*lefts, found.left]

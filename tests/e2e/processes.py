@@ -99,6 +99,10 @@ class Serve:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait(10)
 
+    def stand_still(self) -> None:
+        """SIGSTOP: alive, and doing nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
     def wait_exit(self, within_s: float) -> int:
         return self._process.wait(within_s)
 

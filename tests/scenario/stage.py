@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import msgspec
+from msgspec import structs
 
 from tests.fakes import Delta, Final, MemoryBooks, MemoryLedger, MemoryReplies, QuickCounter, VirtualClock
 from theo_daemon import core as core_module
@@ -18,7 +19,6 @@ from theo_daemon.cancellations import Cancel
 from theo_daemon.config import Config, IngressConfig, LedgerConfig, ModelConfig, RoutingConfig
 from theo_daemon.core import Core
 from theo_daemon.dispatcher import Dispatcher
-from theo_daemon.flight import Ticket
 from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.records import News
@@ -78,7 +78,7 @@ class Listening(LibraryObserver):
         self.news: list[News] = []
         self.violations: list[str] = []
 
-    def on_bug(self, error: BaseException, ticket: Ticket) -> None:
+    def on_bug(self, error: BaseException, ref: EntryRef) -> None:
         self.bugs.append(error)
 
     def on_defect(self, model: str, error: BaseException) -> None:
@@ -102,9 +102,18 @@ def model(name: str, *fates: Fate, routing: Mapping[str, Any] | None = None, **o
         provider="scripted",
         model=f"{name}-1",
         script=fates,
-        routing=msgspec.structs.replace(options.pop("over", RoutingConfig()), **(routing or {})),
+        routing=RoutingConfig(**(routing or {})),
         **options,
     )
+
+
+def merged(model: ModelConfig, over: Mapping[str, Any]) -> ModelConfig:
+    """The model with what holds for all, where it says nothing of its own."""
+    default = RoutingConfig()
+    inherited = {
+        key: value for key, value in over.items() if getattr(model.routing, key) == getattr(default, key)
+    }
+    return structs.replace(model, routing=structs.replace(model.routing, **inherited))
 
 
 class Stage:
@@ -124,6 +133,7 @@ class Stage:
         for one in config.models:
             self.upstreams[one.name] = WatchedUpstream(clock, one.script, end=one.script_end)
             self.core.fleet[one.name].worker.upstream = self.upstreams[one.name]
+        self.expected_bugs: list[BaseException] = []
         self._pushed = 0
 
     @property
@@ -140,17 +150,20 @@ class Stage:
         return sum(len(one.prompts) for one in self.upstreams.values())
 
     def entry(
-        self, prompt: str = "hi", *, redelivered: bool = False, lane: str = "default", **fields: Any
-    ) -> Delivery:
-        """A job as the intake would bring it, pushed now. Values that are no text are put as JSON."""
+        self, prompt: str | None = "hi", *, redelivered: bool = False, lane: str = "default", age_s: float = 0.0,
+        **fields: Any,
+    ) -> Delivery:  # fmt: skip
+        """A job as the intake would bring it, pushed `age_s` ago. Values that are no text are put as JSON."""
         self._pushed += 1
         flat: list[bytes] = []
         for name, value in {"prompt": prompt, **fields}.items():
+            if value is None:
+                continue
             flat += [name.encode(), value.encode() if isinstance(value, str) else msgspec.json.encode(value)]
-        ref = EntryRef("theo:jobs", f"{self.now_ms}-{self._pushed}")
+        ref = EntryRef("theo:jobs", f"{self.now_ms - int(age_s * 1000)}-{self._pushed}")
         return Delivery(ref, lane, flat, redelivered)
 
-    def push(self, prompt: str = "hi", **fields: Any) -> EntryRef:
+    def push(self, prompt: str | None = "hi", **fields: Any) -> EntryRef:
         """One job, delivered at once."""
         delivery = self.entry(prompt, **fields)
         self.dispatcher.deliver([delivery])
@@ -230,7 +243,7 @@ async def staged(
     everything = RoutingConfig(default="all", **(routing or {}))
     config = Config(
         routing=everything,
-        models=models,
+        models=tuple(merged(one, routing or {}) for one in models),
         groups={"all": tuple(one.name for one in models), **(groups or {})},
         ingress=IngressConfig(**(ingress or {})),
         ledger=LedgerConfig(url=Path("unused.db"), on_unknown=on_unknown),
@@ -239,8 +252,7 @@ async def staged(
     try:
         async with open_stage(stage):
             yield stage
-        assert stage.observer.bugs == []
-        assert stage.observer.defects == []
+        assert [repr(bug) for bug in stage.observer.bugs] == [repr(bug) for bug in stage.expected_bugs]
     finally:
         if books is None:
             own_books.close()
@@ -254,7 +266,7 @@ async def open_stage(stage: Stage) -> AsyncIterator[Stage]:
             publisher=stage.replies,
             holds=stage.replies,
             redis_now_ms=lambda: stage.now_ms,
-            reply_allowed=lambda name: name.startswith("theo:reply:"),
+            reply_refusal=lambda name: None if name.startswith("theo:reply:") else "not allowed",
         )
         await stage.advance()
         yield stage

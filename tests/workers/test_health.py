@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theo_workers.health import RECENT, HealthSnapshot, ModelHealth
+from theo_workers.health import RECENT, HealthSnapshot, ModelHealth, merged
 
 
 def test_a_new_record_knows_nothing() -> None:
@@ -121,3 +121,31 @@ def test_a_restored_record_goes_on_counting_and_measures_anew() -> None:
     snapshot = after.snapshot()
     assert (snapshot.total_successes, snapshot.total_failures, snapshot.latency_p50_ms) == (4, 1, 20.0)
     assert snapshot.latency_ewma_ms == pytest.approx(84.0)
+
+
+def test_what_one_process_saw_is_added_to_the_record_of_all() -> None:
+    kept = HealthSnapshot(total_successes=10, total_failures=5, last_success_time=50.0, latency_ewma_ms=9.0)
+    before = HealthSnapshot(total_successes=7, total_failures=5, last_success_time=30.0)
+    now = HealthSnapshot(
+        total_successes=9,
+        total_failures=6,
+        consecutive_failures=1,
+        last_success_time=40.0,
+        last_failure_time=41.0,
+        latency_ewma_ms=20.0,
+        latency_p50_ms=18.0,
+        latency_p95_ms=30.0,
+        tokens_per_s=7.0,
+    )
+    together = merged(kept, before=before, now=now)
+    assert (together.total_successes, together.total_failures, together.consecutive_failures) == (12, 6, 1)
+    assert (together.last_success_time, together.last_failure_time) == (50.0, 41.0)
+    assert (together.latency_ewma_ms, together.latency_p50_ms, together.latency_p95_ms) == (20.0, 18.0, 30.0)
+    assert together.tokens_per_s == 7.0
+
+
+def test_a_report_of_nothing_new_changes_no_count() -> None:
+    kept = HealthSnapshot(total_successes=10, total_failures=5)
+    same = HealthSnapshot(total_successes=7, total_failures=2)
+    together = merged(kept, before=same, now=same)
+    assert (together.total_successes, together.total_failures) == (10, 5)

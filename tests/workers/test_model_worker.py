@@ -23,7 +23,7 @@ from theo_workers.errors import (
 )
 from theo_workers.failures import FailureClass
 from theo_workers.messages import Outcome
-from theo_workers.standing import Available, Shared, Unavailable
+from theo_workers.standing import Available, Pace, Shared, Unavailable
 
 DOWN = ProviderUnavailable("boom", status_code=500)
 LIMITED = RateLimited("slow down", status_code=429, retry_after_s=5.0)
@@ -543,3 +543,60 @@ async def test_whatever_happens_every_call_is_answered_and_every_slot_comes_back
         stage.worker.reset()
         await stage.clock.advance(0)
         assert stage.free == 4
+
+
+# -- pace ------------------------------------------------------------------------------------------------
+
+
+async def test_calls_wait_while_the_model_is_out_of_pace() -> None:
+    async with Stage().running() as stage:
+        stage.worker.keep_pace(Pace(since=stage.clock.monotonic() + 5.0, calls=2))
+        await stage.clock.advance(0)
+        assert stage.availability() == Available()
+        assert (stage.free, stage.worker.starts_at(stage.clock.monotonic())) == (
+            0,
+            stage.clock.monotonic() + 5,
+        )
+        replies = [stage.submit() for _ in range(3)]
+        before = stage.changes
+        await stage.clock.advance(4.9)
+        assert stage.upstream.begun == 0
+        assert stage.changes == before
+        await stage.clock.advance(0.1)
+        assert [outcome(reply) for reply in replies] == ["Completed", "Completed", "waiting"]
+        assert stage.changes > before
+        await stage.clock.advance(1.0)
+        assert outcome(replies[2]) == "Completed"
+
+
+async def test_no_limit_in_sight_lets_all_go() -> None:
+    async with Stage().running() as stage:
+        stage.worker.keep_pace(Pace(since=stage.clock.monotonic() + 5.0, calls=1))
+        stage.worker.keep_pace(None)
+        await stage.clock.advance(0)
+        stage.worker.keep_pace(None)
+        assert stage.free == 8
+
+
+async def test_a_deadline_ends_the_wait_for_pace() -> None:
+    async with Stage().running() as stage:
+        stage.worker.keep_pace(Pace(since=stage.clock.monotonic() + 5.0, calls=1))
+        await stage.clock.advance(0)
+        reply = stage.submit(within_s=2.0)
+        await stage.clock.advance(2.0)
+        assert outcome(reply) == "DeadlineExceeded"
+        assert stage.upstream.begun == 0
+
+
+async def test_a_probe_that_is_not_let_out_is_not_announced() -> None:
+    async def refused() -> None:
+        raise LookupError("another process probes")
+
+    async with Stage(DOWN, threshold=1).running() as stage:
+        await stage.outcomes(1)
+        await stage.clock.advance(60)
+        assert await stage.outcomes(1, before_send=refused) == ["LookupError"]
+        assert stage.listener.events == ["circuit_opened"]
+        assert stage.worker.half_open
+        await stage.outcomes(1)
+        assert stage.listener.events == ["circuit_opened", "circuit_half_open", "circuit_opened"]

@@ -20,7 +20,18 @@ from theo_workers.errors import (
     UpstreamError,
 )
 from theo_workers.failures import BreakerEffect, FailureClass
-from theo_workers.standing import AVAILABLE, Available, Change, Disabled, Paused, Standing, Unavailable
+from theo_workers.standing import (
+    AVAILABLE,
+    PACE_S,
+    Available,
+    Change,
+    Disabled,
+    Pace,
+    Paused,
+    Shared,
+    Standing,
+    Unavailable,
+)
 
 
 def standing(*, threshold: int = 1, timeout_s: float = 120.0) -> Standing:
@@ -216,3 +227,96 @@ def test_the_next_change_is_the_first_end_to_come(
 def test_a_defect_of_the_adapter_counts_as_a_failure() -> None:
     model = standing()
     assert model.broke(model.admit(0.0), 0.0, 0.5) == Open(60.0)
+
+
+# -- what all processes hold true ------------------------------------------------------------------------
+
+DOWN = ProviderUnavailable("x")
+
+
+@pytest.mark.parametrize(
+    ("shared", "found"),
+    [
+        (Shared(), AVAILABLE),
+        (Shared(open_until=60.0, openings=1), Unavailable("circuit_open", 60.0)),
+        (Shared(open_until=5.0, openings=1), AVAILABLE),  # half-open: the next call is the probe
+        (Shared(open_until=5.0, openings=1, probed_until=30.0), Unavailable("circuit_open", None)),
+        (Shared(open_until=5.0, openings=1, probed_until=9.0), AVAILABLE),
+        (Shared(paused_until=30.0), Unavailable("paused", 30.0)),
+        (Shared(disabled="operator"), Unavailable("disabled", None)),
+    ],
+)
+def test_what_all_hold_true_decides(shared: Shared, found: object) -> None:
+    model = standing()
+    model.adopt(shared, 10.0)
+    assert model.availability(10.0) == found
+    assert model.admits(10.0) == (0 if found != AVAILABLE else 1 if shared.openings else math.inf)
+
+
+def test_failures_in_a_row_are_kept_unless_the_circuit_has_changed() -> None:
+    model = standing(threshold=3)
+    fail(model, DOWN)
+    model.adopt(Shared(paused_until=1.0), 0.0)
+    assert model.breaker.state == Closed(1)
+    model.adopt(Shared(anew=True), 2.0)
+    assert model.breaker.state == Closed(0)
+
+
+def test_our_own_opening_that_nobody_shares_ends() -> None:
+    model = standing()
+    fail(model, DOWN)
+    model.adopt(Shared(), 1.0)
+    assert model.availability(1.0) == AVAILABLE
+
+
+def test_our_own_probe_goes_on_when_its_row_comes_back() -> None:
+    model = standing()
+    fail(model, DOWN)
+    probe = model.admit(60.0)
+    model.adopt(Shared(open_until=60.0, openings=1), 60.1)
+    assert model.admits(60.1) == 0
+    assert model.succeeded(probe, 61.0) == Closed()
+
+
+def test_a_pause_that_others_know_to_be_over_is_over_and_a_longer_one_of_ours_stays() -> None:
+    model = standing()
+    fail(model, RateLimited("x", retry_after_s=9.0))
+    model.adopt(Shared(paused_until=8.5), 0.0)
+    assert model.availability(8.9) == Unavailable("paused", 9.0)
+    model.adopt(Shared(), 8.9)
+    assert model.availability(8.9) == AVAILABLE
+
+
+def test_the_end_of_anothers_probe_is_a_change_to_wait_for() -> None:
+    model = standing()
+    model.adopt(Shared(open_until=5.0, openings=1, probed_until=30.0), 10.0)
+    assert model.next_change(10.0) == 30.0
+    assert model.admits(30.0) == 1
+
+
+# -- pace ------------------------------------------------------------------------------------------------
+
+
+def test_a_model_out_of_pace_is_available_and_admits_nothing_until_there_is_room() -> None:
+    model = standing()
+    model.pace = Pace(since=10.0, calls=2)
+    assert (model.availability(9.9), model.admits(9.9), model.in_pace(9.9)) == (AVAILABLE, 0, False)
+    assert (model.admits(10.0), model.next_change(5.0)) == (2, 10.0)
+    model.admit(10.0)
+    model.admit(10.0)
+    assert (model.admits(10.0), model.in_pace(10.0)) == (0, False)
+
+
+def test_a_word_about_the_rate_is_worth_something_for_a_moment_only() -> None:
+    model = standing()
+    model.pace = Pace(since=10.0, calls=0)
+    assert model.next_change(10.0) == 10.0 + PACE_S
+    assert model.admits(10.0 + PACE_S) == math.inf
+    assert model.next_change(10.0 + PACE_S) is None
+
+
+def test_the_probe_keeps_pace_too() -> None:
+    model = standing()
+    fail(model, DOWN)
+    model.pace = Pace(since=70.0, calls=5)
+    assert (model.admits(60.0), model.admits(70.0)) == (0, 1)

@@ -91,6 +91,7 @@ class ModelWorker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False  # by a drain or, until `run` is called again, by a crash
         self._draining = False
+        self._paced = False  # by the last word on it
         self._improved = False  # since `on_change` was last called
 
     # What the owner calls, from the loop's thread.
@@ -153,7 +154,8 @@ class ModelWorker:
 
     def keep_pace(self, pace: Pace | None) -> None:
         """Start no more calls than that; a model out of pace is only busy. None: no limit is near."""
-        if pace is not None or self._standing.pace is not None:
+        if pace is not None or self._paced:
+            self._paced = pace is not None
             self._mail.post(KeepPace(pace))
 
     def starts_at(self, now: float) -> float:

@@ -35,12 +35,13 @@ class Finding(Struct, frozen=True):
     promise: str | None = None
 
 
-def facts_of(info: Any, save: Any) -> dict[str, str]:
-    """What INFO and CONFIG GET save replied, as names and values; without what was refused."""
+def facts_of(info: Any, *settings: Any) -> dict[str, str]:
+    """What INFO and some CONFIG GETs of one setting replied, as names and values; without what was refused."""
     texts = info.decode("utf-8", "replace").splitlines() if isinstance(info, bytes) else []
     facts = dict(line.split(":", 1) for line in texts if ":" in line)
-    if isinstance(save, list) and len(save) == 2:
-        facts["save"] = save[1].decode()
+    for setting in settings:
+        if isinstance(setting, list) and len(setting) == 2:
+            facts[setting[0].decode()] = setting[1].decode()
     return facts
 
 
@@ -69,7 +70,7 @@ def check_persistence(info: Mapping[str, str]) -> Finding:
             return Finding(
                 "fail", "persistence", "the append-only file cannot be written", "writes will be refused"
             )
-        return Finding("ok", "persistence", "appendonly yes")
+        return _check_sync(info.get("appendfsync"))
     if "aof_enabled" not in info or "save" not in info:
         return Finding(
             "warn", "persistence", "hidden", "with appendonly no, a restart of Redis loses jobs and replies"
@@ -86,6 +87,20 @@ def check_persistence(info: Mapping[str, str]) -> Finding:
         "persistence",
         "appendonly no, and no snapshots",
         "a restart of Redis loses every job and reply; CONFIG SET appendonly yes",
+    )
+
+
+def _check_sync(appendfsync: str | None) -> Finding:
+    """What a power cut would lose: a crash of Redis alone loses nothing that it has written."""
+    if appendfsync is None:
+        return Finding("ok", "persistence", "appendonly yes")
+    found = f"appendonly yes, appendfsync {appendfsync}"
+    if appendfsync == "always":
+        return Finding("ok", "persistence", found)
+    if appendfsync == "everysec":
+        return Finding("ok", "persistence", found, "a power cut loses up to the last second")
+    return Finding(
+        "warn", "persistence", found, "a power cut loses whatever the system had not written; use everysec"
     )
 
 

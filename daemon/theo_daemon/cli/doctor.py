@@ -85,14 +85,16 @@ async def _redis(target: Target) -> list[Finding]:
             asked = time.time()
             seconds, micros = await wire.ask("TIME")
             answered = time.time()
-            info, save = await wire.ask_all([("INFO",), ("CONFIG", "GET", "save")])
+            info, *settings = await wire.ask_all(
+                [("INFO",), ("CONFIG", "GET", "save"), ("CONFIG", "GET", "appendfsync")]
+            )
             queues = await look(wire, target)
     except RouterError as error:
         return [
             *found,
             Finding("fail", "streams", str(error), "these keys cannot be used as streams of jobs"),
         ]
-    said = facts_of(info, save)
+    said = facts_of(info, *settings)
     offset_s = int(seconds) + int(micros) / 1e6 - (asked + answered) / 2
     readers = len(queues.consumers)
     streams = (

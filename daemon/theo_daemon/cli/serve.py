@@ -114,7 +114,7 @@ async def _run(settings: Config, url: str) -> int:
     try:
         await daemon.run()
     except RedisError as error:
-        raise RedisLink(url).unreachable(error) from error
+        raise _link(settings, url).unreachable(error) from error
     return 0 if signals < 2 else 1
 
 
@@ -126,13 +126,17 @@ def _serve_many(settings: Config, url: str, processes: int) -> int:
     from theo_daemon.telemetry.redaction import Redactor  # noqa: PLC0415
 
     assert settings.source is not None  # it was read from a file
-    asyncio.run(check_server(RedisLink(url)))  # once, in place of N complaints
+    asyncio.run(check_server(_link(settings, url)))  # once, in place of N complaints
     command = child_command(settings.source)
     # The address goes by the environment: the command line of a process can be read by everyone.
     environment = {**os.environ, "THEO_REDIS_URL": url}
     level, redactor = settings.telemetry.log_level, Redactor()
     logs = Logs(level=level, clock=SystemClock(), redactor=redactor, sink=LineSink())
     return asyncio.run(Processes(command, environment, count=processes, log=logs.write).run())
+
+
+def _link(settings: Config, url: str) -> RedisLink:
+    return RedisLink(url, prefix=settings.redis.prefix)
 
 
 def child_command(config: Path) -> list[str]:

@@ -41,7 +41,9 @@ class Target(Struct, frozen=True, kw_only=True):
         """Raises ConfigError when no address is configured."""
         if self.config.redis.url is None:
             raise ConfigError(NO_ADDRESS)
-        return RedisLink(self.config.redis.url.reveal(), client_name="theo-router-cli")
+        return RedisLink(
+            self.config.redis.url.reveal(), prefix=self.config.redis.prefix, client_name="theo-router-cli"
+        )
 
     @asynccontextmanager
     async def wire(self, *, timeout_s: float = 5.0) -> AsyncIterator[Wire]:

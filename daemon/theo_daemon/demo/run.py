@@ -69,7 +69,9 @@ def _redis(options: DemoOptions, folder: Path, out: Console) -> Iterator[tuple[s
 
 async def _play(options: DemoOptions, out: Console, folder: Path, url: str, port: int | None) -> int:
     # A router that reads the same Redis must not get these jobs, nor the demo its jobs.
-    prefix = "theo" if port is not None else f"theo-demo-{folder.name[-8:]}"
+    prefix = (
+        "theo" if port is not None else f"{{theo-demo-{folder.name[-8:]}}}"
+    )  # braces: it may be a cluster
     async with AsyncExitStack() as stack:
         base_url = await _model(options, out, folder, stack)
         http = f"127.0.0.1:{free_port(HTTP_PORT)}"
@@ -78,7 +80,7 @@ async def _play(options: DemoOptions, out: Console, folder: Path, url: str, port
             demo_config(redis_url=url, prefix=prefix, http=http, model=MODEL_NAME, base_url=base_url)
         )
         config.chmod(0o600)
-        link = RedisLink(url, client_name="theo-demo")
+        link = RedisLink(url, prefix=prefix, client_name="theo-demo")
         wires = [link.wire(timeout_s=10.0) for _ in range(2)]
         for wire in wires:
             stack.push_async_callback(wire.close)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apsw
@@ -26,10 +26,19 @@ from theo_daemon.ledger.records import (
     Verdict,
 )
 from theo_daemon.ledger.rules import decide, near_ceiling
-from theo_daemon.ledger.shared import Change, HealthReport
+from theo_daemon.ledger.shared import (
+    Change,
+    CircuitClosed,
+    CircuitOpened,
+    HealthReport,
+    ModelDisabled,
+    Ordered,
+    PauseAsked,
+)
 from theo_workers.messages import Outcome
 
 Operation = Ask | Check | Landing | Forget | Bury | Change | HealthReport
+_COMMON = frozenset((Ask, Check, Landing, Forget))
 _Sums = dict[tuple[str, int], list[int]]  # budget row -> [spent, held]
 
 
@@ -46,37 +55,40 @@ class Committer:
     def apply(self, operations: Sequence[Operation], now_ms: int) -> list[Verdict | None]:
         """The answer to each operation, in order; None for those that only tell."""
         self.news = []
-        for operation in operations:
-            if isinstance(operation, Bury):
-                self._bury(operation.owner, now_ms)
-        changed = self._change([one for one in operations if isinstance(one, Change)], now_ms)
+        # Changes before landings: what a probe showed is known before its right to probe ends.
+        changed = self._apply_rare(operations, now_ms)
         landings = [operation for operation in operations if isinstance(operation, Landing)]
         if landings:
             self._land(landings, now_ms)
         forgotten = [ref for one in operations if isinstance(one, Forget) for ref in one.refs]
         store.forget_outcomes(self._db, forgotten)
-        reports = [one for one in operations if isinstance(one, HealthReport)]
-        if reports:
-            shared_store.add_health(self._db, reports, now_ms)
         # Landings first: an answer that is being recorded now serves the asks beside it.
         asks = [operation for operation in operations if isinstance(operation, Ask | Check)]
         verdicts = iter(self._answer(asks, now_ms))
         # Ids are let go last: a job may end while its own ask is in this very batch, and would take its id again.
         store.free_ids(self._db, [end for landing in landings for end in landing.ends])
-        answers: list[Verdict | None] = []
-        for one in operations:
-            match one:
-                case Ask() | Check():
-                    answers.append(next(verdicts))
-                case Landing() | Forget() | Bury() | HealthReport():
-                    answers.append(None)
-                case _:
-                    answers.append(next(changed))
+        answers: list[Verdict | None] = [
+            next(verdicts) if isinstance(one, Ask | Check) else None for one in operations
+        ]
+        for position, answer in changed.items():
+            answers[position] = answer
         return answers
 
-    def _change(self, changes: Sequence[Change], now_ms: int) -> Iterator[Changed]:
-        """Before landings: what a probe showed is known before its right to probe ends."""
-        return iter([Changed(*shared_store.change_standing(self._db, one, now_ms)) for one in changes])
+    def _apply_rare(self, operations: Sequence[Operation], now_ms: int) -> dict[int, Changed]:
+        """What is not of single jobs; the answers by their places in the batch, which mostly has none."""
+        changed: dict[int, Changed] = {}
+        for position, operation in enumerate(operations):
+            if type(operation) in _COMMON:
+                continue
+            match operation:
+                case Bury(owner):
+                    self._bury(owner, now_ms)
+                case HealthReport():
+                    shared_store.add_health(self._db, operation, now_ms)
+                case CircuitOpened() | CircuitClosed() | PauseAsked() | ModelDisabled() | Ordered():
+                    row, news = shared_store.change_standing(self._db, operation, now_ms)
+                    changed[position] = Changed(row, news)
+        return changed
 
     def _answer(self, asks: Sequence[Ask | Check], now_ms: int) -> list[Verdict]:
         if not asks:

@@ -126,11 +126,16 @@ class Ledger:
         """Resolves once the landing is durable."""
         future = self._writer.post(landing, answer=True)
         assert future is not None
+        if self._watcher.busy:
+            future.add_done_callback(self._watcher.look_again)
         return future
 
     def tell(self, landing: Landing) -> None:
         """As `land`, for what nobody waits for; operations keep their order."""
-        self._writer.post(landing, answer=False)
+        if self._watcher.busy:
+            self.land(landing)
+        else:
+            self._writer.post(landing, answer=False)
 
     def forget(self, ref: EntryRef) -> None:
         """The entry's reply is published; its stored outcome may go with a later commit."""

@@ -102,9 +102,13 @@ class Conflict(Struct, frozen=True):
 
 
 class Busy(Struct, frozen=True):
-    """Another process holds the key, or runs the job of this id."""
+    """A call for this key is in flight."""
 
-    on_id: bool = False
+
+class IdBusy(Struct, frozen=True):
+    """The job of another entry runs, or will run, under this client id."""
+
+    holder: EntryRef
 
 
 class OverBudget(Struct, frozen=True):
@@ -136,7 +140,7 @@ class Changed(Struct, frozen=True):
     news: bool
 
 
-Verdict = Clear | Granted | Hit | Replay | Conflict | Busy | OverBudget | Throttled | Unfit | Changed
+Verdict = Clear | Granted | Hit | Replay | Conflict | Busy | IdBusy | OverBudget | Throttled | Unfit | Changed
 
 
 class CacheWrite(Struct, frozen=True, gc=False):

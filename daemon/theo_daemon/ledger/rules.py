@@ -17,6 +17,7 @@ from theo_daemon.ledger.records import (
     Conflict,
     Granted,
     Hit,
+    IdBusy,
     OverBudget,
     PriorAttempt,
     Replay,
@@ -107,8 +108,8 @@ def _identify(ask: Ask | Check, known: Known) -> Verdict | None:
             return None if outcome is None else Replay(outcome, own=True)
         case Remembered(digest=digest) if digest != ask.digest:
             return Conflict()
-        case Remembered(outcome=outcome):
-            return Busy(on_id=True) if outcome is None else Replay(outcome, own=False)
+        case Remembered(ref=ref, outcome=outcome):
+            return IdBusy(ref) if outcome is None else Replay(outcome, own=False)
 
 
 def _admit(ask: Ask, known: Known, claims: Claims, owner: int) -> Verdict:

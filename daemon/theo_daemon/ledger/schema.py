@@ -173,7 +173,7 @@ def check_place(path: Path, *, read_only: bool = False) -> None:
     if kind in _NETWORK_FILE_SYSTEMS:
         raise LedgerError(
             f"{path} lies on a network file system ({kind}), where SQLite's WAL loses data. "
-            'Put it on a local disk, or share one ledger between hosts with ledger.url = "redis".'
+            "Put it on a local disk of the host whose processes share it."
         )
 
 

@@ -91,16 +91,15 @@ def all_health(db: apsw.Connection) -> dict[str, HealthSnapshot]:
     return {model: _decode_health(health) for model, health in rows}
 
 
-def add_health(db: apsw.Connection, reports: Sequence[HealthReport], now_ms: int) -> None:
+def add_health(db: apsw.Connection, report: HealthReport, now_ms: int) -> None:
     """Add what one process saw to the fleet's record."""
-    kept = all_health(db)
-    for one in reports:
-        record = merged(kept.get(one.model, HealthSnapshot()), before=one.before, now=one.now)
-        db.execute(
-            "INSERT INTO standings(model, health, changed_at) VALUES (?, ?, ?)"
-            " ON CONFLICT(model) DO UPDATE SET health = excluded.health",
-            (one.model, _encode(record).decode(), now_ms),
-        )
+    kept = all_health(db).get(report.model, HealthSnapshot())
+    record = merged(kept, before=report.before, now=report.now)
+    db.execute(
+        "INSERT INTO standings(model, health, changed_at) VALUES (?, ?, ?)"
+        " ON CONFLICT(model) DO UPDATE SET health = excluded.health",
+        (report.model, _encode(record).decode(), now_ms),
+    )
 
 
 # -- rates ---------------------------------------------------------------------------------------------

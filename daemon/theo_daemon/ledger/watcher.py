@@ -68,6 +68,15 @@ class Watcher:
             self._rest.set_result(None)
         return future
 
+    @property
+    def busy(self) -> bool:
+        """Does anybody wait?"""
+        return bool(self._waiting)
+
+    def look_again(self, _landed: object = None) -> None:
+        """This process wrote what somebody may wait for: our own commits do not change data_version."""
+        self._look_again = True
+
     async def run(self) -> None:
         """Poll for ever; cancel to stop."""
         while True:

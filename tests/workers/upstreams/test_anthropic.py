@@ -415,6 +415,8 @@ def test_what_the_format_cannot_say_is_refused_with_the_reason(
         ),
         (Message(role="user", content=[picture(PNG, detail="low")]), "detail low is not to be had"),
         (Message(role="user", content=[picture("data:image/png,raw")]), "a data: URL must have"),
+        (Message(role="user", content=[picture("data:image/png;base64")]), "a data: URL must have"),
+        (Message(role="user", content=[picture("data:;base64,AAAA")]), "a data: URL must have"),
         (Message(role="user", content=[{"type": "file", "file": {"file_id": "file-1"}}]), "only file_data"),
         (Message(role="user", content=[{"type": "file", "file": {"file_data": JPEG}}]), "only file_data"),
         (Message(role="system", content=[picture(PNG)]), "a system message can only be text"),
@@ -492,6 +494,8 @@ def test_a_refusal_is_content_filtered_with_its_usage() -> None:
     ("usage", "billed"),
     [
         ({"input_tokens": 9, "output_tokens": 1}, Usage(prompt_tokens=9, completion_tokens=1)),
+        ({"input_tokens": 9}, Usage(prompt_tokens=9)),
+        ({"output_tokens": 9}, Usage(completion_tokens=9)),
         (
             {
                 "input_tokens": 9,
@@ -629,6 +633,26 @@ def test_streamed_thinking_is_kept_for_its_calls_and_is_no_text() -> None:
     assert kept == {"anthropic": {"thinking_blocks": [THINKING, HIDDEN]}}
 
 
+def test_blocks_may_begin_with_content() -> None:
+    deltas, read = assembled(
+        WIRE,
+        START,
+        begins(0, {"type": "thinking", "thinking": "H", "signature": "sig=="}),
+        delta(0, "thinking", thinking="m."),
+        begins(1, text("Hel")),
+        delta(1, "text", text="lo"),
+        begins(2, {"type": "document", "text": "not the answer"}),
+        begins(3, tool_use("t1", "f")),
+        stopping("tool_use"),
+        STOP,
+    )
+    assert deltas == ["Hel", "lo"]
+    assert read.tool_calls is not None
+    assert json.loads(bytes(read.tool_calls))[0]["extra_content"]["anthropic"]["thinking_blocks"] == [
+        THINKING
+    ]
+
+
 def test_the_reason_to_stop_makes_a_stream_whole_even_if_its_last_event_is_lost() -> None:
     assert (
         assembled(WIRE, START, *WORDS, stopping("max_tokens", output_tokens=2))[1].finish_reason == "length"
@@ -746,7 +770,8 @@ def test_a_refusal_is_the_leaf_of_its_kind(
 def test_a_429_that_means_no_money_is_not_waited_for() -> None:
     details = {"error_code": "enforced_spend_limit_reached"}
     body = {"type": "error", "error": {"type": "rate_limit_error", "message": "x", "details": details}}
-    assert isinstance(told(WIRE, 429, body), ProviderQuotaExhausted)
+    error = told(WIRE, 429, body)
+    assert (type(error), error.provider_code) == (ProviderQuotaExhausted, "rate_limit_error")
 
 
 ANSWER_WORDS = """type message_start message_delta message_stop content_block_start content_block_delta error message

@@ -228,7 +228,9 @@ def test_an_ugly_answer_is_one_clean_error_in_bounded_time(
     assert type(error) is leaf
     assert error.failure is failure
     assert error.provider == "openai"
-    assert requests == 1  # never sent again
+    assert requests == 1 or (
+        late and requests == 0
+    )  # never sent again; a clock may ring before the server looks
 
 
 @pytest.mark.parametrize(

@@ -299,6 +299,7 @@ def test_what_the_format_cannot_say_is_refused_with_the_reason(params: dict[str,
         (Message(role="user", content=[{"type": "image_url", "image_url": {}}]), "it has no image_url.url"),
         (Message(role="assistant", content=[picture(PNG)]), "type image_url cannot be sent"),
         (Message(role="tool", content="x"), "must have a tool_call_id"),
+        (Message(role="tool", content="x", tool_call_id=""), "must have a tool_call_id"),
         (Message(role="assistant", tool_calls=[{"id": "1"}]), "a tool call must have an id"),
     ],
 )
@@ -323,6 +324,11 @@ def test_the_text_of_all_messages_is_the_output() -> None:
     assert answer.usage == AS_BILLED
     assert answer.provider_request_id == "resp_1"
     assert decoded(WIRE, response(), {"x-request-id": "req_1"}).provider_request_id == "req_1"
+
+
+def test_only_messages_speak() -> None:
+    item = {**message("aside"), "type": "mcp_call"}
+    assert decoded(WIRE, response(item, {"type": "message", "content": "odd"}, message("hi"))).output == "hi"
 
 
 def test_parallel_calls_are_in_the_chat_form() -> None:
@@ -390,6 +396,17 @@ def test_an_answer_that_is_none_may_have_been_billed(answer: Any) -> None:
 def test_odd_usage_is_none_and_spoils_nothing(usage: Any) -> None:
     answer = decoded(WIRE, response(message("hi"), usage=usage))
     assert (answer.output, answer.usage) == ("hi", None)
+
+
+@pytest.mark.parametrize(
+    ("usage", "billed"),
+    [
+        ({"input_tokens": 5}, Usage(prompt_tokens=5)),
+        ({"output_tokens": 5, "output_tokens_details": None}, Usage(completion_tokens=5)),
+    ],
+)
+def test_usage_is_read_as_far_as_it_goes(usage: Any, billed: Usage) -> None:
+    assert decoded(WIRE, response(message("hi"), usage=usage)).usage == billed
 
 
 FAILED: list[tuple[dict[str, Any], type[UpstreamError], FailureClass]] = [
