@@ -241,6 +241,20 @@ async def test_a_killed_and_restarted_server_gets_every_reply_once(
     await desk.close()
 
 
+async def test_a_server_that_became_a_replica_is_left(own_valkey: EmbeddedValkey, keys: Keys) -> None:
+    desk = Desk(RedisLink(own_valkey.url), keys)
+    (job,) = await desk.jobs(1)
+    deposed = await desk.finishing.ask("CLIENT", "ID")
+    await desk.outside.ask("REPLICAOF", "127.0.0.1", "1")
+    async with running(desk.publisher.run()):
+        answer = desk.finish(job)
+        await until(lambda: "publish_refused" in desk.events.names)
+        await desk.outside.ask("REPLICAOF", "NO", "ONE")
+        assert await asyncio.wait_for(answer, 10) is Finish.PUBLISHED
+        assert await desk.finishing.ask("CLIENT", "ID") != deposed
+    await desk.close()
+
+
 async def test_a_lost_answer_does_not_make_a_second_reply(
     link: RedisLink, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

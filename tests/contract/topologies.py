@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +17,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from tests.e2e.processes import until
-from theo_daemon.embedded_valkey import EmbeddedValkey, find_server, free_port
+from theo_daemon.embedded_valkey import _LAUNCH, EmbeddedValkey, find_server, free_port
 from theo_daemon.hash_slot import SLOTS, slot_of
 
 SERVICE = "main"
@@ -50,7 +52,7 @@ class Server(EmbeddedValkey):
     @property
     def is_replica_in_step(self) -> bool:
         role = self.client.role()
-        return role[0] == "slave" and role[3] == "connected"
+        return bool(role[0] == "slave" and role[3] == "connected")
 
 
 class Watched:
@@ -81,7 +83,9 @@ class Watched:
     @property
     def primary(self) -> Server:
         """The one that sentinel names, when it says so itself."""
-        return until(self._named, 15, "a primary")
+        found = until(self._named, 15, "a primary")
+        assert found is not None
+        return found
 
     def fail_over(self) -> None:
         """By command; the old primary lives on as a replica."""
@@ -109,7 +113,8 @@ def _sentinel(folder: Path, port: int, primary: int) -> Iterator[None]:
         f"sentinel down-after-milliseconds {SERVICE} {NOTICED_MS}\n"
         f"sentinel failover-timeout {SERVICE} 3000\n"
     )
-    process = subprocess.Popen([find_server(), str(path), "--sentinel"], stdout=subprocess.DEVNULL)
+    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid())]  # it ends with this process
+    process = subprocess.Popen([*launcher, find_server(), str(path), "--sentinel"], stdout=subprocess.DEVNULL)
     try:
         yield
     finally:
@@ -159,7 +164,9 @@ class Cluster:
     @property
     def primary(self) -> Server:
         """The one that has the slot, when it says so itself."""
-        return until(lambda: next((one for one in self.servers if self._owns(one)), None), 15, "an owner")
+        found = until(lambda: next((one for one in self.servers if self._owns(one)), None), 15, "an owner")
+        assert found is not None
+        return found
 
     def owner_of(self, asked: Server) -> Server | None:
         """Who has the slot, if one believes `asked`."""

@@ -5,7 +5,8 @@ from typing import Any, cast
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from theo_daemon.redis_clock import RedisClock
+from tests.doubles import running
+from theo_daemon.redis_clock import REFRESH_S, RedisClock
 from theo_daemon.wire import Wire
 from theo_workers.clock import FakeClock
 
@@ -17,8 +18,14 @@ class TimeServer:
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock, self.round_trip_s, self.ahead_s, self.up = clock, 0.0, 0.0, True
+        self.role, self.left = b"master", 0
+
+    async def close(self) -> None:
+        self.left += 1
 
     async def ask(self, *words: str) -> list[bytes]:
+        if words == ("ROLE",):
+            return [self.role]
         if not self.up:
             raise RedisConnectionError("gone")
         await self.clock.advance(self.round_trip_s / 2)
@@ -72,3 +79,13 @@ async def test_a_slow_answer_is_mistrusted_at_first_and_believed_in_the_end() ->
     for _ in range(10):
         await redis_clock.sync()
     assert redis_clock.error_s == 0.5
+
+
+async def test_a_server_that_became_a_replica_is_left() -> None:
+    clock, server, redis_clock = build()
+    async with running(redis_clock.run()):
+        await clock.advance(3 * REFRESH_S)
+        assert server.left == 0
+        server.role = b"slave"
+        await clock.advance(REFRESH_S)
+        assert server.left == 1
