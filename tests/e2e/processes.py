@@ -118,6 +118,7 @@ class Fleet:
         self.folder, self.url, self.prefix, self.provider = folder, url, prefix, provider
         self.redis: Any = redis.Redis.from_url(url, decode_responses=True, socket_timeout=20)
         self.processes: list[Serve] = []
+        self.wrapper: tuple[str, ...] = ()  # goes before the command of each process
         self.config: dict[str, Any] = {
             "redis": {"prefix": prefix},
             "routing": {"default": "fast"},
@@ -135,7 +136,17 @@ class Fleet:
         """Start a process; use `wait_ready` before relying on it."""
         path = self.folder / "config.toml"
         path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in self.config.items()))
-        words = [sys.executable, "-m", "theo_daemon", "serve", "--config", str(path), "--redis-url", self.url]
+        words = [
+            *self.wrapper,
+            sys.executable,
+            "-m",
+            "theo_daemon",
+            "serve",
+            "--config",
+            str(path),
+            "--redis-url",
+            self.url,
+        ]
         known = {k: v for k, v in os.environ.items() if not k.startswith(("THEO_", "PYTEST"))}
         paths = f"{ROOT / 'daemon'}{os.pathsep}{ROOT / 'workers'}"
         process = Serve(name, words, self.folder, {**known, "PYTHONPATH": paths, "E2E_API_KEY": API_KEY})

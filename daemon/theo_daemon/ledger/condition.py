@@ -77,9 +77,8 @@ class Condition:
         calls = self._writer.unrecorded
         if not calls:
             return None
-        left = Unrecorded(
-            calls, self.trouble or self._writer.trouble or "the ledger's writer does not answer"
-        )
+        reason = self._writer.ended_by or self._writer.trouble or "the ledger's writer does not answer"
+        left = Unrecorded(calls, reason)
         self.on_tidings(left)
         return left
 

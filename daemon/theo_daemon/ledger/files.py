@@ -17,25 +17,22 @@ class LedgerFiles:
     """The database, its WAL and its index, as they were when this was made: after the first commit."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._names = [str(path), f"{path}-wal", f"{path}-shm"]
-        self._known = [_identity(name) for name in self._names]
-        self.size = 0  # bytes
-        self.wal_size = 0
-        self._measure()
+        self._known = [None if found is None else _identity(found) for found in map(_stat, self._names)]
+        self.size, self.wal_size = (size_of(name) for name in self._names[:2])  # bytes
 
     def check(self, db: apsw.Connection) -> None:
         """Raises LedgerError once a file is another, is gone, or was cut off: what is written now would be lost."""
+        sizes = []
         for name, known in zip(self._names, self._known, strict=True):
-            if known is not None and (found := _identity(name)) != known:
-                raise _gone(name, "deleted" if found is None else "replaced by another file")
+            found = _stat(name)
+            if known is not None and (found is None or _identity(found) != known):
+                raise _lost(name, "deleted" if found is None else "replaced by another file")
+            sizes.append(0 if found is None else found.st_size)
         before = self.size
-        self._measure()
+        self.size, self.wal_size, _ = sizes
         if self.size < before and _pages_bytes(db) > self.size:  # VACUUM makes it smaller, too, but says so
-            raise _gone(self._names[0], "cut off")
-
-    def _measure(self) -> None:
-        self.size, self.wal_size = size_of(self._names[0]), size_of(self._names[1])
+            raise _lost(self._names[0], "cut off")
 
 
 def size_of(name: str) -> int:
@@ -46,11 +43,14 @@ def size_of(name: str) -> int:
         return 0
 
 
-def _identity(name: str) -> tuple[int, int] | None:
+def _stat(name: str) -> os.stat_result | None:
     try:
-        found = os.stat(name)
-    except FileNotFoundError:
+        return os.stat(name)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
@@ -60,7 +60,7 @@ def _pages_bytes(db: apsw.Connection) -> int:
     return int(pages) * int(size)
 
 
-def _gone(name: str, what: str) -> LedgerError:
+def _lost(name: str, what: str) -> LedgerError:
     return LedgerError(
         f"{name} was {what} while it was in use. Nothing can be recorded any more, so this process ends; "
         "its jobs stay in Redis. Put the file back as it was, then start again."

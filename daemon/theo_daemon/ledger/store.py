@@ -260,21 +260,19 @@ def write_cache(db: apsw.Connection, writes: Sequence[tuple[CacheWrite, str]], n
     newest = {write.key: (write, model) for write, model in writes}
     insert_rows(
         db,
-        "INSERT INTO cache(key, model, answer, created_at, fresh_until)",
+        "INSERT OR REPLACE INTO cache(key, model, answer, created_at, fresh_until)",
         [
             (write.key, model, write.answer.decode(), now_ms, now_ms + write.ttl_ms)
             for write, model in newest.values()
         ],
-        "ON CONFLICT(key) DO UPDATE SET model = excluded.model, answer = excluded.answer,"
-        " created_at = excluded.created_at, fresh_until = excluded.fresh_until",
     )
 
 
 def evict_cache(db: apsw.Connection, model: str, limit: int) -> None:
-    """Drop the oldest answers of `model` beyond `limit`."""
+    """Drop the oldest answers of `model` beyond `limit`; an answer that replaced another is a new row."""
     db.execute(
         "DELETE FROM cache WHERE rowid IN (SELECT rowid FROM cache WHERE model = ?"
-        " ORDER BY created_at DESC, rowid DESC LIMIT -1 OFFSET ?)",
+        " ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
         (model, limit),
     )
 

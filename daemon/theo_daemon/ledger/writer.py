@@ -105,6 +105,12 @@ class Writer:
         return self._calls_posted - self._calls_recorded
 
     @property
+    def ended_by(self) -> str | None:
+        """What ended the thread before its time."""
+        crashed = self.crashed
+        return str(crashed.exception()) if crashed is not None and crashed.done() else None
+
+    @property
     def size(self) -> int:
         """Bytes of the database."""
         return 0 if self._files is None else self._files.size
