@@ -130,8 +130,7 @@ class Writer:
     def _run(self) -> None:
         try:
             check_library(apsw.sqlite_lib_version())
-            db, gate = self._open()
-            owner = owners.register(db, self._name, int(self._wall() * 1000))
+            db, gate, owner = self._open()
             self._take_stock(db, gate)
         except damage.DAMAGED as error:
             damage.mark(self._path)
@@ -156,15 +155,19 @@ class Writer:
         finally:
             os.close(gate)
 
-    def _open(self) -> tuple[apsw.Connection, int]:
+    def _open(self) -> tuple[apsw.Connection, int, int]:
+        """The file, the gate that its writers queue at, and this process's id in it."""
         gate_path = f"{self._path}.lock"
         if not self._path.exists() and os.path.exists(gate_path):
             self.warnings.append(
                 f"{self._path} was missing though there had been one: its books (spend, cache, ids) start empty"
             )
-        db = open_ledger(self._path)
-        damage.check(db, self._path)
-        return db, os.open(gate_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        gate = os.open(gate_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Turning a file to WAL, as the first of several starting processes does, does not wait for locks by itself.
+        with _held(gate):
+            db = open_ledger(self._path)
+            damage.check(db, self._path)
+            return db, gate, owners.register(db, self._name, int(self._wall() * 1000))
 
     def _take_stock(self, db: apsw.Connection, gate: int) -> None:
         self._files, self._checkpoints = LedgerFiles(self._path), Checkpoints(db)
