@@ -1,0 +1,229 @@
+"""The ledger of a simulated host: the router's own statements on one database in memory, and the troubles of a disk.
+
+All processes of a world share one connection: transactions of a thread that is simulated never overlap, and prepared
+statements stay prepared from world to world. What differs between connections, `PRAGMA data_version`, is counted here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from tests.sim.loop import SimLoop, Strand
+from theo_daemon.ledger import Ledger, owners, schema
+from theo_daemon.ledger.commit import Committer, Operation
+from theo_daemon.ledger.condition import Condition
+from theo_daemon.ledger.records import Ask, Check, Verdict
+from theo_daemon.ledger.shortage import Shortage, Waiting
+from theo_daemon.ledger.watcher import Watcher
+from theo_daemon.ledger.writer import MAX_BATCH, Writer
+from theo_workers.clock import Clock
+from theo_workers.errors import LedgerError
+
+RETRY_S = 0.25
+PATH = Path("/nowhere/ledger.db")
+_DATABASES: list[apsw.Connection] = []  # one for all worlds of a process
+_TABLES = ("owners", "inflight", "attempts", "cache", "outcomes", "ids", "spend", "latency", "standings", "rates")
+
+
+class Disk:
+    """What all processes of the host share: the file, and how it is just now."""
+
+    def __init__(self, loop: SimLoop, lag: Callable[[], float]) -> None:
+        if not _DATABASES:
+            db = apsw.Connection(":memory:")
+            schema._prepare(db, PATH)
+            _DATABASES.append(db)
+        self.loop, self.db, self._lag = loop, _DATABASES[0], lag
+        for table in _TABLES:
+            self.db.execute(f"DELETE FROM {table}")
+        self.gate = os.memfd_create("gate")
+        self.commits = 0
+        self.locked: set[str] = set()  # names of living processes
+        self.slow_s = 0.0  # what each commit takes longer
+        self.busy = False  # somebody holds the file's lock
+        self.free = True  # is there room?
+        self.ballast = True  # is its room taken?
+
+    def lag(self) -> float:
+        return self._lag() + self.slow_s
+
+    def rows(self, sql: str, *values: str | int) -> list[tuple[Any, ...]]:
+        return self.db.execute(sql, values).fetchall()
+
+    def close(self) -> None:
+        os.close(self.gate)
+
+
+class View:
+    """One process's connection."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk, self._own = disk, 0
+        self.changes, self.last_insert_rowid = disk.db.changes, disk.db.last_insert_rowid
+        self._run = disk.db.execute
+
+    def execute(self, sql: str, binds: Any = None) -> Any:
+        if sql == "PRAGMA data_version":
+            return _Row((self._disk.commits - self._own,))
+        return self._run(sql, binds)
+
+    def committed(self) -> None:
+        self._disk.commits += 1
+        self._own += 1
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._disk.db.in_transaction
+
+    def config(self, *_: int) -> int:
+        return 0
+
+
+class _Row:
+    def __init__(self, row: tuple[Any, ...]) -> None:
+        self._row = row
+
+    def fetchone(self) -> tuple[Any, ...]:
+        return self._row
+
+
+class DiskBallast:
+    """Implements `Ballast` over the disk that is simulated."""
+
+    needs = 0
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self.kept = True
+
+    def stands(self) -> bool:
+        return self._disk.ballast
+
+    def release(self) -> None:
+        self._disk.ballast = False
+
+    def room_again(self) -> bool:
+        if self._disk.free:
+            self._disk.ballast = True
+        return self._disk.free
+
+    def free(self) -> int:
+        return 1 << 30 if self._disk.free else 0
+
+
+class SimWriter(Writer):
+    """The writer without a thread of its own: a strand. `point` is asked before and after every commit."""
+
+    def __init__(
+        self, disk: Disk, name: str, *, strand: Strand, main: Strand, clock: Clock,
+        point: Callable[[str], Any], committed: Callable[[Sequence[Operation], Sequence[Verdict | None]], None],
+    ) -> None:  # fmt: skip
+        super().__init__(PATH, name, wall=clock.wall)
+        self._disk, self._strand, self._main, self._point = disk, strand, main, point
+        self._report_commit = committed
+        self._shortage = Shortage(DiskBallast(disk))  # type: ignore[arg-type]
+        self._queue: list[Waiting] = []
+        self._view = View(disk)
+        self._db: Any = self._view
+        self._awake = False
+
+    async def start(self) -> int:
+        self._loop = self._disk.loop
+        self.crashed = self._loop.create_future()
+        owner = owners.register(self._db, self._name, int(self._wall() * 1000))
+        self._view.committed()
+        self._committer = Committer(self._db, owner)
+        return owner
+
+    async def call(self, function: Callable[[Any], Any]) -> Any:
+        if self._disk.busy and not self._disk.free:
+            raise LedgerError("the disk does not answer")
+        return function(self._db)
+
+    async def stop(self) -> None:
+        self._send()
+        while self._queue:
+            batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
+            if self._attempt(self._db, self._committer, self._disk.gate, batch):
+                return
+
+    def _send(self) -> None:
+        self._queue += self._gathered
+        self._gathered = []
+        self._wake(self._disk.lag())
+
+    def _wake(self, after_s: float) -> None:
+        if (self._queue or self._shortage.active) and not self._awake:
+            self._awake = True
+            self._disk.loop.call_later(after_s, self._work, context=self._strand.context.copy())
+
+    def _work(self) -> None:
+        """On the writer's thread."""
+        self._awake = False
+        if self._shortage.active:
+            self._end_shortage(self._db, self._committer, self._disk.gate)
+        batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
+        if self._point("commit begins"):
+            return
+        left = self._attempt(self._db, self._committer, self._disk.gate, batch)
+        self._queue[:0] = left
+        if self._point("commit done"):
+            return
+        self._wake(RETRY_S if left or self._shortage.active else self._disk.lag())
+
+    def _end_shortage(self, db: Any, committer: Committer, gate: int) -> None:
+        if self._shortage.ballast.room_again():
+            self._queue[:0] = self._shortage.end()
+            self._have_trouble(None)
+
+    def _try(self, db: Any, committer: Committer, gate: int, operations: list[Operation]) -> list[Verdict | None]:
+        disk = self._disk
+        if disk.busy:
+            raise apsw.BusyError("database is locked")
+        if not disk.free and (disk.ballast or any(isinstance(one, Ask | Check) for one in operations)):
+            raise apsw.FullError("database or disk is full")
+        answers = super()._try(db, committer, gate, operations)
+        self._view.committed()
+        self._report_commit(operations, answers)
+        return answers
+
+    def _tell(self, callback: Callable[[], object]) -> None:
+        self._disk.loop.on(self._main, callback)
+
+
+class SimLock:
+    """An owner's lock: the kernel lets go of it when its process dies."""
+
+    disk: Disk  # of the world that runs just now
+
+    def __init__(self, _folder: Path, name: str) -> None:
+        self.name = name
+        self.disk.locked.add(name)
+
+    def release(self) -> None:
+        self.disk.locked.discard(self.name)
+
+
+def is_alive(_folder: Path, name: str) -> bool:
+    """Stands in for `owners.is_alive`."""
+    return name in SimLock.disk.locked
+
+
+class SimLedger(Ledger):
+    """The ledger over the disk that is simulated."""
+
+    def __init__(self, writer: SimWriter, *, clock: Clock, **options: Any) -> None:
+        super().__init__(PATH, clock=clock, **options)
+        self._writer = writer
+        self._watcher = Watcher(writer, self._folder, clock)
+        self._condition = Condition(writer, clock)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Any:
+        raise NotImplementedError("people look at the disk itself")
