@@ -32,7 +32,11 @@ from theo_daemon.telemetry.start import RunningTelemetry
 from theo_daemon.telemetry.status_http import StatusServer
 from theo_workers.clock import Clock, SystemClock, timeout_at
 
-GC_THRESHOLD = (20_000, 20, 50)  # jobs under way live for some thousand allocations, and should not grow old in vain
+GC_THRESHOLD = (
+    20_000,
+    20,
+    50,
+)  # jobs under way outlive some thousand allocations, and should not be walked for it
 STALL_LEASES = 3.0  # a loop that is silent for so many leases will not speak again
 
 
