@@ -29,9 +29,9 @@ class FairQueue(Generic[ItemT]):
     def __len__(self) -> int:
         return len(self._place)
 
-    def routes(self) -> set[str]:
-        """Routes that somebody waits for."""
-        return {route for lane in self._waiting.values() for route in lane}
+    def routes(self) -> list[str]:
+        """Routes that somebody waits for, each once."""
+        return list(dict.fromkeys(route for lane in self._waiting.values() for route in lane))
 
     def push(self, item: ItemT, *, lane: str, route: str, tenant: str) -> None:
         """Append to the tenant's own line."""

@@ -131,7 +131,7 @@ class Committer:
 
     def _warn(self, booked: Iterable[Scope]) -> None:
         """Tell of ceilings that came near with this batch, unless some process did before."""
-        for scope in {scope for scope in booked if scope.warn_nano is not None}:
+        for scope in dict.fromkeys(one for one in booked if one.warn_nano is not None):
             balance = store.read_balance(self._db, scope.name, scope.window_start_ms)
             if near_ceiling(scope, balance):
                 store.mark_told(self._db, scope, "warned")
@@ -160,10 +160,10 @@ class Committer:
             (owner,),
         ).fetchall()
         sums: _Sums = {}
-        booked: set[Scope] = set()
+        booked: list[Scope] = []
         for number, model, provider, bound, scopes, stream, entry_id in open_attempts:
             for scope in store.decode_scopes(scopes):
-                booked.add(scope)
+                booked.append(scope)
                 row = sums.setdefault((scope.name, scope.window_start_ms), [0, 0])
                 row[0] += bound
                 row[1] -= bound
