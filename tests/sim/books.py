@@ -6,7 +6,6 @@ statements stay prepared from world to world. What differs between connections, 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,13 +14,12 @@ from typing import Any
 import apsw
 
 from tests.sim.loop import SimLoop, Strand
-from theo_daemon.ledger import Ledger, owners, schema
-from theo_daemon.ledger.commit import Committer, Operation
-from theo_daemon.ledger.condition import Condition
+from theo_daemon.ledger.operations import Operation
 from theo_daemon.ledger.records import Ask, Check, Verdict
-from theo_daemon.ledger.shortage import Shortage, Waiting
-from theo_daemon.ledger.watcher import Watcher
-from theo_daemon.ledger.writer import MAX_BATCH, Writer
+from theo_daemon.ledger.sqlite import SqliteLedger, owners, schema
+from theo_daemon.ledger.sqlite.commit import Committer
+from theo_daemon.ledger.sqlite.shortage import Shortage, Waiting
+from theo_daemon.ledger.sqlite.writer import MAX_BATCH, Writer
 from theo_workers.clock import Clock
 from theo_workers.errors import LedgerError
 
@@ -215,15 +213,12 @@ def is_alive(_folder: Path, name: str) -> bool:
     return name in SimLock.disk.locked
 
 
-class SimLedger(Ledger):
+class SimLedger(SqliteLedger):
     """The ledger over the disk that is simulated."""
 
-    def __init__(self, writer: SimWriter, *, clock: Clock, **options: Any) -> None:
-        super().__init__(PATH, clock=clock, **options)
-        self._writer = writer
-        self._watcher = Watcher(writer, self._folder, clock)
-        self._condition = Condition(writer, clock)
+    def __init__(self, make_writer: Callable[[str, Clock], SimWriter], **options: Any) -> None:
+        self._make_sim_writer = make_writer
+        super().__init__(PATH, **options)
 
-    @contextlib.contextmanager
-    def transaction(self) -> Any:
-        raise NotImplementedError("people look at the disk itself")
+    def _make_writer(self, name: str, clock: Clock) -> SimWriter:
+        return self._make_sim_writer(name, clock)

@@ -14,12 +14,13 @@ from tests.fakes import QuickCounter
 from tests.sim.books import SimLedger, SimLock, SimWriter, is_alive
 from tests.sim.loop import SimLoop, Strand, this_process
 from tests.sim.network import Connection
+from theo_daemon import app as app_module
 from theo_daemon import core as core_module
 from theo_daemon.app import Daemon
 from theo_daemon.config import Config
 from theo_daemon.core import Core
-from theo_daemon.ledger import ledger as ledger_module
-from theo_daemon.ledger import owners
+from theo_daemon.ledger.sqlite import ledger as ledger_module
+from theo_daemon.ledger.sqlite import owners
 from theo_daemon.redis_link import REPLY_TIMEOUT_S
 from theo_daemon.redis_side import RedisSide
 from theo_daemon.telemetry import names
@@ -174,7 +175,7 @@ class SimDaemon(Daemon):
 def simulated() -> Iterator[None]:
     """Whatever a core is built of has its simulated part, for as long as this lasts."""
     with (
-        mock.patch.object(core_module, "Ledger", _ledger),
+        mock.patch.object(app_module, "make_ledger", _make_ledger),
         mock.patch.object(core_module, "TokenCounter", QuickCounter),
         mock.patch.object(core_module, "build_upstream", _upstream),
         mock.patch.object(ledger_module, "check_place", _anywhere),
@@ -184,19 +185,24 @@ def simulated() -> Iterator[None]:
         yield
 
 
-def _ledger(_path: Any, *, name: str, clock: Clock, **options: Any) -> SimLedger:
+def _make_ledger(config: Config, *, name: str, clock: Clock) -> SimLedger:
     boot: Boot = this_process()
     world = boot.world
-    writer = SimWriter(
-        world.disk,
-        name,
-        strand=boot.writer,
-        main=boot.main,
-        clock=clock,
-        point=lambda point: world.point(point, boot),
-        committed=lambda operations, answers: world.committed(boot, operations, answers),
+
+    def make_writer(name: str, clock: Clock) -> SimWriter:
+        return SimWriter(
+            world.disk,
+            name,
+            strand=boot.writer,
+            main=boot.main,
+            clock=clock,
+            point=lambda point: world.point(point, boot),
+            committed=lambda operations, answers: world.committed(boot, operations, answers),
+        )
+
+    return SimLedger(
+        make_writer, name=name, clock=clock, keep_days=config.ledger.keep_days, id_ttl_s=config.ingress.id_ttl_s
     )
-    return SimLedger(writer, name=name, clock=clock, **options)
 
 
 def _upstream(spec: Any, _clock: Clock, _rng: random.Random) -> Any:

@@ -13,6 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from typing import Any
 
 NEVER = 1 << 62
@@ -70,8 +71,8 @@ class SimLoop(asyncio.AbstractEventLoop):
     def __init__(self, rng: random.Random) -> None:
         self.now = 1_000.0
         self.bugs: list[BaseException | str] = []
-        self.world = Strand(None)
         self.tasks = 0  # so far
+        self.create_future: Callable[[], asyncio.Future[Any]] = partial(asyncio.Future, loop=self)  # type: ignore[method-assign]
         self._random = rng.random
         self._runnable: list[Strand] = []
         self._timers: list[tuple[float, int, Any]] = []
@@ -83,17 +84,13 @@ class SimLoop(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return self.now
 
-    def get_debug(self) -> bool:
-        return False
+    get_debug = bool  # False; asked for every future, so no function of Python
 
     def is_running(self) -> bool:
         return True
 
     def is_closed(self) -> bool:
         return False
-
-    def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
 
     def create_task(
         self, work: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None
@@ -110,7 +107,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         if context is None:
             context = copy_context()
         entry = Callback(callback, args, context)
-        self._make_ready(context.get(_strand, self.world), entry)
+        self._make_ready(context[_strand], entry)
         return entry
 
     call_soon_threadsafe = call_soon  # type: ignore[assignment]
@@ -146,7 +143,8 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def at(self, when: float, act: Callable[..., object], *args: Any) -> None:
         """The world itself does something at that second."""
-        self.ring_at(max(when, self.now), Callback(act, args, self.world.context))
+        self._set += 1
+        heapq.heappush(self._timers, (when, self._set, (act, args)))
 
     def on(self, strand: Strand, act: Callable[..., object], *args: Any) -> None:
         """Have `strand` do something next, as if it had scheduled it itself."""
@@ -173,7 +171,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def run(self) -> None:
         """Until `stop`, or until nothing is left to happen."""
-        random_, runnable, timers = self._random, self._runnable, self._timers
+        random_, runnable, timers, pop = self._random, self._runnable, self._timers, heapq.heappop
         asyncio._set_running_loop(self)
         at_once = 0
         try:
@@ -183,10 +181,16 @@ class SimLoop(asyncio.AbstractEventLoop):
                     if at_once > MOST_AT_ONCE:
                         raise AssertionError(f"somebody goes round in circles at {self.now:.3f}")
                 elif timers:
-                    when, _, what = heapq.heappop(timers)
+                    when, _, what = pop(timers)
                     if when > self.now:
                         self.now, at_once = when, 0
-                    self._ring(what)
+                    if type(what) is tuple:
+                        what[0](*what[1])
+                    elif type(what) is Callback:
+                        if not what.gone:
+                            self._make_ready(what.context[_strand], what)
+                    elif not what.done():
+                        what.set_result(None)
                 else:
                     return
         finally:
@@ -203,9 +207,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             if not entry.gone:
                 try:
                     entry.context.run(entry.call, *entry.args)
-                except (KeyboardInterrupt, SystemExit):
-                    raise
-                except BaseException as bug:  # noqa: BLE001 - as an event loop does
+                except Exception as bug:  # noqa: BLE001 - as an event loop does
                     self.bugs.append(bug)
         if not ready:
             self._unlist(strand)
@@ -215,13 +217,6 @@ class SimLoop(asyncio.AbstractEventLoop):
                 strand.fuse = NEVER
                 strand.on_fuse()
         return count
-
-    def _ring(self, what: Any) -> None:
-        if type(what) is Callback:
-            if not what.gone:
-                self._make_ready(what.context.get(_strand, self.world), what)
-        elif not what.done():
-            what.set_result(None)
 
     def _make_ready(self, strand: Strand, entry: Callback) -> None:
         if strand.dead:

@@ -16,7 +16,7 @@ from tests.sim.redis_words import Error, Status
 _PRELUDE = b"""
 local ask = ...
 redis = {}
-redis.pcall = function(...) return ask(...) end
+redis.pcall = ask
 redis.call = function(...)
     local reply = ask(...)
     if type(reply) == 'table' and reply.err then error(reply, 0) end

@@ -16,11 +16,10 @@ from tests.sim.provider import Call
 from tests.sim.redis_words import Consumer, Error, Id, Pending
 from tests.sim.traffic import Job
 from theo_daemon.job import EntryRef
-from theo_daemon.ledger.commit import Operation
-from theo_daemon.ledger.records import Ask, Granted, Landing, Verdict
+from theo_daemon.ledger.operations import Operation
+from theo_daemon.ledger.records import Ask, Granted, Landing, Settled, Verdict, Want
 
 REPLIES, DEAD, EVENTS, JOBS = b"theo:repl", b"theo:dead", b"theo:events", b"theo:jobs"
-_BUDGET = "SELECT model, sum(CASE state WHEN 'sent' THEN coalesce(bound_nano, 0) ELSE coalesce(cost_nano, 0) END)"
 
 
 class Pushed(Struct, frozen=True):
@@ -36,12 +35,12 @@ class Reply(Struct, frozen=True):
 
     at: float
     stream: str
-    fields: dict[str, str]
+    words: list[bytes]
     age: int
 
     @property
-    def ref(self) -> EntryRef:
-        return EntryRef(self.fields["job_stream"], self.fields["entry_id"])
+    def fields(self) -> dict[str, str]:
+        return text_fields(self.words)
 
 
 class Record(Struct, frozen=True):
@@ -85,6 +84,9 @@ class Witness:
         self.codes: Counter[str] = Counter()  # what scripts returned
         self.points: Counter[str] = Counter()
         self.overbilled = False
+        self._calls_on_record: dict[tuple[Boot, str], int] = {}  # and not over, as far as the ledger knows
+        self._bounds: dict[int, tuple[Boot, str, int]] = {}  # of open attempts
+        self._charged: dict[str, int] = {}
         server.data.on_add, server.data.on_owner, server.data.on_script = self._added, self._owned, self._ran
         self._ceilings = {
             model.name: round(model.routing.spend_ceiling * 1e9)
@@ -100,11 +102,11 @@ class Witness:
     def _added(self, key: bytes, entry: Id, fields: list[bytes]) -> None:
         self._server.added(key)
         if key.startswith(REPLIES):
-            self.replies.append(Reply(self._now(), key.decode(), _text(fields), len(self.losses)))
+            self.replies.append(Reply(self._now(), key.decode(), fields, len(self.losses)))
         elif key == EVENTS:
             self.events[fields[1].decode()] += 1
         elif key == DEAD:
-            self.dead.append(_text(fields))
+            self.dead.append(text_fields(fields))
 
     def _owned(self, key: bytes, entry: Id, pending: Pending, taker: Consumer) -> None:
         """An entry is given to somebody: by a read (`pending` is new), or out of another's hands."""
@@ -142,42 +144,52 @@ class Witness:
 
     def committed(self, boot: Boot, operations: Sequence[Operation], answers: Sequence[Verdict | None]) -> list[str]:
         """What was put on disk; the names of the points that were passed."""
-        now, passed = self._now(), []
+        now = self._now()
+        landings = [one for one in operations if type(one) is Landing]
+        for landing in landings:  # first, as they are carried out
+            if landing.settled is not None:
+                self._settle(landing.settled)
+            self.landings += [Record(boot, one.ref, now) for one in landing.ends if one.outcome is not None]
+        claimed = False
         for operation, answer in zip(operations, answers, strict=True):
-            if type(operation) is Ask:
-                if type(answer) is Granted and operation.want is not None:
-                    self.claims.append(Record(boot, operation.ref, now))
-                    passed.append("claim committed")
-            elif type(operation) is Landing and operation.ends:
-                self.landings += [Record(boot, end.ref, now) for end in operation.ends if end.outcome is not None]
-                passed.append("landing committed")
-        if self._ceilings and passed:
-            self._check_ceilings()
-        return list(dict.fromkeys(passed))
+            if type(operation) is Ask and type(answer) is Granted and operation.want is not None:
+                self.claims.append(Record(boot, operation.ref, now))
+                self._open(boot, operation.want)
+                claimed = True
+        landed = any(one.ends for one in landings)
+        return ["claim committed"] * claimed + ["landing committed"] * landed
 
-    def _check_ceilings(self) -> None:
-        """Reckoned from the attempts themselves, since the sums beside them may be what is wrong."""
-        for model, nano in self._disk.rows(f"{_BUDGET} FROM attempts GROUP BY model"):
-            if nano > self._ceilings[model] and not self.overbilled:
-                self.complain(f"{model} has spent and held {nano} of {self._ceilings[model]}")
+    def _open(self, boot: Boot, want: Want) -> None:
+        """Reckoned here once more: the sums in the ledger may be what is wrong."""
+        self._calls_on_record[boot, want.model] = self._calls_on_record.get((boot, want.model), 0) + 1
+        self._bounds[want.attempt_id] = (boot, want.model, want.bound_nano or 0)
+        self._add(want.model, want.bound_nano or 0)
+
+    def _settle(self, settled: Settled) -> None:
+        open_attempt = self._bounds.pop(settled.attempt_id, None)
+        if open_attempt is not None:
+            boot, model, bound = open_attempt
+            self._calls_on_record[boot, model] -= 1
+            self._add(model, (bound if settled.cost_nano is None else settled.cost_nano) - bound)
+
+    def _add(self, model: str, nano: int) -> None:
+        """To what is spent or held. What a dead process held stays, since it is charged."""
+        total = self._charged[model] = self._charged.get(model, 0) + nano
+        ceiling = self._ceilings.get(model)
+        if ceiling is not None and total > ceiling and not self.overbilled:
+            self.complain(f"{model} has spent and held {total} of {ceiling}")
 
     # -- of the providers ------------------------------------------------------------------------------
 
     def called(self, call: Call) -> None:
         """A provider was called: is that on record?"""
         self.calls.append(call)
-        boot = call.boot
-        running = sum(one.boot is boot and one.model == call.model and one.how == "running" for one in self.calls)
-        ((sent,),) = self._disk.rows(
-            "SELECT count(*) FROM attempts JOIN owners ON owners.id = attempts.owner"
-            " WHERE owners.name = ? AND model = ? AND state = 'sent'",
-            boot.name,
-            call.model,
-        )
-        if sent < running:
-            self.complain(f"{boot} calls {call.model} for {call.prompt!r} without a record")
+        running = sum(one.boot is call.boot and one.model == call.model and one.how == "running" for one in self.calls)
+        if running > self._calls_on_record.get((call.boot, call.model), 0):
+            self.complain(f"{call.boot} calls {call.model} for {call.prompt!r} without a record")
 
 
-def _text(fields: list[bytes]) -> dict[str, str]:
+def text_fields(fields: list[bytes]) -> dict[str, str]:
+    """An entry's fields by name."""
     words = [word.decode("utf-8", "replace") for word in fields]
     return dict(zip(words[::2], words[1::2], strict=True))
