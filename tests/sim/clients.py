@@ -10,7 +10,8 @@ from tests.sim.loop import SimLoop
 from tests.sim.network import Server
 from tests.sim.redis_words import Error
 from tests.sim.traffic import Job
-from tests.sim.witness import Pushed, Witness
+from tests.sim.witness import Cancelled, Pushed, Witness
+from theo_daemon.entry import STRUCTURED
 from theo_daemon.job import EntryRef
 
 AGAIN_S = 0.15
@@ -28,7 +29,7 @@ class Clients:
 
     def _push(self, job: Job) -> None:
         stream = "theo:jobs" if job.lane == "default" else f"theo:jobs:{job.lane}"
-        fields = {"job": json.dumps(job.fields)} if job.as_document else job.fields
+        fields = {"job": json.dumps(_document(job.fields))} if job.as_document else job.fields
         entry = self._ask(b"XADD", stream.encode(), b"*", *_words(fields))
         if entry is None:
             self._loop.at(self._loop.now + AGAIN_S, self._push, job)
@@ -46,7 +47,7 @@ class Clients:
         if self._ask(b"XADD", CONTROL, b"*", b"cmd", b"cancel", b"id", name.encode()) is None:
             self._loop.at(self._loop.now + AGAIN_S, self._cancel, pushed)
         else:
-            self._witness.cancels[job.number] = self._loop.now
+            self._witness.cancels.append(Cancelled(name, self._loop.now))
             self._witness.faults["cancel"] += 1
 
     def _ask(self, *words: bytes) -> Any:
@@ -57,6 +58,10 @@ class Clients:
         reply = server.data.do(words)
         server.wake()
         return None if isinstance(reply, Error) else reply
+
+
+def _document(fields: dict[str, str]) -> dict[str, Any]:
+    return {name: json.loads(value) if name in STRUCTURED else value for name, value in fields.items()}
 
 
 def _words(fields: dict[str, str]) -> list[bytes]:

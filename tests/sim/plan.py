@@ -98,7 +98,7 @@ def _draw_config(rng: random.Random) -> Config:
             max_output_tokens=80,
             input_cost_per_mtok=0.05,
             output_cost_per_mtok=2.0,
-            rpm=rng.choice((None, None, None, 40)),
+            rpm=60 if rng.random() < 0.1 else None,
             routing=RoutingConfig(**routing),
         )
         for name in names

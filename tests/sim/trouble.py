@@ -224,6 +224,8 @@ class Trouble:
             return
         self._server.stop()
         self._witness.losses.append(self._loop.now)
+        if kept is not None:
+            self._witness.rollbacks.append(self._loop.now)
         data = self._server.data
         data.keys, data.expires = kept if kept is not None else ({}, {})
         self._lasting(fault, None, self._server.start)

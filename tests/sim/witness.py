@@ -17,7 +17,7 @@ from tests.sim.redis_words import Consumer, Error, Id, Pending
 from tests.sim.traffic import Job
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.operations import Operation
-from theo_daemon.ledger.records import Ask, Granted, Landing, Settled, Verdict, Want
+from theo_daemon.ledger.records import Ask, Changed, Granted, Landing, Settled, Verdict, Want
 
 REPLIES, DEAD, EVENTS, JOBS = b"theo:repl", b"theo:dead", b"theo:events", b"theo:jobs"
 
@@ -43,12 +43,28 @@ class Reply(Struct, frozen=True):
         return text_fields(self.words)
 
 
+class Cancelled(Struct, frozen=True):
+    """A command to cancel whatever bears this name was on its stream."""
+
+    name: str
+    at: float
+
+
 class Record(Struct, frozen=True):
     """An attempt that was put on record, or its end: by whom, for which entry, when."""
 
     boot: Any
     ref: EntryRef
     at: float
+
+
+class Standing(Struct, frozen=True):
+    """A model's circuit changed: `openings` 0 is closed, `until` the monotonic second to which it is open."""
+
+    at: float
+    model: str
+    openings: int
+    until: float
 
 
 class Stretch(Struct, frozen=True):
@@ -72,10 +88,11 @@ class Witness:
         self.calls: list[Call] = []
         self.claims: list[Record] = []
         self.landings: list[Record] = []
-        self.standings: list[tuple[float, str, int, float]] = []  # at, model, openings, open until (monotonic)
+        self.standings: list[Standing] = []  # every change of a circuit that was put on disk
         self.stretches: list[Stretch] = []
         self.losses: list[float] = []  # when Redis lost data
-        self.cancels: dict[int, float] = {}  # job number -> when the command was on its stream
+        self.rollbacks: list[float] = []  # those of them after which it had older data
+        self.cancels: list[Cancelled] = []
         self.takers: dict[EntryRef, set[str]] = {}  # whom Redis ever gave an entry to
         self.boots: dict[str, Boot] = {}
         self.complaints: list[str] = []
@@ -156,6 +173,10 @@ class Witness:
                 self.claims.append(Record(boot, operation.ref, now))
                 self._open(boot, operation.want)
                 claimed = True
+            elif type(answer) is Changed and answer.news:
+                row = answer.standing
+                until = now + row.open_until_ms / 1000 - boot.clock.wall()
+                self.standings.append(Standing(now, row.model, row.openings, until))
         landed = any(one.ends for one in landings)
         return ["claim committed"] * claimed + ["landing committed"] * landed
 

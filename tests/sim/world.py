@@ -12,8 +12,9 @@ from tests.sim.boots import Boot, HostClock
 from tests.sim.clients import Clients
 from tests.sim.loop import SimLoop
 from tests.sim.network import Server
+from tests.sim.oracles import judge
 from tests.sim.plan import Plan
-from tests.sim.provider import Call, Providers
+from tests.sim.provider import Providers
 from tests.sim.trouble import Fleet, Trouble
 from tests.sim.witness import Witness
 
@@ -41,6 +42,7 @@ class World:
         self.fleet = Fleet(self, self.loop, self.disk, self.witness, self.rng, plan.processes)
         self.clients = Clients(self.loop, self.server, self.witness, plan.jobs)
         self.trouble = Trouble(plan, self.loop, self.server, self.disk, self.clock, self.fleet, self.witness)
+        self.complaints: dict[str, list[str]] = {}
         self.defects: list[str] = []
         self.left_over: list[str] = []
         self.quiet_at: float | None = None
@@ -58,7 +60,14 @@ class World:
         finally:
             _KEPT.append(self)
             self.disk.close()
-        self.defects += [repr(bug) for bug in self.loop.bugs]
+        self._judge()
+
+    def _judge(self) -> None:
+        found = judge(self.plan, self.witness, self.disk)
+        found["seen at once"] = self.witness.complaints
+        found["defects"] = [*self.defects, *map(repr, self.loop.bugs)]
+        found["not at rest"] = self.left_over
+        self.complaints = {name: its for name, its in found.items() if its}
 
     @property
     def trace(self) -> int:
@@ -140,11 +149,3 @@ class World:
             self.loop.stop()
         else:
             self.loop.at(self.loop.now + LOOK_EVERY_S, self._wait_for_the_last)
-
-
-def call_story(call: Call) -> str:
-    """For people."""
-    return (
-        f"#{call.number} of {call.prompt!r} by {call.boot} at {call.model}"
-        f" from {call.started_at:.3f} to {call.ended_at:.3f}: {call.how}"
-    )
