@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from theo_workers.messages import Usage
+from theo_workers.messages import BilledUsage, Usage
 
 MTOK = 1_000_000
 Source = Literal["configured", "free", "table"]
@@ -76,6 +76,16 @@ def cost_nano(price: Price, usage: Usage) -> int:
         + reasoning * rates.reasoning
     )
     return -(-total // MTOK) + price.per_call
+
+
+def charge_nano(price: Price | None, usage: Usage) -> int:
+    """What a call is charged with: a configured price before all, then the provider's own figure, then the table.
+
+    Without any of them it is 0, as nothing is known; under a ceiling such a call is not made.
+    """
+    if isinstance(usage, BilledUsage) and (price is None or price.source == "table"):
+        return usage.cost_nano
+    return 0 if price is None else cost_nano(price, usage)
 
 
 def bound_nano(price: Price, prompt_bound: int, max_output: int) -> int:

@@ -10,6 +10,8 @@ from msgspec import Raw, Struct
 from theo_workers.errors import UpstreamError
 from theo_workers.messages import Completion, Usage
 from theo_workers.upstreams.answer import clean, completion
+from theo_workers.upstreams.chat_dialects import Dialect
+from theo_workers.upstreams.chat_history import keeping
 from theo_workers.upstreams.chat_words import joined_text, read_usage
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
@@ -23,6 +25,7 @@ class _Delta(Struct):
     content: str | list[Any] | None = None
     refusal: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
+    reasoning_content: Any = None
 
 
 class _Choice(Struct):
@@ -52,9 +55,11 @@ _any_decoder = msgspec.json.Decoder()
 class ChatStream:
     """Assembles the answer. `feed` gives back each piece of text; `finish` the whole completion."""
 
-    def __init__(self, origin: Origin, *, identity: str | None) -> None:
+    def __init__(self, origin: Origin, *, identity: str | None, dialect: Dialect) -> None:
         self._origin = origin
         self._identity = identity
+        self._dialect = dialect
+        self._thoughts: list[str] = []
         self._texts: list[str] = []
         self._refusals: list[str] = []
         self._calls: list[_CallParts] = []
@@ -102,7 +107,7 @@ class ChatStream:
             text="".join(self._texts),
             refused="".join(self._refusals) or None,
             finish=self._finish,
-            calls=[call.joined() for call in self._calls],
+            calls=keeping(self._dialect, [call.joined() for call in self._calls], "".join(self._thoughts)),
             usage=self._usage,
             identity=self._identity,
         )
@@ -122,6 +127,8 @@ class ChatStream:
             return ""
         for piece in delta.tool_calls or ():
             self._call_of(piece).add(piece)
+        if self._dialect.reasoning is not None and isinstance(delta.reasoning_content, str):
+            self._thoughts.append(delta.reasoning_content)
         if delta.refusal:
             self._refusals.append(delta.refusal)
         text = clean(joined_text(delta.content))

@@ -23,7 +23,7 @@ from theo_workers.failures import FailureClass
 from theo_workers.model_spec import Timeouts
 from theo_workers.upstreams.origin import Origin
 from theo_workers.upstreams.pool import Pool
-from theo_workers.upstreams.watchdog import Phase, Watch, Watchdog
+from theo_workers.upstreams.watchdog import Floor, Phase, Watch, Watchdog
 from theo_workers.upstreams.wire import Headers
 
 ERROR_BODY_BYTES = 65_536  # of an error's body, no more is read
@@ -50,6 +50,10 @@ class Receiver(Protocol):
     def streamed(self) -> bool:
         """It was a stream of events."""
 
+    @property
+    def midway(self) -> bool:
+        """Something has begun that is not whole: no server pauses there to think."""
+
 
 class Body:
     """Keeps a whole body, or of an error's body the beginning."""
@@ -60,6 +64,7 @@ class Body:
         self.status = 0
         self.headers: Headers = {}
         self.data: bytes | bytearray = b""
+        self.midway = False  # some servers send blanks while the model thinks
 
     @property
     def sufficient(self) -> bool:
@@ -70,6 +75,8 @@ class Body:
         self.status, self.headers = status, headers
 
     def chunk(self, data: bytes) -> bool:
+        if not self.midway:
+            self.midway = not data.isspace()
         if not self.data:
             self.data = data
         else:
@@ -88,6 +95,7 @@ class HttpEndpoint:
         self._pool, self._watchdog = pool, Watchdog(clock)
         self._origin, self._clock, self._timeouts = origin, clock, timeouts
         self._max_response_bytes = max_response_bytes
+        self._floor = Floor(timeouts.floor_bytes, timeouts.floor_s)
 
     async def exchange(self, body: bytes, receiver: Receiver, *, deadline: float) -> None:
         """Post `body` and hand the response to `receiver`; `deadline` is monotonic seconds.
@@ -111,7 +119,7 @@ class HttpEndpoint:
         except asyncio.CancelledError:
             if not watch.fired or task.uncancel() > cancelling:
                 raise
-            failure = self._overdue(watch.phase)
+            failure = self._overdue(watch.phase, slow=watch.due == watch.floor_at)
         except _FAULTS as fault:
             failure = self._fault(fault, watch.phase)
         finally:
@@ -158,14 +166,17 @@ class HttpEndpoint:
         elif receiver.sufficient:
             self._watchdog.move(watch, Phase.BODY, min(LAST_WORDS_S, self._timeouts.inter_chunk_s))
         else:
-            self._watchdog.move(watch, Phase.BODY, self._timeouts.inter_chunk_s)
+            floor = self._floor if receiver.midway else None
+            self._watchdog.receive(watch, len(data), self._timeouts.inter_chunk_s, floor)
 
-    def _overdue(self, phase: Phase) -> ProviderTimeout:
+    def _overdue(self, phase: Phase, *, slow: bool) -> ProviderTimeout:
         if phase is Phase.CONNECT:
             return self._origin.error(
                 ProviderTimeout, "no connection in time", failure=FailureClass.NEVER_SENT
             )
         what = "no answer in time" if phase is Phase.FIRST_BYTE else "the answer stopped coming"
+        if slow:
+            what = "the answer came too slowly"
         return self._origin.error(ProviderTimeout, what)
 
     def _fault(self, fault: Exception, phase: Phase) -> ProviderUnavailable:

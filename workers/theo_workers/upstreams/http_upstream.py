@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from theo_workers.clock import Clock
+from theo_workers.errors import InvalidRequest
 from theo_workers.messages import Completion, DeltaSink, Request
 from theo_workers.upstreams.http import Body, HttpEndpoint
 from theo_workers.upstreams.origin import Origin
@@ -27,19 +30,32 @@ class HttpUpstream:
         """`streamed` is where streams are asked for, where that is another place."""
         self._origin, self._wire, self._clock = origin, wire, clock
         self._endpoint, self._stream_endpoint = endpoint, streamed or endpoint
+        self.amendments = 0
 
     @property
     def provider(self) -> str:
         return self._origin.provider
 
     async def generate(self, request: Request, *, deadline: float, on_delta: DeltaSink | None) -> Completion:
-        """See `Upstream.generate`. A server that answers a streamed request in plain JSON is understood."""
+        """See `Upstream.generate`. A server that answers a streamed request in plain JSON is understood.
+
+        A request refused for a word that has another is sent once more: nothing was generated for it.
+        """
+        try:
+            return await self._ask(request, deadline, on_delta)
+        except InvalidRequest as error:
+            if error.parameter is None or not self._wire.amend(error):
+                raise
+        self.amendments += 1
+        return await self._ask(request, deadline, on_delta)
+
+    async def _ask(self, request: Request, deadline: float, on_delta: DeltaSink | None) -> Completion:
         body = self._wire.encode(request)
         if not request.stream:
             plain = Body()
             await self._endpoint.exchange(body, plain, deadline=deadline)
             return self._whole(plain)
-        streamed = _Streamed(self._origin, self._wire, on_delta)
+        streamed = _Streamed(self._origin, self._wire, on_delta, self._clock)
         await self._stream_endpoint.exchange(body, streamed, deadline=deadline)
         if streamed.answer is not None:
             return streamed.finish(streamed.answer)
@@ -65,8 +81,10 @@ class HttpUpstream:
 class _Streamed:
     """Receives a stream of events, or whatever came in its place."""
 
-    def __init__(self, origin: Origin, wire: WireFormat, on_delta: DeltaSink | None) -> None:
-        self._origin, self._wire, self._on_delta = origin, wire, on_delta
+    def __init__(self, origin: Origin, wire: WireFormat, on_delta: DeltaSink | None, clock: Clock) -> None:
+        self._origin, self._wire, self._on_delta, self._clock = origin, wire, on_delta, clock
+        self._began = clock.monotonic()
+        self._first_token_ms: float | None = None
         self._parser = SseParser(max_event_bytes=MAX_EVENT_BYTES)
         self.plain = Body()
         self.answer: StreamedAnswer | None = None
@@ -78,6 +96,10 @@ class _Streamed:
     @property
     def streamed(self) -> bool:
         return self.answer is not None
+
+    @property
+    def midway(self) -> bool:
+        return self.plain.midway if self.answer is None else self._parser.midway
 
     def head(self, status: int, headers: Headers) -> None:
         self.plain.head(status, headers)
@@ -95,9 +117,7 @@ class _Streamed:
         if events is None:
             raise self._origin.garbage(f"an event of the stream is larger than {MAX_EVENT_BYTES} bytes")
         for event in events:
-            text = answer.feed(event)
-            if text and self._on_delta is not None:
-                self._on_delta(text)
+            self._tell(answer.feed(event))
             if answer.done:
                 return True
         return False
@@ -105,7 +125,14 @@ class _Streamed:
     def finish(self, answer: StreamedAnswer) -> Completion:
         if not answer.sufficient:  # perhaps the last event lacks its blank line
             for event in self._parser.close():
-                text = answer.feed(event)
-                if text and self._on_delta is not None:
-                    self._on_delta(text)
-        return answer.finish()
+                self._tell(answer.feed(event))
+        completion = answer.finish()
+        return replace(completion, first_token_ms=self._first_token_ms)
+
+    def _tell(self, text: str) -> None:
+        if not text:
+            return
+        if self._first_token_ms is None:
+            self._first_token_ms = (self._clock.monotonic() - self._began) * 1_000
+        if self._on_delta is not None:
+            self._on_delta(text)

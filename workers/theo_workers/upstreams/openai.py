@@ -5,7 +5,8 @@ from __future__ import annotations
 from theo_workers.clock import Clock
 from theo_workers.model_spec import ModelSpec
 from theo_workers.upstreams.chat_completions import ChatCompletions
-from theo_workers.upstreams.endpoint import base_url_of, bearer_of, is_azure, open_endpoint, origin_of
+from theo_workers.upstreams.chat_dialects import dialect_of
+from theo_workers.upstreams.endpoint import base_url_of, bearer_of, open_endpoint, origin_of
 from theo_workers.upstreams.http_upstream import HttpUpstream
 
 BASE_URL = "https://api.openai.com/v1"
@@ -19,8 +20,7 @@ class OpenAIUpstream(HttpUpstream):
         wire = ChatCompletions(
             origin,
             model=spec.model,
-            openai_host=is_azure(base) or base.host == "api.openai.com",
-            google_host=(base.host or "").endswith("googleapis.com"),
+            dialect=dialect_of(base.host or ""),
             max_output_tokens=spec.max_output_tokens,
         )
         auth = bearer_of(spec, base)

@@ -42,6 +42,7 @@ class ScriptedUpstream:
     """Implements `theo_workers.upstream.Upstream`. Calls take the fates in the order in which they begin."""
 
     provider = "scripted"
+    amendments = 0
 
     def __init__(
         self,

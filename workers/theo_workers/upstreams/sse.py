@@ -30,6 +30,11 @@ class SseParser:
         self._data: list[bytes] = []
         self._size = 0
 
+    @property
+    def midway(self) -> bool:
+        """Has an event or a comment begun that is not whole?"""
+        return bool(self._partial or self._data)
+
     def feed(self, data: bytes) -> list[SseEvent]:
         """The events that `data` completes. Raises EventTooLongError."""
         if self._after_cr and data:
