@@ -80,6 +80,7 @@ class Bookings:
             provider_request_id=completion.provider_request_id,
             cache=self._cache_write(flight, answer),
         )
+        flight.held = completion.held
         outcome = Answered(answer=answer, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))
         return Result(outcome, shared=True, remember=True, answer=answer)
 

@@ -59,6 +59,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     usage: Usage | None  # None: the provider reported none, the caller estimates
     tool_calls: Raw | None = None
     provider_request_id: str | None = None
+    held: object = None  # of a large answer: to be kept until nobody needs its output any more
     first_token_ms: float | None = None  # from asking to the first text of a stream; None: there was none
 
 

@@ -66,6 +66,7 @@ class ChatStream:
         self._finish: str | None = None
         self._usage: Usage | None = None
         self._seen_choice = False
+        self.kept = 0
         self.done = False  # the terminal event came: nothing more will
 
     @property
@@ -90,7 +91,7 @@ class ChatStream:
         if chunk.error:
             raise self._failed(chunk.error)
         # Azure's first chunk and most usage chunks have no choices.
-        return self._take(chunk.choices[0]) if chunk.choices else ""
+        return self._take(chunk.choices[0], len(event.data)) if chunk.choices else ""
 
     def finish(self) -> Completion:
         """The answer. Raises ProviderUnavailable when the stream ended without a terminal event."""
@@ -112,7 +113,7 @@ class ChatStream:
             identity=self._identity,
         )
 
-    def _take(self, choice: _Choice) -> str:
+    def _take(self, choice: _Choice, size: int) -> str:
         if choice.index:
             return ""  # only one was asked for
         if choice.error:
@@ -122,9 +123,11 @@ class ChatStream:
             self._usage = read_usage(choice.usage) or self._usage
         if choice.finish_reason:
             self._finish = choice.finish_reason
-        delta = choice.delta
-        if delta is None:
-            return ""
+        return "" if choice.delta is None else self._add(choice.delta, size)
+
+    def _add(self, delta: _Delta, size: int) -> str:
+        if delta.tool_calls or delta.refusal or self._dialect.reasoning is not None:
+            self.kept += size
         for piece in delta.tool_calls or ():
             self._call_of(piece).add(piece)
         if self._dialect.reasoning is not None and isinstance(delta.reasoning_content, str):
@@ -134,6 +137,7 @@ class ChatStream:
         text = clean(joined_text(delta.content))
         if text:
             self._texts.append(text)
+            self.kept += len(text)
         return text
 
     def _call_of(self, piece: dict[str, Any]) -> _CallParts:

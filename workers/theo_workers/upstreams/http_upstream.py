@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec.structs import replace
 
 from theo_workers.clock import Clock
-from theo_workers.errors import InvalidRequest
+from theo_workers.errors import InvalidRequest, UpstreamError
 from theo_workers.messages import Completion, DeltaSink, Request
 from theo_workers.upstreams.http import Body, HttpEndpoint
 from theo_workers.upstreams.origin import Origin
+from theo_workers.upstreams.room import Share
 from theo_workers.upstreams.sse import EventTooLongError, SseParser
 from theo_workers.upstreams.wire import Headers, StreamedAnswer, WireFormat
 
@@ -53,16 +56,21 @@ class HttpUpstream:
         body = self._wire.encode(request)
         if not request.stream:
             plain = Body()
-            await self._endpoint.exchange(body, plain, deadline=deadline)
-            return self._whole(plain)
+            share = await self._endpoint.exchange(body, plain, deadline=deadline)
+            return self._read(plain, share)
         streamed = _Streamed(self._origin, self._wire, on_delta, self._clock)
-        await self._stream_endpoint.exchange(body, streamed, deadline=deadline)
-        if streamed.answer is not None:
-            return streamed.finish(streamed.answer)
-        completion = self._whole(streamed.plain)
-        if on_delta is not None and completion.output:
-            on_delta(completion.output)
-        return completion
+        share = await self._stream_endpoint.exchange(body, streamed, deadline=deadline)
+        return self._read(streamed, share)
+
+    def _read(self, received: Body | _Streamed, share: Share | None) -> Completion:
+        try:
+            completion = self._whole(received) if isinstance(received, Body) else received.finish(self._whole)
+        except UpstreamError:
+            received.forget()
+            if share is not None:
+                share.let_go()
+            raise
+        return completion if share is None else replace(completion, held=share)
 
     async def close(self) -> None:
         """Release connections. Idempotent."""
@@ -97,6 +105,14 @@ class _Streamed:
     def streamed(self) -> bool:
         return self.answer is not None
 
+    def forget(self) -> None:
+        self.plain.forget()
+        self.answer, self._parser = None, SseParser()
+
+    @property
+    def kept(self) -> int:
+        return self.plain.kept if self.answer is None else self.answer.kept + self._parser.kept
+
     @property
     def midway(self) -> bool:
         return self.plain.midway if self.answer is None else self._parser.midway
@@ -122,7 +138,14 @@ class _Streamed:
                 return True
         return False
 
-    def finish(self, answer: StreamedAnswer) -> Completion:
+    def finish(self, whole: Callable[[Body], Completion]) -> Completion:
+        """The answer; `whole` reads one that came in plain JSON after all."""
+        answer = self.answer
+        if answer is None:
+            completion = whole(self.plain)
+            if self._on_delta is not None and completion.output:
+                self._on_delta(completion.output)
+            return completion
         if not answer.sufficient:  # perhaps the last event lacks its blank line
             for event in self._parser.close():
                 self._tell(answer.feed(event))

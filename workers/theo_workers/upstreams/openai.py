@@ -8,6 +8,7 @@ from theo_workers.upstreams.chat_completions import ChatCompletions
 from theo_workers.upstreams.chat_dialects import dialect_of
 from theo_workers.upstreams.endpoint import base_url_of, bearer_of, open_endpoint, origin_of
 from theo_workers.upstreams.http_upstream import HttpUpstream
+from theo_workers.upstreams.room import Room
 
 BASE_URL = "https://api.openai.com/v1"
 
@@ -15,7 +16,9 @@ BASE_URL = "https://api.openai.com/v1"
 class OpenAIUpstream(HttpUpstream):
     """One model behind a Chat Completions endpoint. Raises ConfigError where it cannot work."""
 
-    def __init__(self, spec: ModelSpec, clock: Clock, *, default_base_url: str = BASE_URL) -> None:
+    def __init__(
+        self, spec: ModelSpec, clock: Clock, room: Room | None = None, *, default_base_url: str = BASE_URL
+    ) -> None:
         base, origin = base_url_of(spec, default_base_url), origin_of(spec)
         wire = ChatCompletions(
             origin,
@@ -24,5 +27,5 @@ class OpenAIUpstream(HttpUpstream):
             max_output_tokens=spec.max_output_tokens,
         )
         auth = bearer_of(spec, base)
-        endpoint = open_endpoint(spec, base, "chat/completions", auth, origin=origin, clock=clock)
+        endpoint = open_endpoint(spec, base, "chat/completions", auth, origin=origin, clock=clock, room=room)
         super().__init__(origin, wire, endpoint, clock)

@@ -41,6 +41,7 @@ class ResponsesStream:
         self._items: list[Item] = []
         self._response: ResponseObject | None = None
         self._begun = False
+        self.kept = 0
         self.done = False
 
     @property
@@ -58,8 +59,10 @@ class ResponsesStream:
             return self._say(told.delta)
         if told.type == "response.output_item.done" and told.item is not None:
             self._items.append(told.item)
+            self.kept += len(event.data)
         elif told.type in _TERMINAL and told.response is not None:
             self._response, self.done = told.response, True
+            self.kept += len(event.data)
         elif told.type == "error" or told.error:
             raise self._failed(event.data)
         return ""
@@ -84,6 +87,7 @@ class ResponsesStream:
             return ""
         text = clean(delta)
         self._texts.append(text)
+        self.kept += len(text)
         return text
 
     def _failed(self, data: bytes) -> UpstreamError:

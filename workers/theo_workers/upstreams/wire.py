@@ -19,6 +19,9 @@ class StreamedAnswer(Protocol):
     done: bool
     """The terminal event came."""
 
+    kept: int
+    """Characters that it holds of the answer, more or less."""
+
     @property
     def sufficient(self) -> bool:
         """The answer is whole, even if the connection ends badly from here."""
