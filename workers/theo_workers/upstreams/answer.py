@@ -23,6 +23,7 @@ _FINISH: dict[str, FinishReason] = {
     # Responses
     "completed": "stop",
     "max_output_tokens": "length",
+    "incomplete": "length",  # no reason is given: a filter would be named
     # Anthropic Messages
     "end_turn": "stop",
     "stop_sequence": "stop",
