@@ -91,7 +91,7 @@ def completed(
             provider_request_id=identity,
             usage=usage,
         )
-    said, refusals = _spoken(output or ())
+    said, refusals = spoken(output or ())
     return completion(
         origin,
         text=said if text is None else text,
@@ -123,7 +123,7 @@ def read_usage(raw: Raw) -> Usage | None:
     return billed(usage, told)
 
 
-def _spoken(output: Sequence[Item]) -> tuple[str, str]:
+def spoken(output: Sequence[Item]) -> tuple[str, str]:
     """The text of all messages, and what the model said instead of an answer."""
     parts = [
         part
