@@ -77,8 +77,13 @@ async def test_who_asks_for_a_new_answer_gets_one_and_only_refreshing_keeps_it(f
 
 @pytest.mark.parametrize(
     "fields",
-    [{"tenant": "acme"}, {"workflow": "sums"}, {"system": "Be brief."}, {"params": {"temperature": 0}}]
-    + [{"model": "m"}],
+    [
+        {"tenant": "acme"},
+        {"workflow": "sums"},
+        {"system": "Be brief."},
+        {"params": {"temperature": 0}},
+        {"model": "m"},
+    ],
     ids=["tenant", "workflow", "system", "params", "model"],
 )
 async def test_another_job_does_not_get_it(fields: dict[str, Any]) -> None:
