@@ -36,7 +36,7 @@ GC_THRESHOLD = (
     20_000,
     20,
     50,
-)  # jobs under way live for some thousand allocations, and should not grow old in vain
+)  # jobs under way outlive some thousand allocations, and should not be walked for it
 STALL_LEASES = 3.0  # a loop that is silent for so many leases will not speak again
 
 
