@@ -116,7 +116,7 @@ class ChatCompletions:
             raise self._origin.garbage("the answer has no choices", provider_request_id=identity, usage=usage)
         calls = keeping(self._dialect, message.tool_calls, message.reasoning_content)
         if not calls and message.function_call:
-            calls = [{"id": "call_0", "type": "function", "function": message.function_call}]
+            calls = [{"type": "function", "function": message.function_call}]
         return completion(
             self._origin,
             text=joined_text(message.content),
