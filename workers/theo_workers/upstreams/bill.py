@@ -30,6 +30,8 @@ class Charged(Struct):
 
 def billed(usage: Usage, told: Charged) -> Usage:
     """The usage, with the provider's own cost if it told one that can be believed."""
+    if told.cost is None and told.cost_in_usd_ticks is None and told.estimated_cost is None:
+        return usage  # as nearly always
     usd = _told_usd(told)
     if usd is None:
         return usage

@@ -87,10 +87,8 @@ class ChatCompletions:
             "messages": said(request.messages, self._dialect),
             **params,
         }
-        if self._cap is not None:
-            _rename_cap(body, self._cap)
-        if "seed" in body and self._dialect.seed != "seed":
-            body[self._dialect.seed] = body.pop("seed")
+        if params:
+            self._rename(body)
         if self._max_output_tokens is not None:
             self._bound(body, self._max_output_tokens)
         if request.stream:
@@ -148,6 +146,12 @@ class ChatCompletions:
     def stream(self, headers: Mapping[str, str]) -> ChatStream:
         """What assembles one streamed answer."""
         return ChatStream(self._origin, identity=call_id(headers), dialect=self._dialect)
+
+    def _rename(self, body: dict[str, Any]) -> None:
+        if self._cap is not None:
+            _rename_cap(body, self._cap)
+        if "seed" in body and self._dialect.seed != "seed":
+            body[self._dialect.seed] = body.pop("seed")
 
     def _bound(self, body: dict[str, Any], most: int) -> None:
         asked = [name for name in _CAPS if body.get(name) is not None]

@@ -19,9 +19,14 @@ _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 def said(messages: Sequence[Message], dialect: Dialect) -> Sequence[Any]:
     """The messages as they are sent."""
-    if all(m.tool_calls is UNSET and m.tool_call_id is UNSET and m.role != "developer" for m in messages):
-        return messages
-    return [_said(message, dialect) for message in messages]
+    for message in messages:
+        if (
+            message.tool_calls is not UNSET
+            or message.tool_call_id is not UNSET
+            or message.role == "developer"
+        ):
+            return [_said(one, dialect) for one in messages]
+    return messages
 
 
 def keeping(

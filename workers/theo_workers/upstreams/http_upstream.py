@@ -44,23 +44,22 @@ class HttpUpstream:
 
         A request refused for a word that has another is sent once more: nothing was generated for it.
         """
-        try:
-            return await self._ask(request, deadline, on_delta)
-        except InvalidRequest as error:
-            if error.parameter is None or not self._wire.amend(error):
-                raise
-        self.amendments += 1
-        return await self._ask(request, deadline, on_delta)
-
-    async def _ask(self, request: Request, deadline: float, on_delta: DeltaSink | None) -> Completion:
-        body = self._wire.encode(request)
-        if not request.stream:
-            plain = Body()
-            share = await self._endpoint.exchange(body, plain, deadline=deadline)
-            return self._read(plain, share)
-        streamed = _Streamed(self._origin, self._wire, on_delta, self._clock)
-        share = await self._stream_endpoint.exchange(body, streamed, deadline=deadline)
-        return self._read(streamed, share)
+        amended = False
+        while True:
+            body = self._wire.encode(request)
+            try:
+                if not request.stream:
+                    plain = Body()
+                    share = await self._endpoint.exchange(body, plain, deadline=deadline)
+                    return self._read(plain, share)
+                streamed = _Streamed(self._origin, self._wire, on_delta, self._clock)
+                share = await self._stream_endpoint.exchange(body, streamed, deadline=deadline)
+                return self._read(streamed, share)
+            except InvalidRequest as error:
+                if amended or error.parameter is None or not self._wire.amend(error):
+                    raise
+            amended = True
+            self.amendments += 1
 
     def _read(self, received: Body | _Streamed, share: Share | None) -> Completion:
         try:
