@@ -12,6 +12,7 @@ EVENTS: Final = MappingProxyType(
         "circuit_half_open": "the breaker lets one probe through",
         "circuit_closed": "the breaker closed: the model serves again",
         "model_disabled": "a credential or model is refused by the provider, or an operator took it out",
+        "model_unknown": "a provider does not know the configured model, which others stand in for; details: reason",
         "model_enabled": "an operator put the model back",
         "model_paused": "the provider asked to wait; details: retry_after_ms",
         "bound_violated": "a provider billed more than its own limits allow; the model is stopped",

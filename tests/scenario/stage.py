@@ -77,6 +77,7 @@ class Listening(LibraryObserver):
         self.transitions: list[tuple[str, str]] = []
         self.news: list[News] = []
         self.violations: list[str] = []
+        self.unknown: list[str] = []
 
     def on_bug(self, error: BaseException, ref: EntryRef) -> None:
         self.bugs.append(error)
@@ -93,6 +94,10 @@ class Listening(LibraryObserver):
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         assert cost_nano > bound_nano
         self.violations.append(model)
+
+    def on_model_unknown(self, model: str, detail: str) -> None:
+        assert detail
+        self.unknown.append(model)
 
 
 def model(name: str, *fates: Fate, routing: Mapping[str, Any] | None = None, **options: Any) -> ModelConfig:
