@@ -247,6 +247,7 @@ class MemoryReplies:
         self.envelopes: dict[EntryRef, Envelope] = {}
         self.released: list[EntryRef] = []
         self.not_streams: frozenset[str] = frozenset()
+        self.answered_by_peers: set[EntryRef] = set()
         self.takes_s = 0.0
 
     def finish(
@@ -255,6 +256,9 @@ class MemoryReplies:
         done: asyncio.Future[Finish] = asyncio.get_running_loop().create_future()
 
         def publish() -> None:
+            if envelope.ref in self.answered_by_peers:
+                done.set_result(Finish.ALREADY)
+                return
             final = Final(outcome, queued_ms, dead, self._clock.monotonic())
             self.finals.setdefault(envelope.ref, []).append(final)
             self.envelopes[envelope.ref] = envelope

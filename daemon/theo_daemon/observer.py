@@ -104,6 +104,14 @@ class DaemonObserver:
             )
         )
 
+    def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
+        self._events.emit(
+            "duplicate_suppressed",
+            entry_id=ticket.ref.entry_id,
+            job_stream=ticket.ref.stream,
+            cost=format_usd(outcome.cost_nano),
+        )
+
     def on_refusal(self, refused: Refused) -> None:
         now = self._clock.monotonic()
         self._telemetry.job_finished(
@@ -175,6 +183,9 @@ class LibraryObserver:
             len(attempts),
             outcome.cost_nano,
         )
+
+    def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
+        """A library's jobs have no second process."""
 
     def on_refusal(self, refused: Refused) -> None:
         _log.debug("job_refused code=%s", refused.outcome.code)

@@ -108,7 +108,6 @@ PRICE_UNKNOWN = _event("price_unknown", "warning", "No price is known for a mode
 WORKER_RESTARTED = _event(
     "worker_restarted", "error", "A model's worker died of a bug and was started again."
 )
-WORKER_GAVE_UP = _event("worker_gave_up", "error", "A model's worker died too often and stays down.")
 UNCAUGHT_BUG = _event("uncaught_bug", "error", "An unforeseen exception ended one job as internal_error.")
 STATUS_PORT_OPENED = _event("status_port_opened", "info", "The status port listens; says where.")
 STATUS_PORT_TAKEN = _event("status_port_taken", "warning", "The configured status port was taken.")
