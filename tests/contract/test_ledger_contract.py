@@ -293,6 +293,49 @@ async def test_a_process_that_only_seemed_dead_is_charged_the_truth(ledger: Ledg
     await rig.until(lambda: dead)
     await peer.land(landing(asked))
     assert money(ledger) == (40, 0)
+    with ledger.transaction() as transaction:
+        (call,) = transaction.unknown_calls()
+    assert (call.answered_late, call.bound, call.charged, call.error_code) == (True, 100e-9, 40e-9, None)
+    assert call.followed == "answered late, its true cost is booked"
+
+
+async def test_calls_of_unknown_outcome_are_listed_with_the_id_of_their_job_and_what_followed(
+    ledger: Ledger, rig: Rig
+) -> None:
+    peer = await rig.open("peer")
+    await sent(peer, client_id="invoice-7", tenant="acme")
+    doubtful = await sent(ledger, 2, "other")
+    maybe = {
+        "state": "maybe",
+        "cost_nano": None,
+        "error_code": "provider_timeout",
+        "provider_request_id": "req-1",
+    }
+    await ledger.land(landing(doubtful, cache=None, **maybe))
+    dead: list[str] = []
+    ledger.on_death(dead.append)
+    rig.kill(peer)
+    await rig.until(lambda: dead)
+    with ledger.transaction() as transaction:
+        found = {call.entry_id: call for call in transaction.unknown_calls()}
+    assert found.keys() == {"1-0", "2-0"}
+    assert {call.followed for call in found.values()} == {"not sent again"}
+    assert (found["1-0"].outcome, found["2-0"].outcome) == ("unknown", "maybe")
+    assert (found["1-0"].tenant, found["1-0"].id) == ("acme", "invoice-7")
+    assert (found["2-0"].provider_request_id, found["2-0"].error_code) == ("req-1", "provider_timeout")
+    assert {call.charged for call in found.values()} == {100e-9}
+
+    again = await sent(ledger, redelivered=True)
+    with ledger.transaction() as transaction:
+        (resent,) = (call for call in transaction.unknown_calls() if call.entry_id == "1-0")
+    assert resent.followed == "sent again: fast sent"
+    await ledger.land(landing(again))
+    with ledger.transaction() as transaction:
+        (resent,) = (call for call in transaction.unknown_calls() if call.entry_id == "1-0")
+        assert resent.followed == "sent again: fast ok"
+        assert transaction.unknown_calls(model="slow") == []
+        assert transaction.unknown_calls(since_ms=resent.sent_at_ms + 10**9) == []
+        assert len(transaction.unknown_calls(limit=1)) == 1
 
 
 async def test_attempt_ids_of_two_processes_never_meet(ledger: Ledger, rig: Rig) -> None:
