@@ -23,7 +23,8 @@ class Ticket:
 
     __slots__ = (
         "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "job", "key",
-        "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size", "stored",
+        "lost_calls", "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size",
+        "stored",
     )  # fmt: skip
 
     def __init__(self, accepted: Accepted, *, received: float) -> None:
@@ -35,7 +36,8 @@ class Ticket:
         self.redelivered = delivery.redelivered
         self.size = accepted.size
         self.queued_ms = 0
-        self.deaths = 0  # of processes that ran it before
+        self.deaths = 0  # of processes, over this job
+        self.lost_calls = 0  # whatever their processes died of
         self.records: tuple[AttemptRecord, ...] = ()  # its own attempts, once it has ended
         self.repeat = False  # a repeated id: it gets the outcome of another push, and pays nothing
         self.ended = False
@@ -124,7 +126,7 @@ class Flight:
     def list_prior(self, prior: Sequence[PriorAttempt]) -> None:
         """Calls that earlier owners of the lead's entry sent: in its reply they come first, and it pays for them."""
         for one in sorted(prior, key=lambda one: one.attempt_id):
-            if one.attempt_id not in self.listed:
+            if one.is_call and one.attempt_id not in self.listed:
                 self.listed.add(one.attempt_id)
                 self.attempts.append(earlier(one))
                 self.cost_nano += one.cost_nano

@@ -16,9 +16,11 @@ from theo_daemon.job import EntryRef
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.ledger import InflightTimeout
 from theo_daemon.ledger.records import (
+    NO_MODEL,
     Ask,
     Busy,
     CacheWrite,
+    CallLost,
     Check,
     Clear,
     Conflict,
@@ -27,12 +29,14 @@ from theo_daemon.ledger.records import (
     IdBusy,
     JobEnd,
     Landing,
+    News,
     OverBudget,
     Replay,
     Scope,
     Settled,
     Want,
 )
+from theo_daemon.ledger.unknown_calls import BESIDE
 from theo_daemon.ledger.watcher import OnId, OnKey
 from theo_workers.clock import SystemClock
 
@@ -278,6 +282,44 @@ async def test_a_dead_process_s_calls_are_charged_at_their_bound_and_its_keys_ar
     verdict = await ledger.ask(ask(ledger, redelivered=True))
     assert isinstance(verdict, Granted)
     assert len(verdict.prior) == 1
+
+
+async def test_a_process_that_dies_while_it_rehearses_a_job_dies_of_that_job(
+    ledger: Ledger, rig: Rig
+) -> None:
+    """What it had sent is lost all the same, but told apart from calls that it may have died of."""
+    news: list[News] = []
+    ledger.on_news(news.append)
+    dead: list[str] = []
+    ledger.on_death(dead.append)
+    peer = await rig.open("peer")
+    beside = await sent(peer)
+    mark = Want(peer.next_attempt_id(), NO_MODEL, NO_MODEL, 0, ())
+    await sent(peer, 2, ":mark", want=mark, cache_key=None)
+    rig.kill(peer)
+    await rig.until(lambda: dead)
+    assert money(ledger) == (100, 0)
+    looks = [
+        await ledger.ask(ask(ledger, number, f"look {number}", redelivered=True, want=None))
+        for number in (1, 2)
+    ]
+    (lost,), (rehearsed,) = (look.prior for look in looks if isinstance(look, Clear))
+    assert (lost.attempt_id, lost.state, lost.error_code) == (beside.want.attempt_id, "unknown", BESIDE)  # type: ignore[union-attr]
+    assert (rehearsed.attempt_id, rehearsed.state, rehearsed.error_code) == (mark.attempt_id, "unknown", None)
+    assert (lost.is_call, rehearsed.is_call) == (True, False)
+    assert [one.attempt.attempt_id for one in news if isinstance(one, CallLost)] == [lost.attempt_id]
+    with ledger.transaction() as transaction:
+        (call,) = transaction.unknown_calls()
+    assert (call.entry_id, call.error_code) == ("1-0", None)
+
+
+async def test_a_rehearsal_that_is_survived_leaves_nothing_behind(ledger: Ledger) -> None:
+    want = Want(ledger.next_attempt_id(), NO_MODEL, NO_MODEL, 0, ())
+    marked = await sent(ledger, 1, ":mark", want=want, cache_key=None)
+    assert await ledger.ask(ask(ledger, 1, ":mark", want=None)) == Busy()
+    end = landing(marked, model=NO_MODEL, state="void", cost_nano=0, bound_nano=0, cache=None)
+    await ledger.land(Landing(settled=end.settled, release_key=":mark"))
+    assert await ledger.ask(ask(ledger, 1, ":mark", redelivered=True, want=None)) == Clear()
 
 
 async def test_a_process_that_only_seemed_dead_is_charged_the_truth(ledger: Ledger, rig: Rig) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from theo_daemon.ledger.schema import open_ledger
-from theo_daemon.ledger.unknown_calls import LATE_ANSWER, CallSince, UnknownCall
+from theo_daemon.ledger.unknown_calls import LATE_ANSWER, NOT_ERRORS, CallSince, UnknownCall
 from theo_daemon.money import to_usd
 
 MODEL_SCOPE = "model:"
@@ -184,7 +184,7 @@ def _unknown_call(row: tuple[Any, ...], name: tuple[str, str] | None, calls: lis
         outcome=state,
         provider_request_id=request_id,
         status_code=status,
-        error_code=None if late else code,
+        error_code=None if code in NOT_ERRORS else code,
         sent_at_ms=started,
         noticed_at_ms=ended,
         bound=to_usd(bound),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-LATE_ANSWER = (
-    "late_answer"  # in the place of an error: its process had been taken for dead, and it answered after all
-)
+# In the place of an attempt's error code, for the books alone:
+LATE_ANSWER = "late_answer"  # its process had been taken for dead, and it answered after all
+BESIDE = "beside_rehearsal"  # its process died of another job, which it was rehearsing
+NOT_ERRORS = frozenset((LATE_ANSWER, BESIDE))
 
 
 class CallSince(Struct, frozen=True):
