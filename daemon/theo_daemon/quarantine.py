@@ -19,7 +19,7 @@ from theo_daemon.generation import deaths_among, over_the_limit
 from theo_daemon.held import HeldEntries
 from theo_daemon.job import Delivery, EntryRef
 from theo_daemon.lease_scripts import FETCH
-from theo_daemon.ledger.ledger import Ledger
+from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import (
     NO_MODEL,
     Ask,
@@ -72,7 +72,7 @@ class Quarantine:
     """Of one process. Its entries are held, so that their leases are renewed; `run` must be running."""
 
     def __init__(
-        self, *, wire: Wire, rules: QuarantineRules, consumer: str, held: HeldEntries, ledger: Ledger, ward: Ward,
+        self, *, wire: Wire, rules: QuarantineRules, consumer: str, held: HeldEntries, ledger: Claims, ward: Ward,
         reception: Reception, clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._wire, self._rules, self._consumer, self._held = wire, rules, consumer, held

@@ -12,7 +12,7 @@ import typer
 
 from theo_daemon.cli import app
 from theo_daemon.cli.ledger import since_when
-from theo_daemon.ledger.schema import open_ledger
+from theo_daemon.ledger.sqlite.schema import open_ledger
 
 NOW_S = 1_769_846_400.0  # 2026-01-31T08:00:00Z
 

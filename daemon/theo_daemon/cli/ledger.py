@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import typer
 from msgspec import structs
 
-from theo_daemon.cli.books import ledger_path
+from theo_daemon.cli.books import read_unknown_calls
 from theo_daemon.cli.console import console, duration, print_json, table, usd
 from theo_daemon.cli.options import ConfigFile, Json, RedisUrl, new_app
 from theo_daemon.cli.target import find_target
-from theo_daemon.ledger.reading import reading
 from theo_daemon.ledger.unknown_calls import UnknownCall
 
 _SPAN = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
@@ -49,8 +48,8 @@ def unknown(
     billed. The ledger is only read, beside running daemons.
     """
     since_ms = 0 if since is None else since_when(since, time.time())
-    with reading(ledger_path(find_target(config, redis_url).config)) as books:
-        calls = books.unknown_calls(since_ms=since_ms, model=model, limit=limit)
+    settings = find_target(config, redis_url).config
+    calls = read_unknown_calls(settings, since_ms=since_ms, model=model, limit=limit)
     if as_json:
         print_json({"calls": [_document(call) for call in calls]})
         return
