@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from theo_daemon.fleet import Fleet
-from theo_daemon.flight import Flight
+from theo_daemon.flight import IN_DOUBT, Flight
 from theo_daemon.job import Answer, Answered
 from theo_daemon.ledger.records import CacheWrite, Settled, Want
 from theo_daemon.outcomes import Result, attempt, settled
@@ -164,6 +164,9 @@ class Bookings:
             cost_nano=cost_nano,
             usage=usage,
             finish_reason=finish_reason,
+            resent=flight.doubtful,
         )
+        if done.outcome in IN_DOUBT:
+            flight.doubtful = True
         flight.records.append(record)
         self._observer.on_settled(record)

@@ -216,6 +216,20 @@ ATTEMPTS_UNKNOWN = _metric(
     "Attempts sent of which nobody knows whether they were billed (outcome maybe or unknown).",
     labels=("model",),
 )
+ATTEMPTS_RESENT = _metric(
+    "theo.attempts.resent",
+    Kind.COUNTER,
+    "{attempt}",
+    "Attempts made for a job after one of which nobody knows whether it was billed.",
+    labels=("model",),
+)
+RESENT_COST = _metric(
+    "theo.attempts.resent_cost",
+    Kind.COUNTER,
+    "USD",
+    "What those attempts cost: the most that may have been paid twice.",
+    labels=("model",),
+)
 
 GEN_AI_DURATION = _metric(
     "gen_ai.client.operation.duration",
