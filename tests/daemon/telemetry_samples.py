@@ -34,6 +34,7 @@ def attempt_record(
     cost_nano: int = 42_000,
     usage: Usage | None = USAGE,
     first_token_ms: float | None = None,
+    resent: bool = False,
 ) -> AttemptRecord:
     attempt = Attempt(
         model=model,
@@ -53,6 +54,7 @@ def attempt_record(
         usage=usage,
         first_token_ms=first_token_ms,
         finish_reason="stop" if outcome is Outcome.OK else None,
+        resent=resent,
     )
 
 
