@@ -20,6 +20,7 @@ from theo_daemon.ledger.records import (
     Clear,
     Granted,
     Landing,
+    OtherWindow,
     OverBudget,
     PriorAttempt,
     Throttled,
@@ -73,7 +74,8 @@ class Attempts:
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:
         """Hand the next attempt to a worker with a free slot, now; None when there is none."""
-        model = self._fleet.choose(models)
+        lead = flight.lead
+        model = self._fleet.choose(self._fleet.preferred(models, flight.route, lead.job, lead.size))
         return None if model is None else self._submit(flight, model)
 
     async def run(self, flight: Flight, started: Started) -> Result | None:
@@ -98,7 +100,7 @@ class Attempts:
         except NotGranted as refused:
             if flight.tried and isinstance(refused.verdict, OverBudget):
                 return self._refused(flight, refused.model, refused.verdict)
-            if flight.tried and isinstance(refused.verdict, Throttled | Unfit):
+            if flight.tried and isinstance(refused.verdict, OtherWindow | Throttled | Unfit):
                 return self._decide(flight)
             raise
         except (WorkerStopped, NotAdmitted):
@@ -134,7 +136,7 @@ class Attempts:
         if job.max_cost_nano is None:
             return
         bounds = {
-            model: self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model))
+            model: self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model), tight=True)
             for model in flight.candidates
         }
         refusals = unaffordable(bounds, limit_nano=job.max_cost_nano, spent_nano=flight.cost_nano)
@@ -143,7 +145,8 @@ class Attempts:
 
     def bar(self, flight: Flight, model: str, verdict: OverBudget) -> None:
         """Take a candidate away whose budget is spent."""
-        flight.bar(model, Barred(over_ceiling(verdict, int(self._clock.wall() * 1000)), own=False))
+        tenant, now_ms = flight.lead.job.tenant, int(self._clock.wall() * 1000)
+        flight.bar(model, Barred(over_ceiling(verdict, now_ms, tenant=tenant), own=False))
 
     def unaffordable(self, flight: Flight) -> Result:
         """No candidate is left: the last one's own error, if one was called at all, else what money forbids."""
@@ -174,12 +177,14 @@ class Attempts:
 
     def _submit(self, flight: Flight, model: str) -> Started | None:
         member, job = self._fleet[model], flight.lead.job
+        draw = self._fleet.draw(model, flight.route, job)
+        tight = draw.capped or job.max_cost_nano is not None
         want = Want(
             attempt_id=self._ledger.next_attempt_id(),
             model=model,
             provider=member.config.provider,
-            bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model)),
-            scopes=self._fleet.scopes(model),
+            bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model), tight=tight),
+            scopes=draw.scopes,
             rate=self._fleet.rate(model, job, flight.lead.size),
         )
         on_delta = self._deltas.begin(flight)

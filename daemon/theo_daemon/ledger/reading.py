@@ -29,6 +29,7 @@ class Balance(Struct, frozen=True, kw_only=True):
     window_start_ms: int
     spent_nano: int
     held_nano: int
+    reset_ms: int | None = None  # when its window ends; None: never
 
 
 class ModelLatency(Struct, frozen=True, kw_only=True):
@@ -66,14 +67,18 @@ class LedgerTransaction:
             for scope, spent, held in rows
         }
 
-    def balances(self) -> list[Balance]:
-        """Every budget row, windows of the past included."""
+    def balances(self, running_at_ms: int | None = None) -> list[Balance]:
+        """Every budget row, windows of the past included; or those of windows that are not over then (Unix ms)."""
         rows = self._db.execute(
-            "SELECT scope, window_start, spent_nano, held_nano FROM spend ORDER BY scope, window_start"
+            "SELECT scope, window_start, spent_nano, held_nano, reset_at FROM spend"
+            " WHERE reset_at IS NULL OR reset_at > ? ORDER BY scope, window_start",
+            (running_at_ms or 0,),
         )
         return [
-            Balance(scope=str(scope), window_start_ms=start, spent_nano=spent, held_nano=held)
-            for scope, start, spent, held in rows
+            Balance(
+                scope=str(scope), window_start_ms=start, spent_nano=spent, held_nano=held, reset_ms=reset_ms
+            )
+            for scope, start, spent, held, reset_ms in rows
         ]
 
     def latency(self) -> dict[str, ModelLatency]:
