@@ -16,6 +16,7 @@ from theo_daemon.config import Config
 from theo_daemon.core import Core
 from theo_daemon.ledger import process_name
 from theo_daemon.ledger.condition import Tidings
+from theo_daemon.make_ledger import make_ledger
 from theo_daemon.observer import DaemonObserver
 from theo_daemon.redis_link import RedisLink, redacted
 from theo_daemon.redis_side import RedisSide, running
@@ -31,6 +32,11 @@ from theo_daemon.telemetry.start import RunningTelemetry
 from theo_daemon.telemetry.status_http import StatusServer
 from theo_workers.clock import Clock, SystemClock, timeout_at
 
+GC_THRESHOLD = (
+    20_000,
+    20,
+    50,
+)  # jobs under way outlive some thousand allocations, and should not be walked for it
 STALL_LEASES = 3.0  # a loop that is silent for so many leases will not speak again
 
 
@@ -75,6 +81,7 @@ class Daemon:
             await side.start(stack)
             stack.enter_context(StallGuard(STALL_LEASES * self.config.ingress.lease_s))
             gc.freeze()  # what is loaded by now stays: price tables and vocabularies need no walking through again
+            gc.set_threshold(*GC_THRESHOLD)
             telemetry.event(
                 names.PROCESS_STARTED, version=__version__, consumer=self.consumer, redis=link.shown
             )
@@ -102,22 +109,26 @@ class Daemon:
 
     async def _core(self, stack: AsyncExitStack, side: RedisSide, telemetry: Telemetry) -> Core:
         observer = DaemonObserver(telemetry, side.events, self._clock)
-        core = Core(self.config, name=self.consumer, clock=self._clock, rng=self._rng, observer=observer)
+        ledger = make_ledger(self.config, name=self.consumer, clock=self._clock)
+        core = Core(self.config, ledger=ledger, clock=self._clock, rng=self._rng, observer=observer)
         core.ledger.on_commit(telemetry.commit_finished)
         await stack.enter_async_context(core)
-        telemetry.event(names.LEDGER_OPENED, path=str(core.ledger.path))
+        telemetry.event(names.LEDGER_OPENED, path=core.ledger.place)
         for warning in core.ledger.warnings:
             telemetry.event(names.WARNING, reason=warning)
+        for member in core.fleet.members():
+            if member.price is None:
+                telemetry.event(names.PRICE_UNKNOWN, model=member.config.name)
         patterns = compile_patterns(
             self.config.redis.prefix, self.config.reply.allowed, one_slot=is_cluster(self._url)
         )
-        dispatcher = core.dispatch(
+        core.dispatch(
             publisher=side.publisher,
             holds=side.held,
             redis_now_ms=side.time.now_ms,
             reply_refusal=lambda name: why_refused(patterns, name),
         )
-        side.attach(dispatcher, core.standings.order, shut=lambda: core.ledger.trouble is not None)
+        side.attach(core, core.standings.order, shut=lambda: core.ledger.trouble is not None)
 
         def told(tidings: Tidings) -> None:
             observer.on_tidings(tidings)
@@ -157,18 +168,21 @@ class Daemon:
         leasing = asyncio.create_task(side.leases.run(dispatcher.deliver))
         reading = asyncio.create_task(side.intake.run(dispatcher.deliver))
         inheriting = asyncio.create_task(side.heir(dispatcher))
+        rehearsing = asyncio.create_task(side.quarantine.run())
         core.ledger.on_death(side.inherit)
         side.events.emit("process_joined", consumer=self.consumer)
         try:
-            await self._until_drained(reading, leasing, core.supervising, core.ledger.crashed)
+            await self._until_drained(reading, leasing, rehearsing, core.supervising, core.ledger.crashed)
             telemetry.event(names.DRAIN_STARTED, held=dispatcher.held)
         finally:
             side.intake.stop()
             inheriting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
+            rehearsing.cancel()
+            for ending in (reading, rehearsing):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await ending
         side.leases.take_no_more()
-        handed_back = await dispatcher.drain()
+        handed_back = [*side.quarantine.give_back(), *await dispatcher.drain()]
         await side.leases.hand_back(handed_back)
         cut_off = 0 if await self._finish(dispatcher.idle()) else dispatcher.held
         telemetry.event(names.DRAIN_FINISHED, handed_back=len(handed_back), cut_off=cut_off)

@@ -9,7 +9,7 @@ from functools import partial
 from theo_daemon.budget_use import CeilingUse, use_of
 from theo_daemon.budgets import Budgets, Ceiling
 from theo_daemon.config import Config
-from theo_daemon.ledger import Ledger
+from theo_daemon.ledger.port import Books
 from theo_daemon.money import to_usd
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
@@ -34,7 +34,7 @@ _FIGURES: Mapping[Metric, Callable[[CeilingUse], float]] = {
 class BudgetGauges:
     """Every ceiling's use, a few seconds old."""
 
-    def __init__(self, config: Config, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, config: Config, ledger: Books, clock: Clock) -> None:
         self._ceilings: Sequence[Ceiling] = tuple(Budgets(config).ceilings())
         self._ledger, self._clock = ledger, clock
         self._uses: dict[str, CeilingUse] = {}

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from theo_daemon.budget_names import EACH, MODEL_SCOPE, selectors_of
 from theo_daemon.budgets import Ceiling
-from theo_daemon.ledger.reading import Balance
+from theo_daemon.ledger.figures import Balance
 
 
 class ScopeUse(Struct, frozen=True):

@@ -12,7 +12,7 @@ from msgspec import structs
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.flight import Flight, Ticket
 from theo_daemon.job import Answered, Failed, JobOutcome
-from theo_daemon.ledger.ledger import Ledger
+from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import JobEnd, Landing
 from theo_daemon.manifest import Manifest
 from theo_daemon.outcomes import Result
@@ -27,12 +27,15 @@ class JobObserver(Protocol):
     def on_job(self, ticket: Ticket, outcome: JobOutcome, attempts: tuple[AttemptRecord, ...]) -> None:
         """A job's reply is published."""
 
+    def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
+        """The job had its reply already, from another process: this one was thrown away."""
+
 
 class Landings:
     """Ends jobs. A reply leaves only after what it says is durable."""
 
     def __init__(
-        self, *, ledger: Ledger, publisher: Publisher, manifest: Manifest, deltas: DeltaFeed,
+        self, *, ledger: Claims, publisher: Publisher, manifest: Manifest, deltas: DeltaFeed,
         redis_now_ms: Callable[[], int], observer: JobObserver,
     ) -> None:  # fmt: skip
         self._ledger, self._publisher, self._manifest = ledger, publisher, manifest
@@ -125,6 +128,8 @@ class Landings:
         if ticket.stored:
             self._ledger.forget(ticket.ref)
         self._manifest.remove(ticket)
+        if future.result() is Finish.ALREADY:
+            self._observer.on_duplicate(ticket, outcome)
         self._observer.on_job(ticket, outcome, ticket.records)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.daemon.test_budgets import DAY, DOLLAR, HOUR, MIDNIGHT, NOW, budget, budgets
 from theo_daemon.budget_use import CeilingUse, use_of
 from theo_daemon.budgets import Budgets
-from theo_daemon.ledger.reading import Balance
+from theo_daemon.ledger.figures import Balance
 
 
 def row(

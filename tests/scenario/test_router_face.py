@@ -10,12 +10,13 @@ from unittest import mock
 
 import pytest
 
+import theo_daemon
 from tests.doubles import until
 from tests.fakes import QuickCounter
 from tests.scenario.stage import WatchedUpstream
 from theo_daemon import core as core_module
 from theo_daemon.key import cache_key
-from theo_daemon.ledger.ledger import InflightTimeout
+from theo_daemon.ledger.port import InflightTimeout
 from theo_daemon.router import RoutedGeneration, Router
 from theo_workers.clock import FakeClock
 from theo_workers.errors import (
@@ -365,3 +366,17 @@ async def test_a_closed_router_says_that_it_is_closed(tmp_path: Path) -> None:
     router = Router.from_config(path)
     with pytest.raises(RuntimeError, match="not open"):
         await router.execute_generation(prompt="x")
+    async with router:
+        assert (await router.execute_generation(prompt="x")).model == "fast"
+    with pytest.raises(RuntimeError, match="closed"):
+        await router.execute_generation(prompt="x")
+    async with router:
+        assert (await router.execute_generation(prompt="x")).cache_hit
+
+
+def test_the_names_of_the_face_are_all_in_one_place() -> None:
+    assert theo_daemon.GenerationError is GenerationError
+    assert theo_daemon.RoutedGeneration is RoutedGeneration
+    assert {"Router", "Ledger", "LedgerTransaction", "ModelHealth"} <= set(dir(theo_daemon))
+    with pytest.raises(AttributeError, match="Ruoter"):
+        theo_daemon.Ruoter  # noqa: B018 - asking is the point

@@ -12,7 +12,9 @@ from theo_daemon.budget_names import MODEL_SCOPE
 from theo_daemon.budget_use import CeilingUse, ScopeUse, use_of
 from theo_daemon.budgets import Budgets
 from theo_daemon.config import Config
-from theo_daemon.ledger.reading import Balance, ModelLatency, reading
+from theo_daemon.ledger.figures import Balance, ModelLatency
+from theo_daemon.ledger.sqlite.reading import reading
+from theo_daemon.ledger.unknown_calls import UnknownCall
 from theo_daemon.money import to_usd
 from theo_workers.errors import LedgerError
 
@@ -71,6 +73,12 @@ def read_latency(config: Config) -> dict[str, ModelLatency]:
     """By model. Raises LedgerError."""
     with reading(ledger_path(config)) as books:
         return books.latency()
+
+
+def read_unknown_calls(config: Config, *, since_ms: int, model: str | None, limit: int) -> list[UnknownCall]:
+    """The newest first. Raises LedgerError."""
+    with reading(ledger_path(config)) as books:
+        return books.unknown_calls(since_ms=since_ms, model=model, limit=limit)
 
 
 def _rows(config: Config) -> list[Balance]:

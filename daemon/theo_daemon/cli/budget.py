@@ -15,7 +15,7 @@ from theo_daemon.cli.console import console, print_json, table, usd
 from theo_daemon.cli.options import ConfigFile, Json, RedisUrl, new_app
 from theo_daemon.cli.target import find_target
 from theo_daemon.config_table import unknown
-from theo_daemon.ledger.amend import reset_spend
+from theo_daemon.ledger.sqlite.amend import reset_spend
 
 SHOWN = 20  # scopes of one budget: with `tenant = "*"` there may be thousands
 

@@ -14,15 +14,17 @@ from typing import TypeVar
 
 import apsw
 
-from theo_daemon.ledger import damage, owners
-from theo_daemon.ledger.ballast import Ballast
-from theo_daemon.ledger.checkpoints import PASSING, Checkpoints
-from theo_daemon.ledger.commit import Committer, Operation
-from theo_daemon.ledger.files import LedgerFiles
-from theo_daemon.ledger.records import Landing, News, Verdict
-from theo_daemon.ledger.schema import open_ledger
-from theo_daemon.ledger.shortage import Orphaned, Shortage, Waiting
-from theo_daemon.ledger.sqlite_library import check_library
+from theo_daemon.ledger.operations import Operation, ends_call
+from theo_daemon.ledger.port import Orphaned
+from theo_daemon.ledger.records import News, Verdict
+from theo_daemon.ledger.sqlite import damage, owners
+from theo_daemon.ledger.sqlite.ballast import Ballast
+from theo_daemon.ledger.sqlite.checkpoints import PASSING, Checkpoints
+from theo_daemon.ledger.sqlite.commit import Committer
+from theo_daemon.ledger.sqlite.files import LedgerFiles
+from theo_daemon.ledger.sqlite.schema import open_ledger
+from theo_daemon.ledger.sqlite.shortage import Shortage, Waiting
+from theo_daemon.ledger.sqlite.sqlite_library import check_library
 from theo_workers.errors import LedgerError
 
 T = TypeVar("T")
@@ -40,8 +42,9 @@ class Writer:
     A file that is damaged, or no more the one that was opened, ends the thread: see `crashed`.
     """
 
-    def __init__(self, path: Path, name: str, *, wall: Callable[[], float]) -> None:
+    def __init__(self, path: Path, name: str, *, wall: Callable[[], float], id_ttl_s: float = 86_400) -> None:
         self._path, self._name, self._wall = path, name, wall
+        self._id_ttl_ms = int(id_ttl_s * 1000)
         self._mail: queue.SimpleQueue[list[Waiting] | _Call | None] = queue.SimpleQueue()
         self._gathered: list[Waiting] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -81,7 +84,7 @@ class Writer:
         if not self._gathered:
             self._loop.call_soon(self._send)
         self._gathered.append((operation, future, orphaned))
-        self._calls_posted += _ends_call(operation)
+        self._calls_posted += ends_call(operation)
         return future
 
     async def call(self, function: Callable[[apsw.Connection], T]) -> T:
@@ -144,7 +147,7 @@ class Writer:
         self._tell(lambda: self._announce(owner))
         try:
             with contextlib.closing(db):
-                self._serve_to_the_end(db, Committer(db, owner), gate)
+                self._serve_to_the_end(db, Committer(db, owner, id_ttl_ms=self._id_ttl_ms), gate)
         except LedgerError as error:
             lost = error
             self._tell(lambda: self._crash(lost))
@@ -304,7 +307,7 @@ class Writer:
     def _committed(self, committer: Committer, batch: list[Waiting], answers: list[Verdict | None]) -> None:
         if self.trouble is not None and not self._shortage.active:
             self._have_trouble(None)
-        self._calls_recorded += sum(_ends_call(waiting[0]) for waiting in batch)
+        self._calls_recorded += sum(ends_call(waiting[0]) for waiting in batch)
         if committer.news:
             news = committer.news
             self._tell(lambda: self._report(news))
@@ -363,13 +366,6 @@ def _resolve(batch: list[Waiting], answers: list[Verdict | None]) -> None:
             future.set_result(answer)
         elif orphaned is not None:
             orphaned(answer)
-
-
-def _ends_call(operation: Operation) -> bool:
-    """Is this the end of a call that was made?"""
-    if not isinstance(operation, Landing) or operation.settled is None:
-        return False
-    return operation.settled.state != "void"
 
 
 @contextlib.contextmanager
