@@ -13,6 +13,7 @@ from theo_daemon.ceilings import Barred, fits, hold_wait_s, last_word, over_ceil
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
+from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import OnUnknown
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import (
@@ -65,11 +66,12 @@ class Attempts:
 
     def __init__(
         self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, max_attempts: int, max_wait_s: float,
-        on_unknown: OnUnknown, bookings: Bookings, redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
+        on_unknown: OnUnknown, bookings: Bookings, hold_lines: HoldLines, redis_now_ms: Callable[[], int], clock: Clock,
+        rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
         self._max_attempts, self._max_wait_s, self._on_unknown = max_attempts, max_wait_s, on_unknown
-        self._bookings, self._redis_now_ms = bookings, redis_now_ms
+        self._bookings, self._hold_lines, self._redis_now_ms = bookings, hold_lines, redis_now_ms
         self._clock, self._rng = clock, rng
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:
@@ -208,7 +210,8 @@ class Attempts:
         self._fleet.heed(want, verdict)
         if not isinstance(verdict, Granted):
             raise NotGranted(want.model, verdict)
-        flight.holding = True
+        self._hold_lines.over(flight)
+        flight.holding, flight.scopes = True, want.scopes
         flight.listed.add(want.attempt_id)
         try:
             if verdict.prior:

@@ -187,6 +187,28 @@ async def test_a_job_that_waits_for_holds_is_refused_once_they_are_spent() -> No
         assert stage.ends([first, second]) == ["ok", "budget_exceeded"]
 
 
+@pytest.mark.parametrize(
+    "selectors", [{}, {"tenant": "*"}, {"workflow": "sum"}, {"group": "all"}, {"model": "*"}], ids=str
+)
+async def test_two_processes_together_pay_for_no_more_calls_than_the_ceiling_does(
+    selectors: dict[str, str],
+) -> None:
+    clock, books = VirtualClock(), MemoryBooks()
+    fields = {"tenant": "acme", "workflow": "sum"}
+    common: dict[str, Any] = {"budgets": [budget(50, "1mo", **selectors)], "books": books, "clock": clock}
+    async with (
+        staged(dollar("dear", SLOW, concurrency=16), name="one", **common) as one,
+        staged(dollar("dear", SLOW, concurrency=16), name="two", seed=8, **common) as two,
+    ):
+        refs = [stage.push_all([f"{id(stage)}-{n}" for n in range(200)], **fields) for stage in (one, two)]
+        await clock.advance(60)
+        ends = one.ends(refs[0]) + two.ends(refs[1])
+        assert (ends.count("ok"), ends.count("budget_exceeded")) == (50, 350)
+        assert one.calls + two.calls == 50
+        assert min(one.calls, two.calls) >= 10
+    books.close()
+
+
 # -- windows ------------------------------------------------------------------------------------------------
 
 
