@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 import msgspec
 
 from theo_daemon.attempts import Attempts, NotGranted
-from theo_daemon.ceilings import hold_wait_s
 from theo_daemon.fleet import LARGE_BYTES, Fleet
 from theo_daemon.flight import Flight
+from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import Answer, Answered, EntryRef, OnUnknown
 from theo_daemon.ledger.port import Claims, OnId, OnKey, Token
 from theo_daemon.ledger.records import (
@@ -27,10 +26,11 @@ from theo_daemon.ledger.records import (
     Verdict,
     Want,
 )
+from theo_daemon.ledger.unknown_calls import NOT_ERRORS
 from theo_daemon.outcomes import Result, replayed
 from theo_daemon.reply import decode_outcome
 from theo_daemon.turns import Found, TurnQueue
-from theo_workers.clock import Clock, sleep
+from theo_workers.clock import Clock
 from theo_workers.errors import (
     DeliveryLimitExceeded,
     IdConflict,
@@ -68,18 +68,25 @@ class LedgerQuestions:
     def heed_prior(self, flight: Flight, prior: Sequence[PriorAttempt]) -> None:
         """List what earlier owners of this very entry sent. Raises DeliveryLimitExceeded or OutcomeUnknown."""
         flight.list_prior(prior)
-        flight.lead.deaths = deaths = sum(one.state is Outcome.UNKNOWN for one in prior)
-        if deaths == 0:
-            return
+        flight.lead.deaths = deaths = len(deaths_among(prior))
+        flight.lead.lost_calls = lost = sum(one.is_call and one.state is Outcome.UNKNOWN for one in prior)
         if deaths >= self._max_deliveries:
-            raise DeliveryLimitExceeded(
-                f"{deaths} processes died while they ran this job; it is not run again"
-            )
+            raise over_the_limit(deaths)
         policy = flight.lead.job.on_unknown or self._on_unknown
-        if policy == "fail" or deaths >= self._max_attempts:
+        if lost and (policy == "fail" or lost >= self._max_attempts):
             raise OutcomeUnknown(
-                f"a process died after sending this job ({deaths} time(s)); the provider may have done the work"
+                f"a process died after sending this job ({lost} time(s)); the provider may have done the work"
             )
+
+
+def deaths_among(prior: Sequence[PriorAttempt]) -> list[PriorAttempt]:
+    """Those that a process died over: not that which only stood still, nor that which died of another job."""
+    return [one for one in prior if one.state is Outcome.UNKNOWN and one.error_code not in NOT_ERRORS]
+
+
+def over_the_limit(deaths: int) -> DeliveryLimitExceeded:
+    """Why a job is not run again."""
+    return DeliveryLimitExceeded(f"{deaths} processes died while they ran this job; it is not run again")
 
 
 class Generation:
@@ -87,16 +94,22 @@ class Generation:
 
     def __init__(
         self, *, fleet: Fleet, ledger: Claims, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
-        clock: Clock, rng: random.Random,
+        hold_lines: HoldLines, clock: Clock,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._turns = fleet, ledger, turns
         self._attempts, self._questions = attempts, questions
-        self._clock, self._rng = clock, rng
+        self._hold_lines, self._clock = hold_lines, clock
 
     async def run(self, flight: Flight) -> Result:
         """Bring the flight to its end. Raises GenerationError for what ends it without a call."""
         if flight.lead.size > LARGE_BYTES:
             flight.prompt_bounds = await self._fleet.prompt_bounds(flight.route, flight.lead.job)
+        try:
+            return await self._to_the_end(flight)
+        finally:
+            self._hold_lines.over(flight)
+
+    async def _to_the_end(self, flight: Flight) -> Result:
         # The claim itself looks for answers; a look before it is for those that are likely to have one.
         look_first = flight.lead.redelivered
         while True:
@@ -116,7 +129,10 @@ class Generation:
             return self._attempts.unaffordable(flight) if flight.looked else None
         try:
             started = await self._turns.turn(flight)
-            return await self._attempts.run(flight, started)
+            try:
+                return await self._attempts.run(flight, started)
+            finally:
+                self._turns.over(flight)
         except NoModelAvailable:
             if flight.last_error is None:
                 raise
@@ -169,13 +185,14 @@ class Generation:
     async def _wait_elsewhere(self, flight: Flight, token: Token) -> None:
         if flight.waited_since_ms is None:
             flight.waited_since_ms = int(self._clock.wall() * 1000)
+        self._hold_lines.over(flight)
         flight.wake = self._ledger.wait(token)
         await flight.wake
 
     async def _over_budget(self, flight: Flight, model: str, verdict: OverBudget) -> None:
-        """Blocked by holds: wait a little. Blocked by what is spent, or an unknown price: the others are left."""
+        """Blocked by holds: wait for room. Blocked by what is spent, or an unknown price: the others are left."""
         if verdict.by_holds:
-            await sleep(self._clock, hold_wait_s(self._rng.random()))
+            await self._hold_lines.wait(flight, verdict.scope)
             return
         flight.looked = True  # the claim has looked for answers, too
         self._attempts.bar(flight, model, verdict)

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from theo_daemon.budget_names import selectors_of
 from theo_daemon.flight import Ticket
 from theo_daemon.job import EntryRef, JobOutcome
 from theo_daemon.ledger.condition import Recovered, Tidings, Troubled, Unrecorded, WalLarge
-from theo_daemon.ledger.figures import MODEL_SCOPE
-from theo_daemon.ledger.records import CallLost, CeilingNear, CeilingReached, News, Scope
+from theo_daemon.ledger.records import CallLost, CeilingEased, CeilingNear, CeilingReached, News, Scope
 from theo_daemon.money import format_usd
 from theo_daemon.outcomes import earlier
 from theo_daemon.ports import Events
@@ -53,10 +53,15 @@ class DaemonObserver:
             "bound_violated", model=model, cost=format_usd(cost_nano), bound=format_usd(bound_nano)
         )
 
+    def on_model_unknown(self, model: str, detail: str) -> None:
+        self._events.emit("model_unknown", model=model, reason=detail)
+
     def on_news(self, news: News) -> None:
         match news:
             case CeilingNear(scope, spent_nano):
                 self._events.emit("budget_warning", **_money(scope, spent_nano))
+            case CeilingEased(scope, spent_nano):
+                self._events.emit("budget_downgrade", **_money(scope, spent_nano))
             case CeilingReached(scope, spent_nano):
                 wait_ms = None
                 if scope.reset_ms is not None:
@@ -101,6 +106,14 @@ class DaemonObserver:
             )
         )
 
+    def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
+        self._events.emit(
+            "duplicate_suppressed",
+            entry_id=ticket.ref.entry_id,
+            job_stream=ticket.ref.stream,
+            cost=format_usd(outcome.cost_nano),
+        )
+
     def on_refusal(self, refused: Refused) -> None:
         now = self._clock.monotonic()
         self._telemetry.job_finished(
@@ -120,10 +133,10 @@ class DaemonObserver:
         self._telemetry.event(names.UNCAUGHT_BUG, entry_id=ref.entry_id, exc_info=error)
 
 
-def _money(scope: Scope, spent_nano: int) -> dict[str, str]:
-    """What the events about a ceiling tell of it."""
+def _money(scope: Scope, spent_nano: int) -> dict[str, str | None]:
+    """What the events about a ceiling tell of it; `model` where the budget is one model's."""
     return {
-        "model": scope.name.removeprefix(MODEL_SCOPE),
+        "model": selectors_of(scope.name).get("model"),
         "scope": scope.name,
         "spent": format_usd(spent_nano),
         "ceiling": format_usd(scope.ceiling_nano or 0),
@@ -147,10 +160,15 @@ class LibraryObserver:
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         _log.error("bound_violated model=%s cost_nano=%d bound_nano=%d", model, cost_nano, bound_nano)
 
+    def on_model_unknown(self, model: str, detail: str) -> None:
+        _log.error("model_unknown model=%s: %s", model, detail)
+
     def on_news(self, news: News) -> None:
         match news:
             case CeilingNear(scope, spent_nano):
                 _log.warning("budget_warning scope=%s spent_nano=%d", scope.name, spent_nano)
+            case CeilingEased(scope, spent_nano):
+                _log.warning("budget_downgrade scope=%s spent_nano=%d", scope.name, spent_nano)
             case CeilingReached(scope, spent_nano):
                 _log.warning("budget_exhausted scope=%s spent_nano=%d", scope.name, spent_nano)
             case CallLost(_, lost):
@@ -169,6 +187,9 @@ class LibraryObserver:
             len(attempts),
             outcome.cost_nano,
         )
+
+    def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
+        """A library's jobs have no second process."""
 
     def on_refusal(self, refused: Refused) -> None:
         _log.debug("job_refused code=%s", refused.outcome.code)

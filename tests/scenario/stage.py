@@ -16,13 +16,15 @@ from msgspec import structs
 from tests.fakes import Delta, Final, MemoryBooks, MemoryLedger, MemoryReplies, QuickCounter, VirtualClock
 from theo_daemon import core as core_module
 from theo_daemon.cancellations import Cancel
-from theo_daemon.config import Config, IngressConfig, LedgerConfig, ModelConfig, RoutingConfig
+from theo_daemon.config import BudgetConfig, Config, IngressConfig, LedgerConfig, ModelConfig, RoutingConfig
 from theo_daemon.core import Core
 from theo_daemon.dispatcher import Dispatcher
+from theo_daemon.flight import Ticket
 from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.records import News
 from theo_daemon.observer import LibraryObserver
+from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock, sleep
 from theo_workers.messages import Completion, DeltaSink, Request
 from theo_workers.upstreams.script import Fate
@@ -77,6 +79,12 @@ class Listening(LibraryObserver):
         self.transitions: list[tuple[str, str]] = []
         self.news: list[News] = []
         self.violations: list[str] = []
+        self.unknown: list[str] = []
+        self.duplicates: list[EntryRef] = []
+        self.attempts: list[AttemptRecord] = []
+
+    def on_settled(self, record: AttemptRecord) -> None:
+        self.attempts.append(record)
 
     def on_bug(self, error: BaseException, ref: EntryRef) -> None:
         self.bugs.append(error)
@@ -93,6 +101,13 @@ class Listening(LibraryObserver):
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         assert cost_nano > bound_nano
         self.violations.append(model)
+
+    def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
+        self.duplicates.append(ticket.ref)
+
+    def on_model_unknown(self, model: str, detail: str) -> None:
+        assert detail
+        self.unknown.append(model)
 
 
 def model(name: str, *fates: Fate, routing: Mapping[str, Any] | None = None, **options: Any) -> ModelConfig:
@@ -234,16 +249,18 @@ class Stage:
 async def staged(
     *models: ModelConfig, routing: Mapping[str, Any] | None = None, ingress: Mapping[str, Any] | None = None,
     groups: Mapping[str, tuple[str, ...]] | None = None, on_unknown: Any = "retry", seed: int = 7,
-    books: MemoryBooks | None = None, name: str | None = None,
+    books: MemoryBooks | None = None, name: str | None = None, budgets: Sequence[BudgetConfig] = (),
+    clock: VirtualClock | None = None,
 ) -> AsyncIterator[Stage]:  # fmt: skip
     """A dispatcher in virtual time over books in memory. The group `all` has every model."""
-    clock = VirtualClock()
+    clock = clock or VirtualClock()
     own_books = MemoryBooks() if books is None else books
     everything = RoutingConfig(default="all", **(routing or {}))
     config = Config(
         routing=everything,
         models=tuple(merged(one, routing or {}) for one in models),
         groups={"all": tuple(one.name for one in models), **(groups or {})},
+        budgets=tuple(budgets),
         ingress=IngressConfig(**(ingress or {})),
         ledger=LedgerConfig(url=Path("unused.db"), on_unknown=on_unknown),
     )

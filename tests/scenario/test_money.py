@@ -124,7 +124,10 @@ async def test_when_every_budget_is_spent_the_first_to_reset_is_named() -> None:
         refused = await stage.answer()
         assert isinstance(refused, Failed)
         assert (refused.code, refused.retryable) == ("budget_exceeded", True)
-        assert refused.message.startswith("model:daily has spent 0 of 0.5 USD")
+        assert refused.message == (
+            "the budget of model daily has spent 0 of 0.5 USD; this call may cost 1 USD; "
+            "it resets at 2023-11-15 00:00:00 UTC"
+        )
         assert 0 < (refused.retry_after_ms or 0) <= 86_400_000
 
 
@@ -185,6 +188,20 @@ async def test_a_lost_call_is_in_the_reply_of_the_run_that_follows_and_told_once
         news = [*heir.observer.news, *bystander.observer.news]
         assert [one.ref for one in news if isinstance(one, CallLost)] == [ref]
         assert heir.rows("SELECT sum(spent_nano), sum(held_nano) FROM spend") == [(DOLLAR * 3 // 2, 0)]
+
+
+async def test_calls_after_one_that_may_have_been_billed_are_told_as_resent(books: MemoryBooks) -> None:
+    async with staged(
+        dollar("a", LOST, routing=FIRST), dollar("b", DOWN, routing={"weight": 1e5}), dollar("c", HELLO)
+    ) as stage:
+        assert isinstance(await stage.answer(within_s=30), Answered)
+        told = [(one.attempt.model, one.resent) for one in stage.observer.attempts]
+        assert told == [("a", False), ("b", True), ("c", True)]
+    ref = await crash_of(books, DOWN, HANGS)
+    async with staged(dollar("dear", HELLO), books=books, name="heir") as heir:
+        await retried(heir, ref)
+        (record,) = heir.observer.attempts
+        assert (record.resent, record.cost_nano) == (True, DOLLAR // 2)
 
 
 async def test_a_lost_call_that_must_not_be_repeated_is_charged_in_the_error(books: MemoryBooks) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-MODEL_SCOPE = "model:"
+from theo_daemon.ledger.unknown_calls import UnknownCall
 
 
 class ModelSpend(Struct, frozen=True, kw_only=True):
@@ -23,6 +23,7 @@ class Balance(Struct, frozen=True, kw_only=True):
     window_start_ms: int
     spent_nano: int
     held_nano: int
+    reset_ms: int | None = None  # when its window ends; None: never
 
 
 class ModelLatency(Struct, frozen=True, kw_only=True):
@@ -47,8 +48,13 @@ class LedgerTransaction(Protocol):
     def spend(self) -> dict[str, ModelSpend]:
         """Spent and held, by model."""
 
-    def balances(self) -> list[Balance]:
-        """Every budget row, windows of the past included, by scope and window."""
+    def balances(self, running_at_ms: int = 0) -> list[Balance]:
+        """Budget rows by scope and window: all that there are, or those of windows that are not over then (Unix ms)."""
 
     def latency(self) -> dict[str, ModelLatency]:
         """Count, mean and last latency and tokens, by model."""
+
+    def unknown_calls(
+        self, *, since_ms: int = 0, model: str | None = None, limit: int = 1_000
+    ) -> list[UnknownCall]:
+        """Calls sent since then (Unix ms) of which nobody knows whether they were billed, the newest first."""

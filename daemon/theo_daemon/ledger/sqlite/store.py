@@ -7,7 +7,7 @@ interval. So many rows are written by one multi-row statement, and read as one J
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import apsw
 import msgspec
@@ -15,6 +15,7 @@ import msgspec
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.records import Ask, CacheWrite, Check, JobEnd, PriorAttempt, Scope, Settled
 from theo_daemon.ledger.rules import Balance, Claims, KeptAnswer, Known, Remembered
+from theo_daemon.ledger.unknown_calls import LATE_ANSWER
 
 _CHUNK = 64  # rows of one statement; every size is a prepared statement of its own, so few sizes are used
 _Bind = str | int | float | None
@@ -55,8 +56,14 @@ def _padded(values: Iterable[_BindT]) -> list[_BindT]:
     return found
 
 
-def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) -> Known:
-    """All that the ledger holds about these asks, in one statement, plus their budget rows."""
+def read_known(
+    db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int, *, ids_since_ms: int = 0
+) -> Known:
+    """All that the ledger holds about these asks, in one statement, plus their budget rows.
+
+    Ids taken before `ids_since_ms` (Unix ms) are forgotten, whether or not they are pruned by now; but what
+    an entry itself left there is still its own.
+    """
     parts: list[str] = []
     binds: list[_Bind] = []
     keys = _padded(ask.key for ask in asks if isinstance(ask, Ask))
@@ -74,8 +81,8 @@ def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) ->
     if ids:
         # By client_id alone: the few rows of other tenants with the same id are dropped in Python.
         parts.append(
-            "SELECT 'i', tenant, client_id, digest || ' ' || stream || ' ' || entry_id, outcome FROM ids "
-            f"WHERE client_id IN ({_marks(len(ids))})"
+            "SELECT 'i', tenant, client_id, created_at || ' ' || digest || ' ' || stream || ' ' || entry_id,"
+            f" outcome FROM ids WHERE client_id IN ({_marks(len(ids))})"
         )
         binds += ids
     entries = _padded(ask.ref.entry_id for ask in asks if ask.redelivered)
@@ -96,12 +103,12 @@ def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) ->
             " SELECT json_group_array(json_array(k, a, b, c, d)) FROM found"
         )
         (found,) = db.execute(sql, binds).fetchone() or ("[]",)
-        _sort_known(known, found)
-    known.balances = _read_balances(db, asks)
+        _sort_known(known, found, {ask.ref for ask in asks if ask.redelivered}, ids_since_ms)
+    _read_balances(db, asks, known)
     return known
 
 
-def _sort_known(known: Known, found: str) -> None:
+def _sort_known(known: Known, found: str, redelivered: set[EntryRef], ids_since_ms: int) -> None:
     for kind, a, b, c, d in _decode_known(found):
         match kind:
             case "f":
@@ -115,13 +122,16 @@ def _sort_known(known: Known, found: str) -> None:
                 ref = EntryRef(a, b)
                 known.prior[ref] = (*known.prior.get(ref, ()), _decode_prior(d or ""))
             case _:
-                digest, stream, entry_id = str(c).split(" ")
+                taken_at, digest, stream, entry_id = str(c).split(" ")
+                ref = EntryRef(stream, entry_id)
+                if int(taken_at) < ids_since_ms and ref not in redelivered:
+                    continue
                 outcome = None if d is None else d.encode()
-                known.ids[a, b] = Remembered(digest=digest, ref=EntryRef(stream, entry_id), outcome=outcome)
+                known.ids[a, b] = Remembered(digest=digest, ref=ref, outcome=outcome)
 
 
-def _read_balances(db: apsw.Connection, asks: Sequence[Ask | Check]) -> dict[tuple[str, int], Balance]:
-    """Only of scopes with a ceiling: the others refuse nothing."""
+def _read_balances(db: apsw.Connection, asks: Sequence[Ask | Check], known: Known) -> None:
+    """Only of scopes with a ceiling: the others refuse nothing. Of a window, the last one of its scope."""
     wanted = {
         (scope.name, scope.window_start_ms)
         for ask in asks
@@ -129,23 +139,40 @@ def _read_balances(db: apsw.Connection, asks: Sequence[Ask | Check]) -> dict[tup
         for scope in ask.want.scopes
         if scope.ceiling_nano is not None
     }
-    return {(name, start): read_balance(db, name, start) for name, start in wanted}
+    for name, start in wanted:
+        if not start:
+            known.balances[name, 0] = read_balance(db, name, 0)
+        elif name not in known.newest:
+            row = db.execute(
+                f"{_BALANCE} AND window_start > 0 ORDER BY window_start DESC LIMIT 1", (name,)
+            ).fetchone()
+            if row is not None:
+                known.newest[name] = (row[5], row[6])
+                known.balances[name, row[5]] = _balance(row)
+
+
+_BALANCE = (
+    "SELECT spent_nano, held_nano, warned, exhausted, eased, window_start, coalesce(reset_at, 0) FROM spend"
+    " WHERE scope = ?"
+)
 
 
 def read_balance(db: apsw.Connection, scope: str, window_start_ms: int) -> Balance:
-    row = db.execute(
-        "SELECT spent_nano, held_nano, warned, exhausted FROM spend WHERE scope = ? AND window_start = ?",
-        (scope, window_start_ms),
-    ).fetchone()
-    return Balance(row[0], row[1], bool(row[2]), bool(row[3])) if row else Balance()
+    row = db.execute(f"{_BALANCE} AND window_start = ?", (scope, window_start_ms)).fetchone()
+    return Balance() if row is None else _balance(row)
 
 
-def mark_told(db: apsw.Connection, scope: Scope, column: Literal["warned", "exhausted"]) -> None:
+def _balance(row: Sequence[Any]) -> Balance:
+    spent, held, warned, exhausted, eased, *_ = row
+    return Balance(spent, held, bool(warned), bool(exhausted), bool(eased))
+
+
+def mark_told(db: apsw.Connection, scope: Scope, column: Literal["warned", "exhausted", "eased"]) -> None:
     """Remember that this was told of the scope's window, so that no process tells it again."""
     db.execute(
-        f"INSERT INTO spend(scope, window_start, {column}) VALUES(?, ?, 1)"
+        f"INSERT INTO spend(scope, window_start, reset_at, {column}) VALUES(?, ?, ?, 1)"
         f" ON CONFLICT(scope, window_start) DO UPDATE SET {column} = 1",
-        (scope.name, scope.window_start_ms),
+        (scope.name, scope.window_start_ms, scope.reset_ms),
     )
 
 
@@ -156,6 +183,7 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
             (
                 ask.want.attempt_id, ask.ref.stream, ask.ref.entry_id, ask.key, owner, ask.want.model,
                 ask.want.provider, "sent", ask.want.bound_nano, encode_scopes(ask.want.scopes), now_ms,
+                ask.want.price,
             )
             for ask in claims.attempts
             if ask.want is not None
@@ -163,7 +191,7 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
         insert_rows(
             db,
             "INSERT INTO attempts(id, stream, entry_id, key, owner, model, provider, state, bound_nano, scopes,"
-            " started_at)",
+            " started_at, price)",
             rows,
         )
     if claims.holders:
@@ -178,12 +206,27 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
     if claims.ids:
         insert_rows(
             db,
-            "INSERT INTO ids(tenant, client_id, digest, stream, entry_id, created_at)",
+            "INSERT OR REPLACE INTO ids(tenant, client_id, digest, stream, entry_id, created_at)",  # a forgotten one
             [(ask.tenant, ask.client_id, ask.digest, *ask.ref, now_ms) for ask in claims.ids],
         )
-    add_balances(db, [(scope, start, 0, held) for (scope, start), held in claims.held.items()])
+    _hold(db, claims)
     for reached in claims.reached:
         mark_told(db, reached.scope, "exhausted")
+
+
+def _hold(db: apsw.Connection, claims: Claims) -> None:
+    resets = {
+        (scope.name, scope.window_start_ms): scope.reset_ms
+        for ask in claims.attempts
+        if ask.want is not None
+        for scope in ask.want.scopes
+    }
+    insert_rows(
+        db,
+        "INSERT INTO spend(scope, window_start, held_nano, reset_at)",
+        [(*row, held, resets[row]) for row, held in claims.held.items()],
+        "ON CONFLICT(scope, window_start) DO UPDATE SET held_nano = held_nano + excluded.held_nano",
+    )
 
 
 def add_balances(db: apsw.Connection, rows: Sequence[tuple[str, int, int, int]]) -> None:
@@ -216,8 +259,8 @@ def settle_attempts(
     _close_attempts(db, closed, now_ms)
     for one in late:  # the truth replaces the charge at the bound; the state stays, for the count of unknowns
         db.execute(
-            "UPDATE attempts SET cost_nano = ?, error_code = 'late_answer', ended_at = ? WHERE id = ?",
-            (one.bound_nano if one.cost_nano is None else one.cost_nano, now_ms, one.attempt_id),
+            "UPDATE attempts SET cost_nano = ?, error_code = ?, ended_at = ? WHERE id = ?",
+            (one.bound_nano if one.cost_nano is None else one.cost_nano, LATE_ANSWER, now_ms, one.attempt_id),
         )
     return closed, late
 
@@ -226,7 +269,7 @@ def _states(db: apsw.Connection, settled: Sequence[Settled]) -> dict[int, str]:
     ids = _padded(one.attempt_id for one in settled)
     (found,) = db.execute(
         f"SELECT json_group_array(json_array(id, state)) FROM attempts WHERE id IN ({_marks(len(ids))})"
-        " AND error_code IS NOT 'late_answer'",
+        f" AND error_code IS NOT '{LATE_ANSWER}'",
         ids,
     ).fetchone() or ("[]",)
     return dict(_decode_states(found))
