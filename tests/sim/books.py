@@ -26,7 +26,6 @@ from theo_workers.errors import LedgerError
 RETRY_S = 0.25
 PATH = Path("/nowhere/ledger.db")
 _DATABASES: list[apsw.Connection] = []  # one for all worlds of a process
-_TABLES = ("owners", "inflight", "attempts", "cache", "outcomes", "ids", "spend", "latency", "standings", "rates")
 
 
 class Disk:
@@ -38,7 +37,7 @@ class Disk:
             schema._prepare(db, PATH)
             _DATABASES.append(db)
         self.loop, self.db, self._lag = loop, _DATABASES[0], lag
-        for table in _TABLES:
+        for table in self._tables():
             self.db.execute(f"DELETE FROM {table}")
         self.gate = os.memfd_create("gate")
         self.commits = 0
@@ -47,6 +46,10 @@ class Disk:
         self.busy = False  # somebody holds the file's lock
         self.free = True  # is there room?
         self.ballast = True  # is its room taken?
+
+    def _tables(self) -> list[str]:
+        names = self.db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'meta'")
+        return [str(name) for (name,) in names.fetchall()]
 
     def lag(self) -> float:
         return self._lag() + self.slow_s
@@ -119,10 +122,10 @@ class SimWriter(Writer):
     """The writer without a thread of its own: a strand. `point` is asked before and after every commit."""
 
     def __init__(
-        self, disk: Disk, name: str, *, strand: Strand, main: Strand, clock: Clock,
+        self, disk: Disk, name: str, *, strand: Strand, main: Strand, clock: Clock, id_ttl_s: float,
         point: Callable[[str], Any], committed: Callable[[Sequence[Operation], Sequence[Verdict | None]], None],
     ) -> None:  # fmt: skip
-        super().__init__(PATH, name, wall=clock.wall)
+        super().__init__(PATH, name, wall=clock.wall, id_ttl_s=id_ttl_s)
         self._disk, self._strand, self._main, self._point = disk, strand, main, point
         self._report_commit = committed
         self._shortage = Shortage(DiskBallast(disk))  # type: ignore[arg-type]
@@ -136,7 +139,7 @@ class SimWriter(Writer):
         self.crashed = self._loop.create_future()
         owner = owners.register(self._db, self._name, int(self._wall() * 1000))
         self._view.committed()
-        self._committer = Committer(self._db, owner)
+        self._committer = Committer(self._db, owner, id_ttl_ms=self._id_ttl_ms)
         return owner
 
     async def call(self, function: Callable[[Any], Any]) -> Any:
@@ -216,9 +219,9 @@ def is_alive(_folder: Path, name: str) -> bool:
 class SimLedger(SqliteLedger):
     """The ledger over the disk that is simulated."""
 
-    def __init__(self, make_writer: Callable[[str, Clock], SimWriter], **options: Any) -> None:
+    def __init__(self, make_writer: Callable[[str, Clock, float], SimWriter], **options: Any) -> None:
         self._make_sim_writer = make_writer
         super().__init__(PATH, **options)
 
-    def _make_writer(self, name: str, clock: Clock) -> SimWriter:
-        return self._make_sim_writer(name, clock)
+    def _make_writer(self, name: str, clock: Clock, id_ttl_s: float) -> SimWriter:
+        return self._make_sim_writer(name, clock, id_ttl_s)

@@ -62,6 +62,7 @@ class Boot:
         self.connections: list[Connection] = []
         self.killed_at = self.started_at = float("inf")
         self.ended: str | None = None
+        self.error: BaseException | None = None  # that it ended with
         self.daemon: SimDaemon
         self.task: asyncio.Task[None]
 
@@ -97,7 +98,8 @@ class Boot:
             link.close()
 
     def _over(self, task: asyncio.Task[None]) -> None:
-        self.ended = "drained" if task.exception() is None else repr(task.exception())
+        self.error = task.exception()
+        self.ended = "drained" if self.error is None else "failed"
         self.world.left(self)
 
 
@@ -189,13 +191,14 @@ def _make_ledger(config: Config, *, name: str, clock: Clock) -> SimLedger:
     boot: Boot = this_process()
     world = boot.world
 
-    def make_writer(name: str, clock: Clock) -> SimWriter:
+    def make_writer(name: str, clock: Clock, id_ttl_s: float) -> SimWriter:
         return SimWriter(
             world.disk,
             name,
             strand=boot.writer,
             main=boot.main,
             clock=clock,
+            id_ttl_s=id_ttl_s,
             point=lambda point: world.point(point, boot),
             committed=lambda operations, answers: world.committed(boot, operations, answers),
         )
@@ -205,7 +208,7 @@ def _make_ledger(config: Config, *, name: str, clock: Clock) -> SimLedger:
     )
 
 
-def _upstream(spec: Any, _clock: Clock, _rng: random.Random) -> Any:
+def _upstream(spec: Any, *_: Any) -> Any:
     boot: Boot = this_process()
     return boot.world.providers.upstream(boot, spec.name)
 

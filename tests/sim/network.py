@@ -17,11 +17,14 @@ from tests.sim.loop import SimLoop
 from tests.sim.redis_commands import Block, Commands
 from tests.sim.redis_words import Error
 from theo_daemon.finish_script import FINISH
-from theo_daemon.lease_scripts import FORGET, RENEW, TAKE
+from theo_daemon.lease_scripts import FETCH, FORGET, HAND_BACK, RECLAIM, RENEW, TAKE
 from theo_daemon.publisher import UNUSABLE
 from theo_workers.clock import sleep
 
-SCRIPTS = {"FINISH": FINISH, "RENEW": RENEW, "TAKE": TAKE, "FORGET": FORGET, "UNUSABLE": UNUSABLE}
+SCRIPTS = {
+    "FINISH": FINISH, "RENEW": RENEW, "HAND_BACK": HAND_BACK, "RECLAIM": RECLAIM, "TAKE": TAKE, "FETCH": FETCH,
+    "FORGET": FORGET, "UNUSABLE": UNUSABLE,
+}  # fmt: skip
 SCRIPT_NAMES = {
     word: name for name, script in SCRIPTS.items() for word in (script.sha.encode(), script.text.encode())
 }

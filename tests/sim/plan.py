@@ -21,13 +21,23 @@ FAULTS_WITHIN_S = 6.0
 
 # Where a process may be killed or frozen: as a command of its arrives at Redis, after it took effect, round a commit,
 # round a call.
-COMMANDS = ("XREADGROUP", "XREAD", "FINISH", "RENEW", "TAKE", "XAUTOCLAIM", "XPENDING", "XADD", "TIME", "XGROUP", "XINFO")
+COMMANDS = (
+    *("XREADGROUP", "XREAD", "XPENDING", "XADD", "TIME", "XGROUP", "XINFO"),
+    *("FINISH", "RENEW", "TAKE", "RECLAIM", "HAND_BACK", "FETCH", "FORGET"),
+)
 CRASH_POINTS = (
-    *(f"{name} {when}" for name in ("XREADGROUP", "FINISH", "XAUTOCLAIM", "RENEW", "TAKE") for when in ("sent", "done")),
+    *(
+        f"{name} {when}"
+        for name in ("XREADGROUP", "FINISH", "RECLAIM", "RENEW", "TAKE", "HAND_BACK", "FETCH")
+        for when in ("sent", "done")
+    ),
     *("commit begins", "claim committed", "landing committed", "call begins", "call ends"),
-)  # fmt: skip
+)
 # How often a world of sixty jobs passes a point, roughly: the place of a fault is drawn from this.
-PASSES = {"XREADGROUP": 150, "XREAD": 60, "FINISH": 50, "RENEW": 12, "TAKE": 3, "XAUTOCLAIM": 40, "XPENDING": 15}
+PASSES = {
+    "XREADGROUP": 150, "XREAD": 60, "FINISH": 50, "RENEW": 12, "TAKE": 3, "RECLAIM": 30, "XPENDING": 15, "FETCH": 4,
+    "HAND_BACK": 6,
+}  # fmt: skip
 OTHER_PASSES = 12
 CALL_PASSES = 55
 COMMIT_PASSES = {"commit begins": 120, "claim committed": 50, "landing committed": 50}

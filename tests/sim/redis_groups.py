@@ -94,24 +94,29 @@ class GroupStore(Store):
     def xclaim(self, words: Sequence[bytes]) -> list[Any]:
         key = words[1]
         stream, group = self.group(key, words[2])
-        least, ids, at, just_id = read_claim(words, self.now)
+        claim = read_claim(words[4:], self.now)
         consumer = group.consumer(words[3], self.now)
         found: list[Any] = []
-        for entry in ids:
+        for entry in claim.ids:
             fields = stream.entries.get(entry)
             if fields is None:
                 group.drop(entry)
                 continue
             pending = group.pending.get(entry)
-            if pending is None or (least and self.now - pending.at < least):
+            if pending is None or (claim.least_idle and self.now - pending.at < claim.least_idle):
                 continue
-            self._hand_over(key, entry, pending, consumer, at=at, count=not just_id)
-            found.append(b"%d-%d" % entry if just_id else [b"%d-%d" % entry, fields])
+            self._hand_over(key, entry, pending, consumer, at=claim.at)
+            if claim.count is not None:
+                pending.count = claim.count
+            elif not claim.just_id:
+                pending.count += 1
+            found.append(b"%d-%d" % entry if claim.just_id else [b"%d-%d" % entry, fields])
         return found
 
     def xautoclaim(self, words: Sequence[bytes]) -> list[Any]:
         _, key, name, consumer_name, least, start, *options = words
-        count = int(options[1]) if options else 100
+        just_id = b"JUSTID" in options
+        count = int(options[1]) if options and options[0] == b"COUNT" else 100
         stream, group = self.group(key, name)
         consumer = group.consumer(consumer_name, self.now)
         low, scans = read_id(start), count * SCANS
@@ -132,20 +137,18 @@ class GroupStore(Store):
             pending = group.pending[entry]
             if self.now - pending.at < int(least):
                 continue
-            self._hand_over(key, entry, pending, consumer, at=self.now, count=True)
-            found.append([b"%d-%d" % entry, fields])
+            self._hand_over(key, entry, pending, consumer, at=self.now)
+            pending.count += not just_id
+            found.append(b"%d-%d" % entry if just_id else [b"%d-%d" % entry, fields])
             count -= 1
         return [cursor, found, deleted]
 
-    def _hand_over(
-        self, key: bytes, entry: Id, pending: Pending, consumer: Consumer, *, at: int, count: bool
-    ) -> None:
+    def _hand_over(self, key: bytes, entry: Id, pending: Pending, consumer: Consumer, *, at: int) -> None:
         self.on_owner(key, entry, pending, consumer)
         pending.owner.pending -= 1
         consumer.pending += 1
         consumer.active = self.now
         pending.owner, pending.at = consumer, at
-        pending.count += count
 
     def _existing(self, key: bytes) -> Stream:
         stream = self.stream(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 Id = tuple[int, int]
 LAST_ID = (2**64 - 1, 2**64 - 1)
@@ -109,16 +110,29 @@ def between(pending: dict[Id, Pending], first: bytes, last: bytes) -> Iterator[t
     return iter([(entry, one) for entry, one in pending.items() if low <= entry <= high])
 
 
-def read_claim(words: Sequence[bytes], now: int) -> tuple[int, list[Id], int, bool]:
-    """Least idle ms, ids, delivery time to set, JUSTID."""
-    least, ids, at, just_id = int(words[4]), [], now, False
-    rest = iter(words[5:])
+class Claim(NamedTuple):
+    """What XCLAIM is asked. `count` None: one more than before."""
+
+    least_idle: int
+    ids: list[Id]
+    at: int
+    count: int | None
+    just_id: bool
+
+
+def read_claim(words: Sequence[bytes], now: int) -> Claim:
+    """The words of XCLAIM after its consumer."""
+    ids: list[Id] = []
+    at, count, just_id = now, None, False
+    rest = iter(words[1:])
     for word in rest:
         match word.upper():
             case b"IDLE":
                 at = now - int(next(rest))
+            case b"RETRYCOUNT":
+                count = int(next(rest))
             case b"JUSTID":
                 just_id = True
             case _:
                 ids.append(read_id(word))
-    return least, ids, at if 0 <= at <= now else now, just_id
+    return Claim(int(words[0]), ids, at if 0 <= at <= now else now, count, just_id)

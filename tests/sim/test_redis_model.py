@@ -18,7 +18,7 @@ from tests.sim.redis_commands import Block, Commands
 from tests.sim.redis_words import Error
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.finish_script import DELTA_MARK, FINISH
-from theo_daemon.lease_scripts import FORGET, RENEW, TAKE
+from theo_daemon.lease_scripts import FETCH, FORGET, HAND_BACK, RECLAIM, RENEW, TAKE
 from theo_daemon.publisher import UNUSABLE
 from theo_daemon.redis_link import RedisLink
 from theo_daemon.wire import Wire
@@ -69,8 +69,9 @@ plain = st.one_of(
     command("XPENDING", keys, groups),
     command("XPENDING", streams, groups, maybe("IDLE", idle), "-", "+", counts, maybe(consumers)),
     command("XPENDING", streams, "g", bounds, st.one_of(ids, st.just("+")), 9, maybe(consumers)),
-    command("XCLAIM", streams, groups, consumers, idle, some_ids, maybe("IDLE", OLD), maybe("JUSTID")),
-    command("XAUTOCLAIM", streams, groups, consumers, idle, ids, maybe("COUNT", counts)),
+    command("XCLAIM", streams, groups, consumers, idle, some_ids, maybe("IDLE", OLD), maybe("RETRYCOUNT", 7),
+            maybe("JUSTID")),
+    command("XAUTOCLAIM", streams, groups, consumers, idle, ids, maybe("COUNT", counts), maybe("JUSTID")),
     command("XACK", keys, groups, some_ids),
     command("XDEL", keys, some_ids),
     command("XLEN", keys),
@@ -98,8 +99,11 @@ def finish(chosen: Sequence[tuple[str, str, str, str, int]], group: str) -> tupl
 
 scripts = st.one_of(
     st.builds(finish, st.lists(steps, min_size=1, max_size=4), groups),
-    command("EVAL", RENEW.text, 1, streams, groups, consumers, st.sampled_from([0, OLD]), some_ids),
-    command("EVAL", TAKE.text, 1, streams, groups, consumers, consumers, idle, some_ids),
+    command("EVAL", RENEW.text, 1, streams, groups, consumers, some_ids),
+    command("EVAL", HAND_BACK.text, 1, streams, groups, consumers, OLD, some_ids),
+    command("EVAL", RECLAIM.text, 1, streams, groups, consumers, st.integers(1, 3), idle, ids, counts),
+    command("EVAL", TAKE.text, 1, streams, groups, consumers, st.integers(1, 3), consumers, idle, some_ids),
+    command("EVAL", FETCH.text, 1, streams, groups, consumers, ids, st.sampled_from([2, 100]), 1, 3),
     command("EVAL", FORGET.text, 1, streams, groups, idle, consumers),
     command("EVAL", UNUSABLE.text, 3, keys, keys, keys),
 )

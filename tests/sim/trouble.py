@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from tests.sim.books import Disk
 from tests.sim.boots import Boot, HostClock
 from tests.sim.loop import SimLoop
@@ -57,8 +59,8 @@ class Fleet:
             self._loop.kill(strand)
         self._disk.locked.discard(boot.name)
         self._world.providers.lose(boot, self._loop.now)
-        if boot.ended != "drained" and not (boot.daemon.side is None and "Error" in str(boot.ended)):
-            self._witness.complain(f"{boot} ended by itself: {boot.ended}")
+        if boot.error is not None and (boot.daemon.side is not None or not isinstance(boot.error, RedisError)):
+            self._witness.complain(f"{boot} ended by itself: {boot.error!r}")
         self._come_back(boot)
 
     def _come_back(self, boot: Boot) -> None:

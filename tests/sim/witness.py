@@ -147,9 +147,12 @@ class Witness:
             case "RENEW":
                 lost, gone = reply
                 self.codes["RENEW lost" if lost else "RENEW gone" if gone else "RENEW kept"] += 1
-            case "TAKE":
-                taken, vanished = reply
-                self.codes["TAKE vanished" if vanished else "TAKE taken" if taken else "TAKE nothing"] += 1
+            case "TAKE" | "RECLAIM" as name:
+                taken, suspects, vanished = reply[-3:]
+                found = ("vanished", "suspect", "taken", "nothing")
+                self.codes[f"{name} {found[[bool(vanished), bool(suspects), bool(taken), True].index(True)]}"] += 1
+            case "FETCH":
+                self.codes["FETCH words" if reply else "FETCH not ours"] += 1
             case "FORGET":
                 self.codes["FORGET removed" if reply else "FORGET nobody"] += 1
             case "UNUSABLE":
