@@ -7,7 +7,9 @@ from msgspec import Struct
 
 ROWS = 500
 STALE_ANSWER_S = 60.0  # an answer past its time still serves those who waited for it
-OUTCOME_S = 3_600.0  # as long as the done marker in Redis
+# Rows of what is published are deleted soon after; what is left waits for a Redis that is away, however long that takes
+# within reason, and must outlive a clock that is set.
+OUTCOME_S = 86_400.0
 
 # Row ids grow with time, so only the lowest are looked at and no index is needed, which every write would pay for.
 _OLD_ATTEMPTS = (
