@@ -89,7 +89,8 @@ class Attempts:
                     return step
                 case GiveUp(unknown):
                     return self.gave_up(flight, unknown=unknown)
-            following = await self._next(flight, step)
+            flight.restrict(step.models)
+            following = await self._next(flight, step) or await self._again(flight, step)
             if following is None:
                 return None if self._worth_waiting(step) else self.gave_up(flight)
             started = following
@@ -249,6 +250,20 @@ class Attempts:
                 return queued
         return None
 
+    async def _again(self, flight: Flight, step: TryOneOf) -> Started | None:
+        """None of the step's models takes calls: those tried before come again sooner, if attempts are left."""
+        tried = {one.model for one in flight.tried}
+        instead = self._after_failure(
+            flight, [name for name in flight.route.names if name in tried and name not in flight.barred]
+        )
+        reopens = self._fleet.reopens_at(step.models)
+        if isinstance(instead, GiveUp) or not tried.isdisjoint(step.models):
+            return None
+        if reopens is not None and reopens <= self._clock.monotonic() + instead.delay_s:
+            return None
+        flight.restrict((*step.models, *instead.models))
+        return await self._next(flight, instead)
+
     def _worth_waiting(self, step: TryOneOf) -> bool:
         """None of them takes calls now: will one do so before the longest wait is over?"""
         reopens = self._fleet.reopens_at(step.models)
@@ -260,10 +275,14 @@ class Attempts:
 
     def _decide(self, flight: Flight) -> TryOneOf | GiveUp:
         """What follows the last failed attempt, with what money is left."""
+        flight.restrict(None)
         self.bar_unaffordable(flight)
+        return self._after_failure(flight, flight.candidates)
+
+    def _after_failure(self, flight: Flight, candidates: Sequence[str]) -> TryOneOf | GiveUp:
         return after_failure(
             flight.tried,
-            flight.candidates,
+            candidates,
             max_attempts=self._max_attempts - flight.lead.lost_calls,
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
             jitter=self._rng.random(),

@@ -8,8 +8,6 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from msgspec import structs
-
 from theo_daemon.attempts import Attempts
 from theo_daemon.bookings import AttemptObserver, Bookings
 from theo_daemon.cancellations import Cancel, Cancellations
@@ -24,6 +22,7 @@ from theo_daemon.job import Delivery, EntryRef, Envelope, Failed
 from theo_daemon.landing import JobObserver, Landings
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import Check, Conflict, Replay, Verdict
+from theo_daemon.lookback import LookBack
 from theo_daemon.manifest import Manifest
 from theo_daemon.outcomes import Result, failed, replayed
 from theo_daemon.ports import Finish, Holds, Publisher
@@ -68,6 +67,7 @@ class Dispatcher:
             ledger=ledger, publisher=publisher, manifest=self._manifest, deltas=deltas,
             redis_now_ms=redis_now_ms, observer=observer,
         )  # fmt: skip
+        self._look_back = LookBack(ledger, self._landings)
         self._hold_lines = HoldLines(clock, rng)
         routing, on_unknown = config.routing, config.ledger.on_unknown
         questions = LedgerQuestions(
@@ -209,9 +209,9 @@ class Dispatcher:
         """Put one job on the flight of its key, or on a new one."""
         same_id = self._manifest.add(ticket)
         if self._cancellations.cancelled(ticket.job):
-            self._landings.finish(ticket, failed(Cancelled("the job was cancelled")))
+            self._look_back.end(ticket, failed(Cancelled("the job was cancelled")))
         elif self._expired(ticket):
-            self._landings.finish(
+            self._look_back.end(
                 ticket, failed(DeadlineExceeded("the deadline passed before the job was started"))
             )
         elif same_id is not None and same_id.key != ticket.key:
@@ -307,7 +307,7 @@ class Dispatcher:
             except asyncio.CancelledError:
                 if flight.withdrawn is None:
                     raise
-                result = Result(_with_attempts(flight.withdrawn, flight), shared=False)
+                result = await self._look_back.withdrawn(flight, flight.withdrawn)
             serves_all = result.shared or not flight.waiters
             if serves_all:
                 self._flights.pop(
@@ -334,7 +334,7 @@ class Dispatcher:
         else:
             self._leave(ticket)
         self._landings.release_id(ticket)
-        self._landings.finish(ticket, outcome)
+        self._look_back.end(ticket, outcome)
 
     def _crashed(self, flight: Flight, task: asyncio.Task[None]) -> None:
         """The end of a flight's task: a bug must cost its own jobs an error and nobody else anything."""
@@ -358,7 +358,7 @@ class Dispatcher:
     def _never_began(self, flight: Flight, outcome: Failed) -> None:
         """Withdrawn before its task took a step: nothing was asked or sent."""
         self._flights.pop(flight.place, None)
-        self._landings.finish(flight.lead, outcome)
+        self._look_back.end(flight.lead, outcome)
         if flight.waiters:
             flight.restart()
             self._take_off(flight)
@@ -390,7 +390,3 @@ class Dispatcher:
 
 def _bug() -> InternalError:
     return InternalError("the router failed on this job; see its log")
-
-
-def _with_attempts(outcome: Failed, flight: Flight) -> Failed:
-    return structs.replace(outcome, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))

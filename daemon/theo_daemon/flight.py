@@ -53,18 +53,18 @@ class Flight:
 
     __slots__ = (
         "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush", "held",
-        "holding",
-        "key", "landing", "last_error", "lead", "line", "listed", "looked", "place", "prompt_bounds",
-        "queued_at", "records", "route", "scopes", "sent_attempt", "settled", "task", "text", "tried",
+        "holding", "key", "landing", "last_error", "lead", "line", "listed", "looked", "next_models", "place",
+        "prompt_bounds", "queued_at", "records", "route", "scopes", "sent_attempt", "settled", "task", "text", "tried",
         "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, key: str, lead: Ticket) -> None:
         self.key, self.route = key, lead.route
         self.lead = lead
-        self.candidates = lead.route.names  # those that money does not forbid
+        self.candidates = lead.route.names  # those that neither money nor `next_models` forbids
         self.line = lead.route.name  # where it waits for a slot: with flights of the same candidates
-        self.barred: dict[str, Barred] = {}  # the others
+        self.barred: dict[str, Barred] = {}  # those that money does
+        self.next_models: Sequence[str] | None = None  # after a failed attempt: which may have the next one
         self.waiters: list[Ticket] = []
         self.task: asyncio.Task[None] | None = None
         self.place = key  # among the flights of this process, whoever leads
@@ -100,6 +100,7 @@ class Flight:
         """The next waiting job takes over: with attempts and costs of its own."""
         self._promote()
         self.candidates, self.line, self.barred = self.route.names, self.route.name, {}
+        self.next_models = None
         self.attempts, self.records, self.tried, self.listed = [], [], [], set()
         self.cost_nano, self.settled, self.last_error, self.doubtful = 0, None, None, False
         self.looked, self.landing, self.sent_attempt = False, False, None
@@ -110,6 +111,12 @@ class Flight:
         """Money forbids this candidate, for as long as the flight is its lead's."""
         self.barred[model] = barred
         self._narrow()
+
+    def restrict(self, models: Sequence[str] | None) -> None:
+        """Only these may have the next attempt, however long it has to wait for one of them; None: any candidate."""
+        if models != self.next_models:
+            self.next_models = models
+            self._narrow()
 
     def yield_lead(self, first: Ticket) -> None:
         """The push that holds the lead's client id is here: the call is made for it, the lead repeats it."""
@@ -142,9 +149,13 @@ class Flight:
         self.lead.repeat = False  # if it repeats an id, the id is its own from now on
 
     def _narrow(self) -> None:
-        self.candidates = tuple(name for name in self.route.names if name not in self.barred)
+        names = self.route.names if self.next_models is None else self.next_models
+        self.candidates = tuple(name for name in names if name not in self.barred)
         # No configured name has a line break.
-        self.line = "\n".join((self.route.name, *self.barred)) if self.barred else self.route.name
+        if self.next_models is not None:
+            self.line = "\n".join((self.route.name, "", *self.candidates))
+        else:
+            self.line = "\n".join((self.route.name, *self.barred)) if self.barred else self.route.name
 
 
 def flight_key(ticket: Ticket) -> str:

@@ -154,12 +154,22 @@ class Generation:
     async def _heed(self, flight: Flight, verdict: Verdict | None) -> Result | None:
         """What a verdict means; None: go on (after waiting, if somebody else is at it)."""
         match verdict:
-            case Hit(answer):
+            case Hit(answer, prior):
+                if prior:
+                    flight.list_prior(prior)
+                    flight.attempt_number += 1  # what they streamed was another text
                 waited = flight.waited_since_ms is not None
-                hit = Answered(answer=decode_answer(answer), cache_hit=not waited, coalesced=waited)
+                hit = Answered(
+                    answer=decode_answer(answer),
+                    cache_hit=not waited,
+                    coalesced=waited,
+                    attempts=tuple(flight.attempts),
+                )
                 return Result(hit, shared=True, remember=True)
-            case Replay(outcome, own):
-                return Result(replayed(decode_outcome(outcome), own=own), shared=False)
+            case Replay(kept, own):
+                outcome = replayed(decode_outcome(kept), own=own)
+                flight.attempt_number += len(outcome.attempts) + 1  # who had it before may have streamed them
+                return Result(outcome, shared=False)
             case Conflict():
                 raise IdConflict("this id was used before with another payload; choose a new id")
             case Busy():

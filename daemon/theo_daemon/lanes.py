@@ -16,7 +16,9 @@ class LaneShares:
         """`weights` are positive; of equal claims the lane named first wins."""
         self._weights = dict(weights)
         self._claims = dict.fromkeys(self._weights, 0)
-        self._dry: dict[str, None] = {}  # in the order in which they fell dry: a set has none that can be repeated
+        self._dry: dict[
+            str, None
+        ] = {}  # in the order in which they fell dry: a set has none that can be repeated
 
     def divide(self, room: int) -> dict[str, int]:
         """Counts that sum up to `room`; lanes without a turn are left out."""

@@ -54,6 +54,26 @@ async def test_every_candidate_is_tried_even_beyond_max_attempts() -> None:
         assert attempts[5] == ("up", "ok", None)
 
 
+@pytest.mark.parametrize(("max_attempts", "calls_of_a"), [(1, 1), (2, 2), (3, 3)])
+async def test_while_the_others_are_out_a_model_is_called_again_only_as_often_as_attempts_are_left(
+    max_attempts: int, calls_of_a: int
+) -> None:
+    """Each of these calls may have been billed, and one more of the same model is what `max_attempts` is there for."""
+    resets = Fate(error="provider_unavailable", failure=FailureClass.MAYBE)
+    async with staged(
+        model("a", resets, routing={"circuit_breaker_threshold": 9}),
+        model("b", DOWN, HELLO, routing={"circuit_breaker_threshold": 1, "circuit_breaker_timeout_s": 20.0}),
+        routing={"max_attempts": max_attempts},
+    ) as stage:
+        stage.push("opens the circuit of b", model="b")
+        await stage.advance(1)
+        ref = stage.push()
+        await stage.advance(18)
+        assert (stage.end(ref), len(stage.upstreams["a"].prompts)) == ("waiting", calls_of_a)
+        await stage.advance(2)
+        assert told(stage, ref) == [*[("a", "maybe", "provider_unavailable")] * calls_of_a, ("b", "ok", None)]
+
+
 async def test_the_last_candidate_s_error_is_the_reply_with_all_attempts() -> None:
     busy = Fate(error="provider_unavailable", status_code=500, message="other trouble")
     async with staged(

@@ -103,6 +103,7 @@ class Hit(Struct, frozen=True):
     """A fresh answer is on record."""
 
     answer: bytes
+    prior: tuple[PriorAttempt, ...] = ()  # calls for this very entry that were lost with their processes
 
 
 class Replay(Struct, frozen=True):

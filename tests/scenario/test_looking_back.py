@@ -1,0 +1,96 @@
+"""A dead process's job ends at once where another takes it over: what is on record of it is told all the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scenario.stage import Stage
+from tests.scenario.test_crash_points import ANSWER, BOUND, PRICE, World, again, entry, told
+from theo_daemon.job import Answered, Delivery, Failed
+
+ENDS = (
+    "the deadline has passed",
+    "cancelled before it is read",
+    "cancelled at once",
+    "cancelled while it waits for another",
+)
+DEADLINE_MS = 1_700_000_020_000  # twenty seconds after the push
+
+
+async def end_early(world: World, heir: Stage, delivery: Delivery, how: str) -> None:
+    """Give the entry to another process, and let it end there before it runs."""
+    if how == "the deadline has passed":
+        await heir.advance(30)
+    if how == "cancelled before it is read":
+        heir.cancel(delivery.ref.entry_id)
+    other = entry(2, prompt="hi")
+    if how == "cancelled while it waits for another":
+        heir.dispatcher.deliver([other])
+    heir.dispatcher.deliver([again(delivery)])
+    if how.startswith("cancelled") and "before" not in how:
+        heir.cancel(delivery.ref.entry_id)
+    await heir.advance(5)
+
+
+@pytest.mark.parametrize("how", ENDS)
+async def test_the_call_that_was_lost_is_listed_and_paid_for(how: str) -> None:
+    world = World(on_unknown="retry", fate=ANSWER)
+    delivery = entry(prompt="hi", deadline_ms=str(DEADLINE_MS), id="mine")
+    await world.dies("victim", [delivery], at_s=2.5)
+    async with world.process("heir") as heir:
+        await heir.advance(2)  # the victim's call is booked as unknown
+        await end_early(world, heir, delivery, how)
+        outcome = world.outcome(delivery)
+        assert isinstance(outcome, Failed)
+        assert outcome.code == ("deadline_exceeded" if "deadline" in how else "cancelled")
+        assert (told(outcome), outcome.cost_nano) == (["unknown"], BOUND)
+        ref = heir.push("hi", id="mine")
+        await heir.advance(5)
+        assert heir.end(ref) == "ok"  # the id is free for the next push
+    world.check_books()
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("id_field", [{}, {"id": "mine"}], ids=["without an id", "with an id"])
+async def test_an_outcome_that_was_paid_for_is_published(how: str, id_field: dict[str, str]) -> None:
+    world = World(on_unknown="retry", fate=ANSWER)
+    delivery = entry(prompt="hi", deadline_ms=str(DEADLINE_MS), cache="off", **id_field)
+    await world.dies("victim", [delivery], at_s=4.5)
+    async with world.process("heir") as heir:
+        await heir.advance(2)
+        await end_early(world, heir, delivery, how)
+        outcome = world.outcome(delivery)
+        assert isinstance(outcome, Answered)
+        assert (outcome.cost_nano, told(outcome)) == (PRICE, ["ok"])
+    world.check_books()
+
+
+async def test_an_answer_from_the_cache_lists_the_call_that_was_lost_and_its_deltas_are_another_attempt_s() -> (
+    None
+):
+    world = World(on_unknown="retry", fate=ANSWER)
+    delivery = entry(prompt="hi", stream="1")
+    await world.dies("victim", [delivery], at_s=2.5)
+    async with world.process("heir") as heir:
+        await heir.advance(2)
+        assert isinstance(await heir.answer("hi", within_s=5), Answered)
+        heir.dispatcher.deliver([again(delivery)])
+        await heir.advance(1)
+        outcome = world.outcome(delivery)
+        assert isinstance(outcome, Answered)
+        assert (outcome.cache_hit, outcome.cost_nano, told(outcome)) == (True, 0, ["unknown"])
+        assert {delta.attempt for delta in heir.deltas(delivery.ref)} == {2}
+
+
+async def test_deltas_of_an_outcome_that_is_published_later_do_not_go_on_with_what_was_streamed_before() -> (
+    None
+):
+    world = World(on_unknown="retry", fate=ANSWER)
+    delivery = entry(prompt="hi", stream="1")
+    await world.dies("victim", [delivery], at_s=4.5)
+    async with world.process("heir") as heir:
+        heir.dispatcher.deliver([again(delivery)])
+        await heir.advance(1)
+        assert [(delta.attempt, delta.seq, delta.text) for delta in heir.deltas(delivery.ref)] == [
+            (2, 0, "hello there")
+        ]
