@@ -30,6 +30,7 @@ from theo_daemon.ledger.records import (
     Want,
 )
 from theo_daemon.outcomes import Result, failed, settled
+from theo_daemon.ports import Holds
 from theo_daemon.retry import GiveUp, TryOneOf, after_failure
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import (
@@ -66,13 +67,13 @@ class Attempts:
 
     def __init__(
         self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, max_attempts: int, max_wait_s: float,
-        on_unknown: OnUnknown, bookings: Bookings, hold_lines: HoldLines, redis_now_ms: Callable[[], int], clock: Clock,
-        rng: random.Random,
+        on_unknown: OnUnknown, holds: Holds, bookings: Bookings, hold_lines: HoldLines,
+        redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
         self._max_attempts, self._max_wait_s, self._on_unknown = max_attempts, max_wait_s, on_unknown
         self._bookings, self._hold_lines, self._redis_now_ms = bookings, hold_lines, redis_now_ms
-        self._clock, self._rng = clock, rng
+        self._holds, self._clock, self._rng = holds, clock, rng
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:
         """Hand the next attempt to a worker with a free slot, now; None when there is none."""
@@ -176,6 +177,11 @@ class Attempts:
         if limit_nano is not None and not fits(want.bound_nano, limit_nano - flight.cost_nano):
             raise NotGranted(want.model, Clear())
 
+    def _check_lease(self) -> None:
+        """The commit may have taken so long that the entry is another process's by now."""
+        if self._clock.monotonic() >= self._holds.kept_until:
+            raise NotAdmitted("lease", None)
+
     # -- sending -------------------------------------------------------------------------------------
 
     def _submit(self, flight: Flight, model: str) -> Started | None:
@@ -205,10 +211,10 @@ class Attempts:
 
     async def _claim(self, flight: Flight, want: Want) -> None:
         """The last step before the provider is called: the attempt goes on record, its bound is held."""
+        if self._clock.monotonic() >= self._holds.kept_until:
+            await self._holds.kept()
         want = self._fleet.admitted(want)
-        question = self._asking.ask(flight, want)
-        verdict = await self._ledger.ask(question, orphaned=partial(self._void, flight, want))
-        assert verdict is not None
+        verdict = await self._granted(flight, want)
         self._fleet.heed(want, verdict)
         if not isinstance(verdict, Granted):
             raise NotGranted(want.model, verdict)
@@ -218,13 +224,27 @@ class Attempts:
         try:
             if verdict.prior:
                 self._asking.heed_prior(flight, verdict.prior)
+            self._check_lease()
             self._check_own_ceiling(flight, want)
-        except (GenerationError, NotGranted):
+        except (GenerationError, NotAdmitted, NotGranted):
             self._void(flight, want, verdict)
             raise
         if flight.sent_attempt is None:
             flight.lead.queued_ms = max(0, self._redis_now_ms() - flight.lead.ref.pushed_ms)
         flight.sent_attempt = want.attempt_id
+
+    async def _granted(self, flight: Flight, want: Want) -> Verdict:
+        asked = self._ledger.ask(self._asking.ask(flight, want), orphaned=partial(self._void, flight, want))
+        try:
+            verdict = await asked
+        except asyncio.CancelledError:
+            if (
+                not asked.cancelled()
+            ):  # it was answered in the very turn of the loop that we were cancelled in
+                self._void(flight, want, asked.result())
+            raise
+        assert verdict is not None
+        return verdict
 
     def _void(self, flight: Flight, want: Want, verdict: Verdict | None) -> None:
         """Granted, but never sent: certainly not billed."""

@@ -77,7 +77,7 @@ class Dispatcher:
         )
         attempts = Attempts(
             fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, max_attempts=routing.max_attempts,
-            max_wait_s=routing.max_wait_s if routing.when_unavailable == "park" else 0.0,
+            max_wait_s=routing.max_wait_s if routing.when_unavailable == "park" else 0.0, holds=holds,
             on_unknown=on_unknown, bookings=Bookings(fleet=fleet, observer=observer, clock=clock),
             hold_lines=self._hold_lines, redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
@@ -153,6 +153,12 @@ class Dispatcher:
         for ticket in [ticket for ticket in self._manifest if cancel.covers(ticket.job)]:
             self._withdraw(ticket, failed(Cancelled("the job was cancelled")))
 
+    def lose(self, refs: Sequence[EntryRef]) -> None:
+        """These entries are other processes' by now. What is claimed here they wait for; the rest is left to them."""
+        for ticket in filter(None, map(self._manifest.find, refs)):
+            if ticket.flight is not None and not ticket.flight.holding:
+                self._withdraw(ticket, None)
+
     def pump(self) -> None:
         """Slots may have become free: start who is next."""
         self._turns.pump()
@@ -210,7 +216,7 @@ class Dispatcher:
         same_id = self._manifest.add(ticket)
         if self._cancellations.cancelled(ticket.job):
             self._look_back.end(ticket, failed(Cancelled("the job was cancelled")))
-        elif self._expired(ticket):
+        elif not ticket.set_timer(self._clock, self._redis_now_ms, partial(self._deadline, ticket)):
             self._look_back.end(
                 ticket, failed(DeadlineExceeded("the deadline passed before the job was started"))
             )
@@ -233,19 +239,6 @@ class Dispatcher:
             return
         ticket.repeat = True
         self._join(ticket, flight)
-
-    def _expired(self, ticket: Ticket) -> bool:
-        """Set the deadline's timer; True when it had passed before we began."""
-        if ticket.job.deadline_ms is None:
-            return False
-        left_s = (ticket.job.deadline_ms - self._redis_now_ms()) / 1000
-        if left_s <= 0:
-            return True
-        rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        rung.add_done_callback(partial(self._deadline, ticket))
-        ticket.deadline_timer = rung
-        self._clock.call_at(self._clock.monotonic() + left_s, rung)
-        return False
 
     def _deadline(self, ticket: Ticket, rung: asyncio.Future[None]) -> None:
         if not rung.cancelled():
@@ -319,13 +312,15 @@ class Dispatcher:
                 return
             flight.restart()
 
-    def _withdraw(self, ticket: Ticket, outcome: Failed) -> None:
-        """A job ends early. The call goes on while somebody else waits for it; else it is closed."""
+    def _withdraw(self, ticket: Ticket, outcome: Failed | None) -> None:
+        """A job ends early (None: not here). The call goes on while somebody else waits for it; else it is closed."""
         flight = ticket.flight
         if ticket.ended or flight is None or flight.landing:
             return
         if ticket is flight.lead and not flight.waiters:
-            flight.withdrawn = outcome
+            flight.withdrawn, flight.lost = outcome, outcome is None
+            if flight.lost:
+                self._flights.pop(flight.place, None)  # who comes now flies anew
             if flight.task is not None:
                 flight.task.cancel()
             return
@@ -333,13 +328,19 @@ class Dispatcher:
             flight.hand_over()
         else:
             self._leave(ticket)
-        self._landings.release_id(ticket)
-        self._look_back.end(ticket, outcome)
+        if outcome is None:
+            self._manifest.remove(ticket)
+        else:
+            self._landings.release_id(ticket)
+            self._look_back.end(ticket, outcome)
 
     def _crashed(self, flight: Flight, task: asyncio.Task[None]) -> None:
         """The end of a flight's task: a bug must cost its own jobs an error and nobody else anything."""
         if task.cancelled():
-            if self._draining:
+            if flight.lost:
+                self._landings.release_flight(flight)
+                self._manifest.remove(flight.lead)
+            elif self._draining:
                 self._hand_back(flight)
             elif flight.withdrawn is not None:
                 self._never_began(flight, flight.withdrawn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from theo_daemon.ceilings import Barred
 from theo_daemon.job import EntryRef, Failed
@@ -12,6 +12,7 @@ from theo_daemon.outcomes import earlier
 from theo_daemon.reception import Accepted
 from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
+from theo_workers.clock import Clock
 from theo_workers.errors import UpstreamError
 from theo_workers.messages import Attempt, Outcome
 
@@ -47,13 +48,27 @@ class Ticket:
         self.deadline_timer: asyncio.Future[None] | None = None
         self.delta_attempt = self.delta_chars = self.seq = 0  # what was streamed to it so far
 
+    def set_timer(
+        self, clock: Clock, redis_now_ms: Callable[[], int], ring: Callable[[asyncio.Future[None]], None]
+    ) -> bool:
+        """Call `ring` at the job's deadline, if it has one; False when that has passed already."""
+        if self.job.deadline_ms is None:
+            return True
+        left_s = (self.job.deadline_ms - redis_now_ms()) / 1000
+        if left_s <= 0:
+            return False
+        self.deadline_timer = rung = asyncio.get_running_loop().create_future()
+        rung.add_done_callback(ring)
+        clock.call_at(clock.monotonic() + left_s, rung)
+        return True
+
 
 class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
         "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush", "held",
-        "holding", "key", "landing", "last_error", "lead", "line", "listed", "looked", "next_models", "place",
+        "holding", "key", "landing", "last_error", "lead", "line", "listed", "looked", "lost", "next_models", "place",
         "prompt_bounds", "queued_at", "records", "route", "scopes", "sent_attempt", "settled", "task", "text", "tried",
         "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
@@ -77,6 +92,7 @@ class Flight:
         self.queued_at = 0.0  # monotonic seconds; since when it waits for a slot
         self.sent_attempt: int | None = None  # the attempt on record as sent, in this or an earlier round
         self.waited_since_ms: int | None = None  # since when we wait for another process's call
+        self.lost = False  # its last entry is another process's by now
         self.withdrawn: Failed | None = None  # why the last job that waited left
         self.attempts: list[Attempt] = []  # of the lead's entry, those of earlier owners first
         self.listed: set[int] = set()  # the ids of its attempts in the ledger

@@ -66,6 +66,8 @@ class Leases:
         self._on_suspects = on_suspects
         self._clock, self._rng = clock, rng
         self._lane_of: Mapping[str, str] = {keys.jobs(lane): lane for lane in rules.lanes}
+        self._done = keys.done
+        held.keep(clock.monotonic() + rules.lease_s)
         self._gone: set[EntryRef] = set()
         self._lost: set[EntryRef] = set()
         self._renew_at = clock.monotonic() + rules.lease_s / 4
@@ -109,7 +111,11 @@ class Leases:
 
         Raises redis.exceptions.RedisError, as `reclaim`, `adopt` and `take_over` do.
         """
+        asked_at = self._clock.monotonic()
+        late = asked_at >= self._held.kept_until
         lost, gone = await self._renew(list(self._held))
+        if late:  # we stood still, or Redis was away: a peer may even have finished some of them
+            lost += await self._finished(gone)
         # An entry that is gone has most likely just been finished by us, and the answer is under way; one
         # that is still held and gone at the next look was finished by a peer, or deleted.
         missed = [ref for ref in gone if ref in self._gone and ref in self._held]
@@ -122,6 +128,7 @@ class Leases:
                 self._events.emit("lease_lost", job_stream=stream, count=len(ids), why=why)
         if news and self._on_lost is not None:
             self._on_lost(news)
+        self._held.keep(asked_at + self._rules.lease_s)
 
     async def reclaim(self, deliver: Deliver) -> int:
         """Take over entries that nobody has kept for a lease; the number taken."""
@@ -215,6 +222,14 @@ class Leases:
                     lost += [EntryRef(stream, entry_id.decode()) for entry_id in not_ours]
                     gone += [EntryRef(stream, entry_id.decode()) for entry_id in not_there]
         return lost, gone
+
+    async def _finished(self, gone: Sequence[EntryRef]) -> list[EntryRef]:
+        """Of these, those that somebody has answered; the others Redis has lost."""
+        found: list[EntryRef] = []
+        for page in _pages(list(gone)):
+            marks = await self._wire.ask_all([("EXISTS", self._done(ref)) for ref in page])
+            found += [ref for ref, mark in zip(page, marks, strict=True) if _raised(mark)]
+        return found
 
     async def _take_from(self, owner: str, deliver: Deliver, *, idle_ms: int, event: str) -> int:
         taken = 0

@@ -65,5 +65,12 @@ class Events(Protocol):
 class Holds(Protocol):
     """The intake's table of entries this process holds."""
 
+    @property
+    def kept_until(self) -> float:
+        """Monotonic seconds; from then on peers may have taken entries over: none of them is to be called for."""
+
+    async def kept(self) -> None:
+        """Wait until it is known again which entries are held."""
+
     def release(self, ref: EntryRef) -> None:
         """The entry is finished or handed back."""

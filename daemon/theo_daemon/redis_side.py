@@ -90,7 +90,7 @@ class RedisSide:
             ledger=core.ledger, ward=dispatcher, reception=core.reception, clock=self._clock, rng=self._rng,
         )  # fmt: skip
         self.intake = StreamIntake(**reading)
-        self.leases = Leases(**leasing, on_suspects=self.quarantine.take)
+        self.leases = Leases(**leasing, on_suspects=self.quarantine.take, on_lost=dispatcher.lose)
         self.control = ControlReader(
             wire=link.wire(timeout_s=READ_TIMEOUT_S), keys=keys, on_cancel=dispatcher.cancel, on_order=on_order,
             clock=self._clock, rng=self._rng,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 
 from tests.doubles import RecordedEvents, running, until
 from theo_daemon.embedded_valkey import EmbeddedValkey
@@ -142,6 +144,47 @@ async def test_an_entry_that_is_gone_is_lost_only_if_it_is_still_held_at_the_nex
     await me.leases.renew()
     assert me.lost == [deleted]
     assert [details["why"] for _, details in me.events.seen] == ["gone"]
+
+
+async def test_a_renewal_that_comes_late_tells_what_a_peer_has_answered_from_what_redis_has_lost(
+    me: Process,
+) -> None:
+    """After a stall it matters at once: what a peer has answered must not be paid for again."""
+    answered, vanished, kept = await me.read(3)
+    for ref in (answered, vanished):
+        await me.outside.ask_all(
+            [("XACK", ref.stream, GROUP, ref.entry_id), ("XDEL", ref.stream, ref.entry_id)]
+        )
+    await me.outside.ask("SET", me.keys.done(answered), "1token")
+    me.held.keep(until=0.0)
+    await me.leases.renew()
+    assert me.lost == [answered]
+    assert kept in me.held
+    assert vanished in me.held
+
+
+async def test_what_is_held_is_certainly_ours_for_a_lease_from_each_renewal(me: Process) -> None:
+    clock = SystemClock()
+    assert clock.monotonic() < me.held.kept_until <= clock.monotonic() + 30  # from the first read on
+    me.held.keep(until=0.0)
+    doubting = asyncio.ensure_future(me.held.kept())
+    await asyncio.sleep(0)
+    before = clock.monotonic()
+    await me.leases.renew()
+    await doubting
+    assert before + 30 <= me.held.kept_until <= clock.monotonic() + 30
+
+
+async def test_a_renewal_that_failed_proves_nothing(own_valkey: EmbeddedValkey, keys: Keys) -> None:
+    process = Process(RedisLink(own_valkey.url), keys, "me")
+    await process.outside.ask("XGROUP", "CREATE", process.stream, GROUP, "0", "MKSTREAM")
+    await process.read(1)
+    process.held.keep(until=0.0)
+    own_valkey.kill()
+    with pytest.raises(RedisError):
+        await process.leases.renew()
+    assert process.held.kept_until == 0.0
+    await process.close()
 
 
 async def test_a_lost_group_loses_every_lease_without_an_error(me: Process) -> None:
