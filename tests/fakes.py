@@ -254,6 +254,7 @@ class MemoryReplies:
         self.envelopes: dict[EntryRef, Envelope] = {}
         self.released: list[EntryRef] = []
         self.not_streams: frozenset[str] = frozenset()
+        self.lost_by_redis: set[EntryRef] = set()
         self.kept_until = math.inf
         self.answered_by_peers: set[EntryRef] = set()
         self.takes_s = 0.0
@@ -283,6 +284,9 @@ class MemoryReplies:
         """Whoever sets `kept_until` says what becomes of it."""
         while self._clock.monotonic() >= self.kept_until:
             await sleep(self._clock, 0.1)
+
+    async def vanished(self, ref: EntryRef) -> bool:
+        return ref in self.lost_by_redis
 
     async def unusable(self, reply_tos: Sequence[str]) -> frozenset[str]:
         return frozenset(reply_tos) & self.not_streams

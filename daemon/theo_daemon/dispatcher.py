@@ -14,6 +14,7 @@ from theo_daemon.cancellations import Cancel, Cancellations
 from theo_daemon.config import Config
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fair_queue import FairQueue
+from theo_daemon.first_push import FirstPush
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight, Ticket, flight_key
 from theo_daemon.generation import Generation, LedgerQuestions
@@ -97,6 +98,7 @@ class Dispatcher:
             attempts=attempts,
             questions=questions,
             hold_lines=self._hold_lines,
+            first_push=FirstPush(ledger, publisher, clock),
             clock=clock,
         )
         self._flights: dict[str, Flight] = {}

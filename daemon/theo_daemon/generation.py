@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import msgspec
 
 from theo_daemon.attempts import Attempts, NotGranted
+from theo_daemon.first_push import FirstPush
 from theo_daemon.fleet import LARGE_BYTES, Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import Answer, Answered, EntryRef, OnUnknown
-from theo_daemon.ledger.port import Claims, OnId, OnKey, Token
+from theo_daemon.ledger.port import Claims, OnKey
 from theo_daemon.ledger.records import (
     Ask,
     Busy,
@@ -94,11 +95,11 @@ class Generation:
 
     def __init__(
         self, *, fleet: Fleet, ledger: Claims, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
-        hold_lines: HoldLines, clock: Clock,
+        hold_lines: HoldLines, first_push: FirstPush, clock: Clock,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._turns = fleet, ledger, turns
         self._attempts, self._questions = attempts, questions
-        self._hold_lines, self._clock = hold_lines, clock
+        self._hold_lines, self._first_push, self._clock = hold_lines, first_push, clock
 
     async def run(self, flight: Flight) -> Result:
         """Bring the flight to its end. Raises GenerationError for what ends it without a call."""
@@ -173,7 +174,9 @@ class Generation:
             case Conflict():
                 raise IdConflict("this id was used before with another payload; choose a new id")
             case Busy():
-                await self._wait_elsewhere(flight, OnKey(flight.key))
+                self._begin_to_wait(flight)
+                flight.wake = self._ledger.wait(OnKey(flight.key))
+                await flight.wake
             case IdBusy(holder):
                 await self._wait_for_first_push(flight, holder)
             case Clear(prior) | Granted(prior):
@@ -186,18 +189,13 @@ class Generation:
         if first is not None:
             flight.yield_lead(first)
             return
-        flight.awaited = holder
-        try:
-            await self._wait_elsewhere(flight, OnId(flight.lead.job.tenant, flight.lead.job.client_id or ""))
-        finally:
-            flight.awaited = None
+        self._begin_to_wait(flight)
+        await self._first_push.wait(flight, holder)
 
-    async def _wait_elsewhere(self, flight: Flight, token: Token) -> None:
+    def _begin_to_wait(self, flight: Flight) -> None:
         if flight.waited_since_ms is None:
             flight.waited_since_ms = int(self._clock.wall() * 1000)
         self._hold_lines.over(flight)
-        flight.wake = self._ledger.wait(token)
-        await flight.wake
 
     async def _over_budget(self, flight: Flight, model: str, verdict: OverBudget) -> None:
         """Blocked by holds: wait for room. Blocked by what is spent, or an unknown price: the others are left."""

@@ -49,6 +49,10 @@ class LocalReplies:
     def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: str) -> None:
         """The library face returns whole answers."""
 
+    async def vanished(self, ref: EntryRef) -> bool:  # noqa: ARG002 - it may be another program's
+        """Nobody can tell."""
+        return False
+
     async def unusable(self, reply_tos: Sequence[str]) -> frozenset[str]:  # noqa: ARG002 - there are none
         """Nothing is published by name."""
         return frozenset()

@@ -219,6 +219,7 @@ class JobEnd(Struct, frozen=True, kw_only=True, gc=False):
     tenant: str = ""
     client_id: str | None = None
     remember: bool = False  # the outcome also answers repeated pushes of the id; else the id is free again
+    vanished: bool = False  # Redis has lost the entry: its id is free unless a call for it is still out
 
 
 class Landing(Struct, frozen=True, kw_only=True, gc=False):
