@@ -211,7 +211,10 @@ class Dispatcher:
     def _board_all(self, accepted: Iterable[Accepted]) -> None:
         for one in accepted:
             if one.delivery.ref not in self._manifest:
-                self._board(Ticket(one, received=self._clock.monotonic()))
+                ticket = Ticket(one, received=self._clock.monotonic())
+                if ticket.redelivered:  # an attempt takes longer than a millisecond, and so does a death
+                    ticket.attempts_before = self._landings.queued_ms(ticket)
+                self._board(ticket)
 
     def _board(self, ticket: Ticket) -> None:
         """Put one job on the flight of its key, or on a new one."""

@@ -23,7 +23,7 @@ class Ticket:
     """One job from delivery to reply. Exactly one outcome is published for it."""
 
     __slots__ = (
-        "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "held", "job", "key",
+        "attempts_before", "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "held", "job", "key",
         "lost_calls", "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size",
         "stored",
     )  # fmt: skip
@@ -46,6 +46,8 @@ class Ticket:
         self.stored = False  # its outcome lies in the ledger until it is published
         self.flight: Flight | None = None
         self.deadline_timer: asyncio.Future[None] | None = None
+        # Of earlier owners of the entry: more than they can have streamed, so that clients tell their texts from ours.
+        self.attempts_before = 0
         self.delta_attempt = self.delta_chars = self.seq = 0  # what was streamed to it so far
 
     def set_timer(

@@ -156,9 +156,7 @@ class Generation:
         """What a verdict means; None: go on (after waiting, if somebody else is at it)."""
         match verdict:
             case Hit(answer, prior):
-                if prior:
-                    flight.list_prior(prior)
-                    flight.attempt_number += 1  # what they streamed was another text
+                flight.list_prior(prior)
                 waited = flight.waited_since_ms is not None
                 hit = Answered(
                     answer=decode_answer(answer),
@@ -167,10 +165,8 @@ class Generation:
                     attempts=tuple(flight.attempts),
                 )
                 return Result(hit, shared=True, remember=True)
-            case Replay(kept, own):
-                outcome = replayed(decode_outcome(kept), own=own)
-                flight.attempt_number += len(outcome.attempts) + 1  # who had it before may have streamed them
-                return Result(outcome, shared=False)
+            case Replay(outcome, own):
+                return Result(replayed(decode_outcome(outcome), own=own), shared=False)
             case Conflict():
                 raise IdConflict("this id was used before with another payload; choose a new id")
             case Busy():

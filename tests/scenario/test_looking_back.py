@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.scenario.stage import Stage
-from tests.scenario.test_crash_points import ANSWER, BOUND, PRICE, World, again, entry, told
+from tests.scenario.test_crash_points import ANSWER, BOUND, POINTS, PRICE, World, again, entry, told
 from theo_daemon.job import Answered, Delivery, Failed
 
 ENDS = (
@@ -14,6 +14,7 @@ ENDS = (
     "cancelled at once",
     "cancelled while it waits for another",
 )
+MOST_ATTEMPTS = 100  # that the victim can have streamed in its seconds
 DEADLINE_MS = 1_700_000_020_000  # twenty seconds after the push
 
 
@@ -65,9 +66,7 @@ async def test_an_outcome_that_was_paid_for_is_published(how: str, id_field: dic
     world.check_books()
 
 
-async def test_an_answer_from_the_cache_lists_the_call_that_was_lost_and_its_deltas_are_another_attempt_s() -> (
-    None
-):
+async def test_an_answer_from_the_cache_lists_the_call_that_was_lost() -> None:
     world = World(on_unknown="retry", fate=ANSWER)
     delivery = entry(prompt="hi", stream="1")
     await world.dies("victim", [delivery], at_s=2.5)
@@ -79,18 +78,30 @@ async def test_an_answer_from_the_cache_lists_the_call_that_was_lost_and_its_del
         outcome = world.outcome(delivery)
         assert isinstance(outcome, Answered)
         assert (outcome.cache_hit, outcome.cost_nano, told(outcome)) == (True, 0, ["unknown"])
-        assert {delta.attempt for delta in heir.deltas(delivery.ref)} == {2}
+        assert_new_text(heir, delivery)
 
 
-async def test_deltas_of_an_outcome_that_is_published_later_do_not_go_on_with_what_was_streamed_before() -> (
-    None
-):
+@pytest.mark.parametrize(
+    ("point", "joins"),
+    [("call out", False), ("landing committed", False), ("call out", True)],
+    ids=["sent again", "published later", "beside another push"],
+)
+async def test_deltas_of_an_heir_do_not_go_on_with_what_was_streamed_before(point: str, joins: bool) -> None:
     world = World(on_unknown="retry", fate=ANSWER)
     delivery = entry(prompt="hi", stream="1")
-    await world.dies("victim", [delivery], at_s=4.5)
+    await world.dies("victim", [delivery], at_s=POINTS[point])
     async with world.process("heir") as heir:
+        await heir.advance(2)
+        if joins:
+            heir.push("hi")
         heir.dispatcher.deliver([again(delivery)])
-        await heir.advance(1)
-        assert [(delta.attempt, delta.seq, delta.text) for delta in heir.deltas(delivery.ref)] == [
-            (2, 0, "hello there")
-        ]
+        await heir.advance(5)
+        assert isinstance(world.outcome(delivery), Answered)
+        assert_new_text(heir, delivery)
+
+
+def assert_new_text(heir: Stage, delivery: Delivery) -> None:
+    deltas = heir.deltas(delivery.ref)
+    assert "".join(delta.text for delta in deltas) == "hello there"
+    assert [delta.seq for delta in deltas] == list(range(len(deltas)))
+    assert min(delta.attempt for delta in deltas) > MOST_ATTEMPTS
