@@ -183,7 +183,9 @@ class SimWriter(Writer):
             self._queue[:0] = self._shortage.end()
             self._have_trouble(None)
 
-    def _try(self, db: Any, committer: Committer, gate: int, operations: list[Operation]) -> list[Verdict | None]:
+    def _try(
+        self, db: Any, committer: Committer, gate: int, operations: list[Operation]
+    ) -> list[Verdict | None]:
         disk = self._disk
         if disk.busy:
             raise apsw.BusyError("database is locked")

@@ -159,7 +159,12 @@ class SimDaemon(Daemon):
         link: Any = SimLink(self._boot)
         async with AsyncExitStack() as stack:
             side = RedisSide(
-                self.config, link, consumer=self.consumer, clock=self._clock, rng=self._rng, log=telemetry.event
+                self.config,
+                link,
+                consumer=self.consumer,
+                clock=self._clock,
+                rng=self._rng,
+                log=telemetry.event,
             )
             await side.time.sync()
             core = await self._core(stack, side, telemetry)
@@ -204,7 +209,11 @@ def _make_ledger(config: Config, *, name: str, clock: Clock) -> SimLedger:
         )
 
     return SimLedger(
-        make_writer, name=name, clock=clock, keep_days=config.ledger.keep_days, id_ttl_s=config.ingress.id_ttl_s
+        make_writer,
+        name=name,
+        clock=clock,
+        keep_days=config.ledger.keep_days,
+        id_ttl_s=config.ingress.id_ttl_s,
     )
 
 

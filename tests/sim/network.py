@@ -34,7 +34,17 @@ _to_exception = BaseParser.parse_error
 class Connection:
     """What `Wire` uses of a connection of the client library. `owner` is whoever would close it by dying."""
 
-    __slots__ = ("_replies", "_server", "_waiter", "arrives_at", "broken", "closed", "open", "owner", "returns_at")
+    __slots__ = (
+        "_replies",
+        "_server",
+        "_waiter",
+        "arrives_at",
+        "broken",
+        "closed",
+        "open",
+        "owner",
+        "returns_at",
+    )
 
     def __init__(self, server: Server, owner: Any) -> None:
         self._server, self.owner = server, owner

@@ -149,14 +149,21 @@ def _not_its_answer(story: Story, pushed: Pushed, end: Ended) -> str | None:
     output = end.fields["output"]
     for call in story.calls.get(pushed.job.prompt, ()):
         if call.output == output:
-            return None if call.ended_at <= end.at and call.how in {"ok", "length", "overbilled"} else "not answered yet"
+            return (
+                None
+                if call.ended_at <= end.at and call.how in {"ok", "length", "overbilled"}
+                else "not answered yet"
+            )
     return "another's answer"
 
 
 def _something_ailed(story: Story, at: float) -> bool:
     """A model that failed, was asked to wait, or ran out of its rate may be unavailable."""
     rated = any(model.rpm for model in story.plan.config.models)
-    return rated or any(call.how not in {"ok", "closed", "running", "length"} and call.ended_at <= at for call in story.witness.calls)
+    return rated or any(
+        call.how not in {"ok", "closed", "running", "length"} and call.ended_at <= at
+        for call in story.witness.calls
+    )
 
 
 def unlike(story: Story) -> Iterable[str]:
@@ -169,7 +176,10 @@ def unlike(story: Story) -> Iterable[str]:
                 groups.setdefault(pushed.job.client_id, []).append(pushed)
         for name, group in groups.items():
             outputs = {
-                end.fields["output"] for one in group for end in story.ends.get(one.ref, ()) if end.code == "ok"
+                end.fields["output"]
+                for one in group
+                for end in story.ends.get(one.ref, ())
+                if end.code == "ok"
             }
             shortened = any(call.how == "length" for call in story.calls.get(prompt, ()))
             if len(outputs) > 1 and not (name is None and shortened):
@@ -179,7 +189,11 @@ def unlike(story: Story) -> Iterable[str]:
 def _keeps_answers(plan: Plan) -> bool:
     """Does an answer last for the whole world?"""
     routing = plan.config.routing
-    return routing.cache_enabled and routing.cache_ttl_seconds > 100 and not any(f.kind == "clock set" for f in plan.faults)
+    return (
+        routing.cache_enabled
+        and routing.cache_ttl_seconds > 100
+        and not any(f.kind == "clock set" for f in plan.faults)
+    )
 
 
 def broken_streams(story: Story) -> Iterable[str]:
@@ -326,7 +340,9 @@ def open_circuits(story: Story) -> Iterable[str]:
         calls = [call for call in story.witness.calls if call.model == opened.model]
         shut_at = opened.at + KNOWN_WITHIN_S
         for call in calls:
-            if shut_at < call.started_at < opened.until - 0.002 and not story.stalled(opened.at, call.started_at):
+            if shut_at < call.started_at < opened.until - 0.002 and not story.stalled(
+                opened.at, call.started_at
+            ):
                 yield f"a call while the circuit of {opened.model} was open ({opened.at:.3f} to {opened.until:.3f}): {tell(story, [call])}"
         yield from _probes(story, opened.model, max(opened.at, opened.until - 0.002), calls)
 
@@ -337,7 +353,11 @@ def _probes(story: Story, model: str, since: float, calls: Sequence[Call]) -> It
     for call in calls:
         if call.started_at < since:
             continue
-        if out is not None and call.started_at < _over_at(out) and not story.stalled(out.started_at, call.started_at):
+        if (
+            out is not None
+            and call.started_at < _over_at(out)
+            and not story.stalled(out.started_at, call.started_at)
+        ):
             yield f"two probes of {model}: {tell(story, [out, call])}"
         if out is not None and out.how in {"ok", "length", "overbilled"}:
             return
@@ -357,7 +377,9 @@ def never_opened(story: Story) -> Iterable[str]:
         for failed in _rows_of_failures(calls, threshold):
             since, until = failed[-1].ended_at, failed[-1].ended_at + rest_s
             for call in calls:
-                if since + 0.001 < call.started_at < until - 0.01 and not story.stalled(failed[0].started_at, call.started_at):
+                if since + 0.001 < call.started_at < until - 0.01 and not story.stalled(
+                    failed[0].started_at, call.started_at
+                ):
                     yield f"the circuit did not open: {tell(story, [*failed, call])}"
 
 
@@ -395,7 +417,9 @@ def unbalanced(story: Story) -> Iterable[str]:
             yield f"an attempt of {entry} cost {cost} of at most {bound}"
     spend = {
         scope: (spent, held)
-        for scope, spent, held in story.disk.rows("SELECT scope, spent_nano, held_nano FROM spend WHERE window_start = 0")
+        for scope, spent, held in story.disk.rows(
+            "SELECT scope, spent_nano, held_nano FROM spend WHERE window_start = 0"
+        )
     }
     for scope in sorted(costs.keys() | spend.keys()):
         spent, held = spend.get(scope, (0, 0))
@@ -425,7 +449,11 @@ def unaccounted(story: Story) -> Iterable[str]:
     for prompt, jobs in story.jobs.items():
         if _forgotten(story, jobs):
             continue
-        told = sum(round(float(story.ends[one.ref][-1].fields["cost"]) * NANO) for one in jobs if one.ref in story.ends)
+        told = sum(
+            round(float(story.ends[one.ref][-1].fields["cost"]) * NANO)
+            for one in jobs
+            if one.ref in story.ends
+        )
         booked = sum(cost_of.get(one.ref, 0) for one in jobs)
         # Whoever shares an answer pays nothing, though an attempt of its own may have been lost with a process before.
         if told > booked or (told < booked and len(jobs) == 1 and jobs[0].ref in story.ends):

@@ -121,7 +121,9 @@ def _draw_config(rng: random.Random) -> Config:
             max_deliveries=rng.choice((2, 3, 5)),
             max_job_bytes=4_000,
         ),
-        ledger=LedgerConfig(url=Path("/nowhere/ledger.db"), on_unknown=rng.choice(("retry", "retry", "fail"))),
+        ledger=LedgerConfig(
+            url=Path("/nowhere/ledger.db"), on_unknown=rng.choice(("retry", "retry", "fail"))
+        ),
         routing=RoutingConfig(
             default="all",
             max_wait_s=rng.choice((1.0, 4.0)),
@@ -184,15 +186,25 @@ class _Draw:
         self, kind: str, least: int, most: int, *, lasts_s: tuple[float, float] = (0.0, 0.0), what: Sequence[str] = ("",)
     ) -> None:  # fmt: skip
         for _ in range(self._rng.randint(least, most)):
-            self._add(kind, at=self._rng.uniform(0.1, FAULTS_WITHIN_S), lasts_s=lasts_s, what=self._rng.choice(what))
+            self._add(
+                kind, at=self._rng.uniform(0.1, FAULTS_WITHIN_S), lasts_s=lasts_s, what=self._rng.choice(what)
+            )
 
     def at_points(
-        self, kind: str, points: Sequence[str], least: int, most: int, *, lasts_s: tuple[float, float] = (0.0, 0.0)
+        self,
+        kind: str,
+        points: Sequence[str],
+        least: int,
+        most: int,
+        *,
+        lasts_s: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         for _ in range(self._rng.randint(least, most)):
             point = self._rng.choice(points)
             command = point.partition(" ")[0]
-            often = COMMIT_PASSES.get(point) or (CALL_PASSES if command == "call" else PASSES.get(command, OTHER_PASSES))
+            often = COMMIT_PASSES.get(point) or (
+                CALL_PASSES if command == "call" else PASSES.get(command, OTHER_PASSES)
+            )
             self._add(kind, point=point, nth=self._rng.randint(1, often), lasts_s=lasts_s)
 
     def at_any_await(self, least: int, most: int) -> None:
@@ -203,7 +215,18 @@ class _Draw:
 
     def provider(self, share: float, models: Sequence[str], jobs: Sequence[Job]) -> None:
         rng = self._rng
-        often = ("refused", "429", "429 retry-after", "500", "529", "reset", "garbage", "truncated", "hang", "length")
+        often = (
+            "refused",
+            "429",
+            "429 retry-after",
+            "500",
+            "529",
+            "reset",
+            "garbage",
+            "truncated",
+            "hang",
+            "length",
+        )
         seldom = ("filter", "context", "invalid", "model unknown", "overbilled", "credential", "quota")
         for prompt in dict.fromkeys(job.prompt for job in jobs):
             for nth in range(1, 4):
@@ -218,7 +241,12 @@ class _Draw:
 
     def _add(self, kind: str, *, lasts_s: tuple[float, float] = (0.0, 0.0), **more: Any) -> None:
         self.faults.append(
-            Fault(kind=kind, place=self._rng.randrange(self._processes), lasts_s=self._rng.uniform(*lasts_s), **more)
+            Fault(
+                kind=kind,
+                place=self._rng.randrange(self._processes),
+                lasts_s=self._rng.uniform(*lasts_s),
+                **more,
+            )
         )
 
 

@@ -53,7 +53,18 @@ FAILURES: dict[str, MakeError] = {
     "quota": _error(ProviderQuotaExhausted, "pay first", status_code=402),
 }  # fmt: skip
 NOT_BILLED = frozenset(
-    {"refused", "429", "429 retry-after", "500", "529", "context", "invalid", "model unknown", "credential", "quota"}
+    {
+        "refused",
+        "429",
+        "429 retry-after",
+        "500",
+        "529",
+        "context",
+        "invalid",
+        "model unknown",
+        "credential",
+        "quota",
+    }
 )
 TERMINAL = frozenset({"filter", "context", "invalid"})
 BREAKING = frozenset({"refused", "500", "529", "reset", "garbage", "truncated", "hang"})  # to a breaker

@@ -79,7 +79,11 @@ def draw_jobs(rng: random.Random, count: int, config: Config, within_s: float) -
 def _ask(
     rng: random.Random, kind: str, prompt: str, models: Sequence[str], within_s: float, number: int
 ) -> list[Job]:
-    at = rng.uniform(0.0, within_s) if rng.random() < 0.6 else rng.choice((0.2, 1.5, 2.5)) + rng.uniform(0, 0.05)
+    at = (
+        rng.uniform(0.0, within_s)
+        if rng.random() < 0.6
+        else rng.choice((0.2, 1.5, 2.5)) + rng.uniform(0, 0.05)
+    )
     fields: dict[str, str] = {"prompt": prompt}
     if rng.random() < 0.3:
         fields["model"] = rng.choice(models)

@@ -24,7 +24,9 @@ ROLLED_BACK_S = 0.5  # what a failover, or a disk that is written once a second,
 class Fleet:
     """The processes of a host: started again when they end, one to a place."""
 
-    def __init__(self, world: Any, loop: SimLoop, disk: Disk, witness: Witness, rng: random.Random, count: int) -> None:
+    def __init__(
+        self, world: Any, loop: SimLoop, disk: Disk, witness: Witness, rng: random.Random, count: int
+    ) -> None:
         self._world, self._loop, self._disk, self._witness, self._rng = world, loop, disk, witness, rng
         self.boots: list[Boot] = []
         self.places: list[Boot | None] = [None] * count
@@ -48,7 +50,9 @@ class Fleet:
             return
         boot.die()
         self._world.providers.lose(boot, self._loop.now)
-        self._loop.at(self._loop.now + self._rng.uniform(0, LOCK_FREED_WITHIN_S), self._disk.locked.discard, boot.name)
+        self._loop.at(
+            self._loop.now + self._rng.uniform(0, LOCK_FREED_WITHIN_S), self._disk.locked.discard, boot.name
+        )
         self._come_back(boot)
 
     def left(self, boot: Boot) -> None:
@@ -59,7 +63,9 @@ class Fleet:
             self._loop.kill(strand)
         self._disk.locked.discard(boot.name)
         self._world.providers.lose(boot, self._loop.now)
-        if boot.error is not None and (boot.daemon.side is not None or not isinstance(boot.error, RedisError)):
+        if boot.error is not None and (
+            boot.daemon.side is not None or not isinstance(boot.error, RedisError)
+        ):
             self._witness.complain(f"{boot} ended by itself: {boot.error!r}")
         self._come_back(boot)
 

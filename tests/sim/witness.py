@@ -13,7 +13,7 @@ from tests.sim.boots import Boot
 from tests.sim.network import SCRIPT_NAMES, Server
 from tests.sim.plan import Plan
 from tests.sim.provider import Call
-from tests.sim.redis_words import Consumer, Error, Id, Pending
+from tests.sim.redis_words import Consumer, Id, Pending
 from tests.sim.traffic import Job
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.operations import Operation
@@ -143,14 +143,18 @@ class Witness:
         match SCRIPT_NAMES.get(sha):
             case "FINISH":
                 for found in reply:
-                    self.codes[f"FINISH {found if isinstance(found, int) else found.split()[0].decode()}"] += 1
+                    self.codes[
+                        f"FINISH {found if isinstance(found, int) else found.split()[0].decode()}"
+                    ] += 1
             case "RENEW":
                 lost, gone = reply
                 self.codes["RENEW lost" if lost else "RENEW gone" if gone else "RENEW kept"] += 1
             case "TAKE" | "RECLAIM" as name:
                 taken, suspects, vanished = reply[-3:]
                 found = ("vanished", "suspect", "taken", "nothing")
-                self.codes[f"{name} {found[[bool(vanished), bool(suspects), bool(taken), True].index(True)]}"] += 1
+                self.codes[
+                    f"{name} {found[[bool(vanished), bool(suspects), bool(taken), True].index(True)]}"
+                ] += 1
             case "FETCH":
                 self.codes["FETCH words" if reply else "FETCH not ours"] += 1
             case "FORGET":
@@ -162,7 +166,9 @@ class Witness:
 
     # -- of the ledger ---------------------------------------------------------------------------------
 
-    def committed(self, boot: Boot, operations: Sequence[Operation], answers: Sequence[Verdict | None]) -> list[str]:
+    def committed(
+        self, boot: Boot, operations: Sequence[Operation], answers: Sequence[Verdict | None]
+    ) -> list[str]:
         """What was put on disk; the names of the points that were passed."""
         now = self._now()
         landings = [one for one in operations if type(one) is Landing]
@@ -208,7 +214,9 @@ class Witness:
     def called(self, call: Call) -> None:
         """A provider was called: is that on record?"""
         self.calls.append(call)
-        running = sum(one.boot is call.boot and one.model == call.model and one.how == "running" for one in self.calls)
+        running = sum(
+            one.boot is call.boot and one.model == call.model and one.how == "running" for one in self.calls
+        )
         if running > self._calls_on_record.get((call.boot, call.model), 0):
             self.complain(f"{call.boot} calls {call.model} for {call.prompt!r} without a record")
 

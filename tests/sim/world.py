@@ -127,7 +127,9 @@ class World:
             stream = data.keys.get(key)
             if stream is not None and stream.entries:  # type: ignore[union-attr]
                 found.append(f"{key.decode()} has {[f'{ms}-{n}' for ms, n in stream.entries]}")  # type: ignore[union-attr]
-        found += [f"{boot} is not at rest" for boot in self.fleet.alive if boot.serving and not boot.daemon.at_rest]
+        found += [
+            f"{boot} is not at rest" for boot in self.fleet.alive if boot.serving and not boot.daemon.at_rest
+        ]
         found += [f"in flight: {row}" for row in self.disk.rows("SELECT key, owner, entry_id FROM inflight")]
         return found
 
