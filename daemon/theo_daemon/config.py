@@ -109,6 +109,12 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     warning_ratio: Ratio = 0.8  # of the ceiling; `soft_budget` ends up here
     circuit_breaker_threshold: ShortCount = 3
     circuit_breaker_timeout_s: Seconds = 60.0
+    circuit_breaker_failure_ratio: Ratio = 0.5  # 0: failures in a row alone count
+    circuit_breaker_minimum_calls: ShortCount = 20
+    circuit_breaker_window_s: Seconds = 60.0
+    circuit_breaker_ramp_s: PauseSeconds = 10.0
+    circuit_breaker_adaptive: bool = False
+    adaptive_concurrency: bool = False
     cache_enabled: bool = True
     cache_ttl_seconds: PauseSeconds = 300.0
     cache_max_entries: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 128

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from theo_daemon.catalogue import Catalogue
-from theo_daemon.config import Config, ModelConfig
+from theo_daemon.config import Config, ModelConfig, RoutingConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
 from theo_daemon.fleet import Fleet, Member
 from theo_daemon.ledger import Ledger
@@ -26,11 +26,14 @@ from theo_workers.breaker import Breaker
 from theo_workers.call import Observer
 from theo_workers.clock import Clock
 from theo_workers.errors import ConfigError
+from theo_workers.failure_rate import RateRule
 from theo_workers.health import ModelHealth
+from theo_workers.load import Load
 from theo_workers.model_spec import ModelSpec, Timeouts
 from theo_workers.model_worker import ModelWorker
 from theo_workers.price_table import price_for
 from theo_workers.prices import Price
+from theo_workers.slots import Slots
 from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
 from theo_workers.tokens.count import TokenCounter
@@ -165,18 +168,15 @@ class Core:
     def _member(self, model: ModelConfig) -> Member:
         routing = model.routing
         upstream = build_upstream(_spec(model), self.clock, self._rng)
-        breaker = Breaker(
-            threshold=routing.circuit_breaker_threshold, timeout_s=routing.circuit_breaker_timeout_s
-        )
+        breaker, slots = _breaker(routing), _slots(model)
         worker = ModelWorker(
             model.name,
             upstream,
-            Standing(breaker, timeout_s=routing.timeout_s),
+            Standing(breaker, slots, timeout_s=routing.timeout_s),
             ModelHealth(),
             clock=self.clock,
             rng=self._rng,
             observer=self.standings,
-            limit=model.concurrency,
         )
         return Member(model, worker, self._price(model), breaker)
 
@@ -189,6 +189,29 @@ class Core:
             base_url=model.base_url,
             at=self.clock.wall(),
         )
+
+
+def _breaker(routing: RoutingConfig) -> Breaker:
+    rate = None
+    if routing.circuit_breaker_failure_ratio > 0:
+        rate = RateRule(
+            ratio=routing.circuit_breaker_failure_ratio,
+            minimum_calls=routing.circuit_breaker_minimum_calls,
+            window_s=routing.circuit_breaker_window_s,
+        )
+    return Breaker(
+        threshold=routing.circuit_breaker_threshold,
+        timeout_s=routing.circuit_breaker_timeout_s,
+        rate=rate,
+        adaptive=routing.circuit_breaker_adaptive,
+    )
+
+
+def _slots(model: ModelConfig) -> Slots:
+    routing, load = model.routing, None
+    if routing.adaptive_concurrency:
+        load = Load(model.concurrency, least_slow_ms=routing.latency_threshold_ms)
+    return Slots(model.concurrency, ramp_s=routing.circuit_breaker_ramp_s, load=load)
 
 
 def _spec(model: ModelConfig) -> ModelSpec:

@@ -8,12 +8,16 @@ from typing import Final
 EVENTS: Final = MappingProxyType(
     {
         # models
-        "circuit_opened": "a model's circuit breaker opened; details: until, failures, reason",
+        "circuit_opened": "a model's circuit breaker opened; details: reason (in_a_row, rate, unusual or probe), "
+        "failures (in a row), openings, retry_after_ms, error_code, status_code",
         "circuit_half_open": "the breaker lets one probe through",
         "circuit_closed": "the breaker closed: the model serves again",
-        "model_disabled": "a credential or model is refused by the provider, or an operator took it out",
+        "model_disabled": "a credential is refused by the provider, or an operator took the model out; "
+        "details: cause, status_code",
         "model_enabled": "an operator put the model back",
-        "model_paused": "the provider asked to wait; details: retry_after_ms",
+        "model_paused": "the provider asked to wait; details: retry_after_ms, error_code, status_code",
+        "model_unknown": "a provider does not know the configured model, told once until it does; "
+        "details: error_code, status_code",
         "bound_violated": "a provider billed more than its own limits allow; the model is stopped",
         "worker_restarted": "a model's actor died and was started again",
         # money

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -115,6 +116,12 @@ class Fleet:
         return min(
             (s.until for s in standings if not isinstance(s, Available) and s.until is not None), default=None
         )
+
+    def silent_s(self, models: Iterable[str]) -> float:
+        """Since when none of these has answered anybody; inf: none ever did."""
+        answered = [self._members[name].worker.health.last_success_time for name in models]
+        latest = max((at for at in answered if at is not None), default=-math.inf)
+        return self._clock.wall() - latest
 
     def may_recover(self, models: Sequence[str]) -> bool:
         """Is one of these unavailable models only resting? A useless credential needs an operator."""

@@ -100,6 +100,7 @@ class Snapshot:
         for member in fleet.members():
             labels = {"model": member.config.name}
             telemetry.gauge(names.MODEL_RUNNING, labels, partial(self._running, member))
+            telemetry.gauge(names.MODEL_SLOTS, labels, partial(self._slots, member))
             telemetry.gauge(names.BREAKER_STATE, labels, partial(self._breaker, member))
 
     # -- parts ---------------------------------------------------------------------------------------
@@ -110,6 +111,9 @@ class Snapshot:
 
     def _running(self, member: Member) -> float:
         return member.worker.running
+
+    def _slots(self, member: Member) -> float:
+        return member.worker.slots
 
     def _breaker(self, member: Member) -> float:
         state = self._state(member)[0]

@@ -70,7 +70,7 @@ class Standings:
         standings, health = await self._ledger.standings()
         for model, record in health.items():
             if model in self._models:
-                self._models[model].worker.health.restore(record)
+                self._models[model].worker.remember(record)
                 self._models[model].saved = record
         self.learn(standings)
         self._ledger.on_standings(self.learn)
@@ -177,7 +177,7 @@ class Standings:
         return None
 
     def _unix_ms(self, details: Mapping[str, Any]) -> int:
-        return int((self._clock.wall() + float(details["retry_after_s"])) * 1000)
+        return int(self._clock.wall() * 1000) + int(details["retry_after_ms"])
 
     # -- from operators ------------------------------------------------------------------------------
 

@@ -152,15 +152,27 @@ class TurnQueue:
             future.set_exception(self._unavailable(models))
             return
         self._parked.add(flight)
+        self._wait(flight, self._routing.max_wait_s)
+
+    def _wait(self, flight: Flight, seconds: float) -> None:
         rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         rung.add_done_callback(lambda _: self._waited(flight))
-        self._clock.call_at(self._clock.monotonic() + self._routing.max_wait_s, rung)
+        self._clock.call_at(self._clock.monotonic() + seconds, rung)
 
     def _waited(self, flight: Flight) -> None:
-        """The longest wait is over: the job fails, unless a model came back and is only busy."""
+        """The longest wait is over: the job fails, unless a model came back and is only busy.
+
+        One that has answered others since, and is out again just now, was back: the wait counts from its answer.
+        """
         future = self._turns.get(flight)
         self._parked.discard(flight)
-        if future is not None and not future.done() and not self._fleet.any_available(flight.candidates):
+        if future is None or future.done() or self._fleet.any_available(flight.candidates):
+            return
+        left_s = self._routing.max_wait_s - self._fleet.silent_s(flight.candidates)
+        if left_s > 0:
+            self._parked.add(flight)
+            self._wait(flight, left_s)
+        else:
             future.set_exception(self._unavailable(flight.candidates))
 
     def _unavailable(self, models: Sequence[str]) -> NoModelAvailable:

@@ -80,6 +80,11 @@ class ModelHealth:
         self.consecutive_failures += 1
         self.last_failure_time = now_wall
 
+    def latency_ms(self, share: float) -> float:
+        """What this share of the recent calls took at most; inf before the first."""
+        latencies = sorted(latency_ms for latency_ms, _ in self._recent)
+        return _nearest_rank(latencies, share) if latencies else math.inf
+
     def snapshot(self) -> HealthSnapshot:
         """The record now. Until a call is answered after `restore`, latency and speed are those restored."""
         known = self._restored

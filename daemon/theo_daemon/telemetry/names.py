@@ -104,7 +104,6 @@ LEDGER_OPENED = _event("ledger_opened", "info", "The ledger is open and of the r
 LEDGER_UNRECORDED = _event(
     "ledger_unrecorded", "error", "The process ends, and says how many ended calls it could not record."
 )
-MODEL_UNKNOWN = _event("model_unknown", "error", "A provider does not know the configured model.")
 PRICE_UNKNOWN = _event("price_unknown", "warning", "No price is known for a model, and none is configured.")
 WORKER_RESTARTED = _event(
     "worker_restarted", "error", "A model's worker died of a bug and was started again."
@@ -120,7 +119,8 @@ LOG_LINES_DROPPED = _event("log_lines_dropped", "warning", "Standard error was b
 LIBRARY_LOG = _event("library_log", "warning", "A library logged a warning or worse (at its own level).")
 
 _STREAM_LEVELS: dict[str, Level] = {
-    **dict.fromkeys(("bound_violated", "model_disabled", "worker_restarted", "ledger_trouble"), "error"),
+    **dict.fromkeys(("bound_violated", "model_disabled", "model_unknown"), "error"),
+    **dict.fromkeys(("worker_restarted", "ledger_trouble"), "error"),
     **dict.fromkeys(("budget_warning", "budget_exhausted", "circuit_opened", "outcome_unknown"), "warning"),
     **dict.fromkeys(
         ("ledger_wal_large", "lease_lost", "entries_reclaimed", "entries_vanished", "dead_lettered"),
@@ -191,6 +191,24 @@ BREAKER_STATE = _metric(
     "1",
     "Circuit breaker of a model: 0 closed, 1 half-open, 2 open.",
     labels=("model",),
+)
+MODEL_SLOTS = _metric(
+    "theo.model.slots",
+    Kind.GAUGE,
+    "{call}",
+    "Calls to a model at a time as things are: its concurrency, less while it recovers or is overloaded.",
+    labels=("model",),
+)
+MODEL_CHANGES = _metric(
+    "theo.model.changes",
+    Kind.COUNTER,
+    "{event}",
+    "Changes of a model's standing that this process told of, by event.",
+    labels=("model", "event"),
+)
+MODEL_EVENTS = (
+    *("circuit_opened", "circuit_half_open", "circuit_closed", "model_paused"),
+    *("model_disabled", "model_enabled", "model_unknown"),
 )
 BREAKER_VALUES = {"closed": 0, "half_open": 1, "open": 2}
 MODEL_TOKENS = _metric(
