@@ -16,7 +16,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --only-bi
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup demo test check lint type contracts fmt bench chaos lock clean
+.PHONY: help setup demo test check lint type contracts fmt bench failover chaos lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ fmt: $(VENV)/.installed ## format, and fix what ruff can fix by itself
 
 bench: $(VENV)/.installed ## CPU per job and jobs per second of `serve`, beside a hand-written loop
 	@$(BIN)/python -m tests.bench.run $(ARGS)
+
+failover: $(VENV)/.installed ## what a failing first candidate adds to a job's latency
+	@$(BIN)/python -m tests.bench.failover $(ARGS)
 
 chaos: $(VENV)/.installed ## four minutes of kill -9, stalls and faults on real processes, counted from outside
 	@$(BIN)/python -m tests.chaos.run $(ARGS)

@@ -81,7 +81,10 @@ class Attempts:
         while True:
             step = await self._end_of(flight, started)
             match step:
-                case None | Result():
+                case None:
+                    self._settle(flight)
+                    return None
+                case Result():
                     return step
                 case GiveUp(unknown):
                     return self.gave_up(flight, unknown=unknown)
@@ -197,6 +200,7 @@ class Attempts:
     async def _claim(self, flight: Flight, want: Want) -> None:
         """The last step before the provider is called: the attempt goes on record, its bound is held."""
         want = self._fleet.admitted(want)
+        self._settle(flight)
         question = self._asking.ask(flight, want)
         verdict = await self._ledger.ask(question, orphaned=partial(self._void, flight, want))
         assert verdict is not None
@@ -216,6 +220,12 @@ class Attempts:
             flight.lead.queued_ms = max(0, self._redis_now_ms() - flight.lead.ref.pushed_ms)
         flight.sent_attempt = want.attempt_id
 
+    def _settle(self, flight: Flight) -> None:
+        """The last attempt's end goes on record: with the next one's claim, in one commit, unless that must wait."""
+        if flight.settled is not None:
+            self._ledger.tell(Landing(settled=flight.settled))
+            flight.settled = None
+
     def _void(self, flight: Flight, want: Want, verdict: Verdict | None) -> None:
         """Granted, but never sent: certainly not billed."""
         if isinstance(verdict, Granted):
@@ -226,14 +236,13 @@ class Attempts:
 
     async def _next(self, flight: Flight, step: TryOneOf) -> Started | None:
         """The next attempt on one of the step's models; None when none of them takes calls."""
-        if flight.settled is not None:
-            self._ledger.tell(Landing(settled=flight.settled))
-            flight.settled = None
         if step.delay_s > 0:
+            self._settle(flight)
             await sleep(self._clock, step.delay_s)
         started = self.start(flight, step.models)
         if started is not None:
             return started
+        self._settle(flight)
         # Nobody has a free slot: queue at one that takes calls at all.
         for model in self._fleet.available(step.models):
             if (queued := self._submit(flight, model)) is not None:
