@@ -16,6 +16,7 @@ from theo_daemon.config import Config
 from theo_daemon.core import Core
 from theo_daemon.ledger import process_name
 from theo_daemon.ledger.condition import Tidings
+from theo_daemon.make_ledger import make_ledger
 from theo_daemon.observer import DaemonObserver
 from theo_daemon.redis_link import RedisLink, redacted
 from theo_daemon.redis_side import RedisSide, running
@@ -31,6 +32,11 @@ from theo_daemon.telemetry.start import RunningTelemetry
 from theo_daemon.telemetry.status_http import StatusServer
 from theo_workers.clock import Clock, SystemClock, timeout_at
 
+GC_THRESHOLD = (
+    20_000,
+    20,
+    50,
+)  # jobs under way outlive some thousand allocations, and should not be walked for it
 STALL_LEASES = 3.0  # a loop that is silent for so many leases will not speak again
 
 
@@ -75,6 +81,7 @@ class Daemon:
             await side.start(stack)
             stack.enter_context(StallGuard(STALL_LEASES * self.config.ingress.lease_s))
             gc.freeze()  # what is loaded by now stays: price tables and vocabularies need no walking through again
+            gc.set_threshold(*GC_THRESHOLD)
             telemetry.event(
                 names.PROCESS_STARTED, version=__version__, consumer=self.consumer, redis=link.shown
             )
@@ -102,10 +109,11 @@ class Daemon:
 
     async def _core(self, stack: AsyncExitStack, side: RedisSide, telemetry: Telemetry) -> Core:
         observer = DaemonObserver(telemetry, side.events, self._clock)
-        core = Core(self.config, name=self.consumer, clock=self._clock, rng=self._rng, observer=observer)
+        ledger = make_ledger(self.config, name=self.consumer, clock=self._clock)
+        core = Core(self.config, ledger=ledger, clock=self._clock, rng=self._rng, observer=observer)
         core.ledger.on_commit(telemetry.commit_finished)
         await stack.enter_async_context(core)
-        telemetry.event(names.LEDGER_OPENED, path=str(core.ledger.path))
+        telemetry.event(names.LEDGER_OPENED, path=core.ledger.place)
         for warning in core.ledger.warnings:
             telemetry.event(names.WARNING, reason=warning)
         patterns = compile_patterns(
