@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
+from msgspec import structs
+
 from theo_daemon.bookings import Bookings, Started
 from theo_daemon.ceilings import Barred, fits, hold_wait_s, last_word, over_ceiling, unaffordable
+from theo_daemon.config import RoutingConfig
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
@@ -28,7 +31,8 @@ from theo_daemon.ledger.records import (
     Want,
 )
 from theo_daemon.outcomes import Result, failed, settled
-from theo_daemon.retry import GiveUp, TryOneOf, after_failure
+from theo_daemon.retry import GiveUp, Limits, TryOneOf, after_failure
+from theo_daemon.retry_budget import repeat_cost
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import (
     GenerationError,
@@ -63,11 +67,16 @@ class Attempts:
     """Runs the attempts of flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, max_attempts: int, max_wait_s: float,
+        self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, routing: RoutingConfig,
         on_unknown: OnUnknown, bookings: Bookings, redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
-        self._max_attempts, self._max_wait_s, self._on_unknown = max_attempts, max_wait_s, on_unknown
+        self._max_attempts, self._max_wait_s, self._on_unknown = (
+            routing.max_attempts,
+            routing.max_wait_s,
+            on_unknown,
+        )
+        self._parks = routing.when_unavailable == "park"
         self._bookings, self._redis_now_ms = bookings, redis_now_ms
         self._clock, self._rng = clock, rng
 
@@ -90,7 +99,7 @@ class Attempts:
                     return self.gave_up(flight, unknown=unknown)
             following = await self._next(flight, step)
             if following is None:
-                return None if self._worth_waiting(step) else self.gave_up(flight)
+                return None if self._worth_waiting(flight.targets) else self.gave_up(flight)
             started = following
 
     async def _end_of(self, flight: Flight, started: Started) -> Result | TryOneOf | GiveUp | None:
@@ -239,35 +248,63 @@ class Attempts:
         if step.delay_s > 0:
             self._settle(flight)
             await sleep(self._clock, step.delay_s)
-        started = self.start(flight, step.models)
-        if started is not None:
+        costs = self._repeat_costs(flight)
+        unpaid = self._unpaid(costs)  # by now, as others were repeated meanwhile
+        flight.aim(tuple(model for model in step.models if model not in unpaid))
+        started = self._start_or_queue(flight, [model for model in flight.targets if model not in costs])
+        if started is None:
+            self._settle(flight)
+        elif (cost := costs.get(started.want.model)) is not None:
+            self._fleet[started.want.model].retries.take(cost)
+            return structs.replace(started, repeat_cost=cost)
+        return started
+
+    def _start_or_queue(self, flight: Flight, fresh: Sequence[str]) -> Started | None:
+        """At one with a free slot, a fresh one if there is, else in the mailbox of one that takes calls at all."""
+        if (started := self.start(flight, fresh) or self.start(flight, flight.targets)) is not None:
             return started
-        self._settle(flight)
-        # Nobody has a free slot: queue at one that takes calls at all.
-        for model in self._fleet.available(step.models):
+        for model in self._fleet.available(flight.targets):
             if (queued := self._submit(flight, model)) is not None:
                 return queued
         return None
 
-    def _worth_waiting(self, step: TryOneOf) -> bool:
+    def _repeat_costs(self, flight: Flight) -> dict[str, int]:
+        """What a repeat of each model that was tried takes of its endpoint's budget; waiting for a turn is free."""
+        return {one.model: repeat_cost(one.failure) for one in flight.tried}
+
+    def _unpaid(self, costs: Mapping[str, int]) -> set[str]:
+        return {model for model, cost in costs.items() if not self._fleet[model].retries.covers(cost)}
+
+    def _worth_waiting(self, models: Sequence[str]) -> bool:
         """None of them takes calls now: will one do so before the longest wait is over?"""
-        reopens = self._fleet.reopens_at(step.models)
+        reopens = self._fleet.reopens_at(models)
         if reopens is None:  # a probe decides at any moment, or only an operator can help
-            return self._fleet.may_recover(step.models)
-        return reopens - self._clock.monotonic() <= self._max_wait_s
+            return self._fleet.may_recover(models)
+        return reopens - self._clock.monotonic() <= (self._max_wait_s if self._parks else 0.0)
 
     # -- ends ----------------------------------------------------------------------------------------
 
     def _decide(self, flight: Flight) -> TryOneOf | GiveUp:
         """What follows the last failed attempt, with what money is left."""
         self.bar_unaffordable(flight)
-        return after_failure(
+        unpaid = self._unpaid(self._repeat_costs(flight))
+        limits = Limits(
+            max_attempts=self._max_attempts - flight.lead.deaths,
+            max_wait_s=self._max_wait_s,
+            on_unknown=flight.lead.job.on_unknown or self._on_unknown,
+        )
+        step = after_failure(
             flight.tried,
             flight.candidates,
-            max_attempts=self._max_attempts - flight.lead.deaths,
-            on_unknown=flight.lead.job.on_unknown or self._on_unknown,
+            available=self._fleet.available(flight.candidates),
+            unpaid=unpaid,
+            limits=limits,
             jitter=self._rng.random(),
         )
+        if unpaid and isinstance(step, GiveUp) and len(flight.tried) < limits.max_attempts:
+            for model in unpaid:
+                self._bookings.not_repeated(model)
+        return step
 
     def gave_up(self, flight: Flight, *, unknown: bool = False) -> Result:
         """The last candidate's own error is the job's."""

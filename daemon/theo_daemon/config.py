@@ -100,6 +100,9 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     when_unavailable: Literal["park", "fail"] = "park"
     max_wait_s: PauseSeconds = 30.0
     max_attempts: ShortCount = 4
+    retry_budget: Annotated[int, Meta(ge=0, le=1_000_000)] = (
+        500  # tokens of each endpoint; 0: repeats are not counted
+    )
     timeout_s: Seconds = 120.0
     max_response_bytes: Count = 20_000_000
     weight: Annotated[float, Meta(ge=0, le=1e12)] = 1.0

@@ -10,7 +10,7 @@ from theo_daemon.config import RoutingConfig, Usd
 from theo_daemon.config_table import Report, Shape, read_table
 from theo_daemon.spend_window import SpendWindow, parse_window
 
-_PER_JOB = ("default", "when_unavailable", "max_wait_s", "max_attempts")
+_PER_JOB = ("default", "when_unavailable", "max_wait_s", "max_attempts", "retry_budget")
 """What is decided for a job before, or across, the models that it may run on."""
 
 

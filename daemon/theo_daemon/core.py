@@ -20,6 +20,7 @@ from theo_daemon.ledger.records import News
 from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Reception, Refused
 from theo_daemon.repricing import keep_prices
+from theo_daemon.retry_budget import RetryBudget
 from theo_daemon.standings import Standings
 from theo_workers.breaker import Breaker
 from theo_workers.call import Observer
@@ -73,6 +74,7 @@ class Core:
         self.standings = Standings(self.ledger, clock=clock, observer=observer)
         self.ledger.on_news(observer.on_news)
         self.ledger.on_tidings(observer.on_tidings)
+        self._retries: dict[str, RetryBudget] = {}  # by endpoint
         self.fleet = Fleet(
             {model.name: self._member(model) for model in config.models},
             standings=self.standings,
@@ -167,7 +169,10 @@ class Core:
             rng=self._rng,
             observer=self.standings,
         )
-        return Member(model, worker, self._price(model), breaker)
+        # Models without an address are places of their own.
+        place = model.base_url or f"{model.provider}:{model.name}"
+        retries = self._retries.setdefault(place, RetryBudget(self.config.routing.retry_budget))
+        return Member(model, worker, self._price(model), breaker, retries)
 
     def _price(self, model: ModelConfig) -> Price | None:
         return price_for(

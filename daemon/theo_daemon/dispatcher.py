@@ -72,8 +72,7 @@ class Dispatcher:
             max_deliveries=config.ingress.max_deliveries,
         )
         attempts = Attempts(
-            fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, max_attempts=routing.max_attempts,
-            max_wait_s=routing.max_wait_s if routing.when_unavailable == "park" else 0.0,
+            fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, routing=routing,
             on_unknown=on_unknown, bookings=Bookings(fleet=fleet, observer=observer, clock=clock),
             redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip

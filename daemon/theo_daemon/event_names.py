@@ -18,6 +18,7 @@ EVENTS: Final = MappingProxyType(
         "model_paused": "the provider asked to wait; details: retry_after_ms, error_code, status_code",
         "model_unknown": "a provider does not know the configured model, told once until it does; "
         "details: error_code, status_code",
+        "retries_spent": "an endpoint fails so often that jobs are not repeated there, told once until it recovers",
         "bound_violated": "a provider billed more than its own limits allow; the model is stopped",
         "worker_restarted": "a model's actor died and was started again",
         # money

@@ -15,6 +15,7 @@ from theo_daemon.ledger.figures import MODEL_SCOPE
 from theo_daemon.ledger.rates import Rate
 from theo_daemon.ledger.records import Scope, Verdict, Want
 from theo_daemon.money import to_nano
+from theo_daemon.retry_budget import RetryBudget
 from theo_daemon.routing import Candidate, choose
 from theo_daemon.spend_window import window_of
 from theo_daemon.standings import Standings
@@ -39,6 +40,7 @@ class Member(Struct, frozen=True):
     worker: ModelWorker
     price: Price | None
     breaker: Breaker
+    retries: RetryBudget  # its endpoint's
     free: bool = False  # certainly nothing is charged
 
 

@@ -47,9 +47,9 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "flush", "holding",
+        "aimed", "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "flush", "holding",
         "key", "landing", "last_error", "lead", "line", "listed", "looked", "place", "prompt_bounds",
-        "queued_at", "records", "route", "sent_attempt", "settled", "task", "text", "tried",
+        "queued_at", "records", "route", "sent_attempt", "settled", "targets", "task", "text", "tried",
         "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
 
@@ -57,7 +57,9 @@ class Flight:
         self.key, self.route = key, lead.route
         self.lead = lead
         self.candidates = lead.route.names  # those that money does not forbid
-        self.line = lead.route.name  # where it waits for a slot: with flights of the same candidates
+        self.aimed: tuple[str, ...] | None = None  # what failed attempts leave of them; None: all
+        self.targets = self.candidates  # those that the next attempt may go to
+        self.line = lead.route.name  # where it waits for a slot: with flights of the same targets
         self.barred: dict[str, Barred] = {}  # the others
         self.waiters: list[Ticket] = []
         self.task: asyncio.Task[None] | None = None
@@ -90,12 +92,18 @@ class Flight:
     def restart(self) -> None:
         """The next waiting job takes over: with attempts and costs of its own."""
         self._promote()
-        self.candidates, self.line, self.barred = self.route.names, self.route.name, {}
+        self.candidates = self.targets = self.route.names
+        self.line, self.barred, self.aimed = self.route.name, {}, None
         self.attempts, self.records, self.tried, self.listed = [], [], [], set()
         self.cost_nano, self.settled, self.last_error = 0, None, None
         self.looked, self.landing, self.sent_attempt = False, False, None
         self.withdrawn = None
         self.text = []
+
+    def aim(self, models: tuple[str, ...]) -> None:
+        """After a failure the next attempt goes to one of these, however long it has to wait for them."""
+        self.aimed = models
+        self._narrow()
 
     def bar(self, model: str, barred: Barred) -> None:
         """Money forbids this candidate, for as long as the flight is its lead's."""
@@ -133,8 +141,12 @@ class Flight:
 
     def _narrow(self) -> None:
         self.candidates = tuple(name for name in self.route.names if name not in self.barred)
+        self.targets = self.candidates
+        if self.aimed is not None:
+            self.targets = tuple(name for name in self.aimed if name not in self.barred)
         # No configured name has a line break.
-        self.line = "\n".join((self.route.name, *self.barred)) if self.barred else self.route.name
+        whole = self.targets == self.route.names
+        self.line = self.route.name if whole else "\n".join(("", *self.targets))
 
 
 def flight_key(ticket: Ticket) -> str:

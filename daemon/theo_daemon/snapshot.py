@@ -101,6 +101,7 @@ class Snapshot:
             labels = {"model": member.config.name}
             telemetry.gauge(names.MODEL_RUNNING, labels, partial(self._running, member))
             telemetry.gauge(names.MODEL_SLOTS, labels, partial(self._slots, member))
+            telemetry.gauge(names.MODEL_RETRY_TOKENS, labels, partial(self._retry_tokens, member))
             telemetry.gauge(names.BREAKER_STATE, labels, partial(self._breaker, member))
 
     # -- parts ---------------------------------------------------------------------------------------
@@ -114,6 +115,9 @@ class Snapshot:
 
     def _slots(self, member: Member) -> float:
         return member.worker.slots
+
+    def _retry_tokens(self, member: Member) -> float | None:
+        return member.retries.tokens if member.retries.capacity else None
 
     def _breaker(self, member: Member) -> float:
         state = self._state(member)[0]

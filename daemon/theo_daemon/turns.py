@@ -58,7 +58,7 @@ class TurnQueue:
 
         Raises NoModelAvailable when waiting is of no use any more, Found when there is nothing left to call for.
         """
-        models = flight.candidates
+        models = flight.targets
         if not self._turns and (started := self._start(flight, models)) is not None:
             return started
         future: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
@@ -87,7 +87,7 @@ class TurnQueue:
             future = self._turns[flight]
             if future.done():
                 continue  # given up, and about to leave the line
-            started = self._start(flight, flight.candidates)
+            started = self._start(flight, flight.targets)
             if started is None:  # the slot went between the look and the call; the line is kept
                 self._stand_in_line(flight)
                 return
@@ -99,7 +99,7 @@ class TurnQueue:
 
     def _stand_in_line(self, flight: Flight) -> None:
         job = flight.lead.job
-        self._lines[flight.line] = flight.candidates
+        self._lines[flight.line] = flight.targets
         self._queue.push(flight, lane=job.lane, route=flight.line, tenant=job.tenant)
 
     def _startable(self, line: str) -> bool:
@@ -134,7 +134,7 @@ class TurnQueue:
         verdict = look.result()
         if isinstance(verdict, Hit | Replay | Conflict | Busy | IdBusy):
             future.set_exception(Found(verdict))
-        elif not self._fleet.any_available(flight.candidates):
+        elif not self._fleet.any_available(flight.targets):
             self._park(flight)
 
     # -- parking -------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class TurnQueue:
         future = self._turns[flight]
         if flight in self._parked or future.done():
             return
-        models = flight.candidates
+        models = flight.targets
         if not flight.looked:
             self._look_for(flight)  # an answer on record needs no model; without one we come back here
             return
@@ -166,14 +166,14 @@ class TurnQueue:
         """
         future = self._turns.get(flight)
         self._parked.discard(flight)
-        if future is None or future.done() or self._fleet.any_available(flight.candidates):
+        if future is None or future.done() or self._fleet.any_available(flight.targets):
             return
-        left_s = self._routing.max_wait_s - self._fleet.silent_s(flight.candidates)
+        left_s = self._routing.max_wait_s - self._fleet.silent_s(flight.targets)
         if left_s > 0:
             self._parked.add(flight)
             self._wait(flight, left_s)
         else:
-            future.set_exception(self._unavailable(flight.candidates))
+            future.set_exception(self._unavailable(flight.targets))
 
     def _unavailable(self, models: Sequence[str]) -> NoModelAvailable:
         names, reopens = ", ".join(models), self._fleet.reopens_at(models)

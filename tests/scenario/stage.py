@@ -77,6 +77,7 @@ class Listening(LibraryObserver):
         self.transitions: list[tuple[str, str]] = []
         self.news: list[News] = []
         self.violations: list[str] = []
+        self.retries_spent: list[str] = []
 
     def on_bug(self, error: BaseException, ref: EntryRef) -> None:
         self.bugs.append(error)
@@ -89,6 +90,9 @@ class Listening(LibraryObserver):
 
     def on_news(self, news: News) -> None:
         self.news.append(news)
+
+    def on_retries_spent(self, model: str) -> None:
+        self.retries_spent.append(model)
 
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         assert cost_nano > bound_nano

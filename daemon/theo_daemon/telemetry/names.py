@@ -122,6 +122,7 @@ _STREAM_LEVELS: dict[str, Level] = {
     **dict.fromkeys(("bound_violated", "model_disabled", "model_unknown"), "error"),
     **dict.fromkeys(("worker_restarted", "ledger_trouble"), "error"),
     **dict.fromkeys(("budget_warning", "budget_exhausted", "circuit_opened", "outcome_unknown"), "warning"),
+    **dict.fromkeys(("retries_spent",), "warning"),
     **dict.fromkeys(
         ("ledger_wal_large", "lease_lost", "entries_reclaimed", "entries_vanished", "dead_lettered"),
         "warning",
@@ -209,6 +210,13 @@ MODEL_CHANGES = _metric(
 MODEL_EVENTS = (
     *("circuit_opened", "circuit_half_open", "circuit_closed", "model_paused"),
     *("model_disabled", "model_enabled", "model_unknown"),
+)
+MODEL_RETRY_TOKENS = _metric(
+    "theo.model.retry_tokens",
+    Kind.GAUGE,
+    "{token}",
+    "What is left of the retry budget of a model's endpoint in this process; a repeat takes 14, after a 429 5.",
+    labels=("model",),
 )
 BREAKER_VALUES = {"closed": 0, "half_open": 1, "open": 2}
 MODEL_TOKENS = _metric(
