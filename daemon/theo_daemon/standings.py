@@ -22,6 +22,7 @@ from theo_daemon.ledger.shared import (
     SharedStanding,
     entry_order,
     owner_of,
+    set_back,
 )
 from theo_workers.breaker import Closed, Open
 from theo_workers.call import Observer
@@ -119,14 +120,21 @@ class Standings:
         if row.version < one.known.version:
             return
         one.known = row
-        at, mine = self._moment, owner_of(row.probe) == self._ledger.owner
+        mine = owner_of(row.probe) == self._ledger.owner
         applies = row.credential in ("", one.credential)
+        over = set_back(row, int(self._clock.wall() * 1000))
+
+        def at(unix_ms: int) -> float:
+            if not unix_ms:
+                return -math.inf
+            return self._clock.monotonic() if over else self._moment(unix_ms)
+
         one.worker.adopt(
             Shared(
                 open_until=at(row.open_until_ms) if row.openings else None,
                 openings=row.openings,
                 probed_until=at(row.probe_until_ms) if row.probe and not mine else -math.inf,
-                paused_until=at(row.paused_until_ms) if row.paused_until_ms else -math.inf,
+                paused_until=at(row.paused_until_ms),
                 # Another credential's fault says nothing of ours.
                 disabled=row.disabled if row.disabled is None or applies else one.worker.disabled,
                 anew=row.generation != expected,

@@ -181,6 +181,16 @@ async def test_rows_become_monotonic_seconds(desk: Desk) -> None:
     assert desk.last.openings == 2
 
 
+async def test_times_from_before_the_clock_was_set_back_are_over(desk: Desk) -> None:
+    hour = 3_600.0
+    times = {"openings": 2, "open_until_ms": desk.ms(hour + 9), "paused_until_ms": desk.ms(hour + 9)}
+    probe = {"probe": PEER | 7, "probe_until_ms": desk.ms(hour + 20)}
+    desk.standings.learn([row(**times, **probe, dated_ms=desk.ms(hour))])
+    now = desk.clock.monotonic()
+    assert desk.last.open_until == now
+    assert max(desk.last.probed_until, desk.last.paused_until) <= now
+
+
 async def test_our_own_probe_is_nobody_elses(desk: Desk) -> None:
     desk.standings.learn([row(openings=1, probe=ME | 7, probe_until_ms=desk.ms(20))])
     assert desk.last.probed_until == -math.inf
