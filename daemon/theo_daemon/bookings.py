@@ -17,7 +17,7 @@ from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock
 from theo_workers.errors import UpstreamError
 from theo_workers.failures import CONSEQUENCES, Billed
-from theo_workers.messages import Attempt, FinishReason, Outcome, Usage
+from theo_workers.messages import Attempt, Outcome, Usage
 from theo_workers.model_worker import CallFailed, Completed
 from theo_workers.prices import Price, cost_nano
 
@@ -69,7 +69,7 @@ class Bookings:
         cost = 0 if started.price is None else cost_nano(started.price, usage)
         self._check_bill(want, cost, usage)
         done = attempt(want, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200)
-        self._note(flight, done, cost, usage=usage, finish_reason=completion.finish_reason)
+        self._note(flight, done, cost, usage=usage, answer=result)
         flight.settled = Settled(
             attempt_id=want.attempt_id,
             model=want.model,
@@ -151,7 +151,7 @@ class Bookings:
 
     def _note(
         self, flight: Flight, done: Attempt, cost_nano: int, *, usage: Usage | None = None,
-        finish_reason: FinishReason | None = None,
+        answer: Completed | None = None,
     ) -> None:  # fmt: skip
         """Add an attempt to the job's list and tell telemetry."""
         flight.cost_nano += cost_nano
@@ -164,7 +164,8 @@ class Bookings:
             finished_at=now,
             cost_nano=cost_nano,
             usage=usage,
-            finish_reason=finish_reason,
+            ttft_ms=None if answer is None else answer.ttft_ms,
+            finish_reason=None if answer is None else answer.completion.finish_reason,
         )
         flight.records.append(record)
         self._observer.on_settled(record)

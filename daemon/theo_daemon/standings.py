@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from theo_daemon.ledger.port import SharedModels
@@ -27,7 +29,7 @@ from theo_daemon.ledger.shared import (
 from theo_workers.breaker import Closed, Open
 from theo_workers.call import Observer
 from theo_workers.clock import Clock, sleep
-from theo_workers.errors import AuthenticationFailed, ProviderQuotaExhausted
+from theo_workers.errors import AuthenticationFailed, LedgerError, ProviderQuotaExhausted
 from theo_workers.health import HealthSnapshot
 from theo_workers.messages import Outcome
 from theo_workers.model_worker import ModelWorker
@@ -42,13 +44,12 @@ CREDENTIAL_CAUSES = frozenset((AuthenticationFailed.code, ProviderQuotaExhausted
 class Shareholder:
     """One model's worker, and what this process knows of the model's row."""
 
-    __slots__ = ("credential", "known", "saved", "telling", "worker")
+    __slots__ = ("credential", "known", "telling", "worker")
 
     def __init__(self, worker: ModelWorker, credential: str) -> None:
         self.worker, self.credential = worker, credential
         self.known = SharedStanding(model=worker.name)
         self.telling = 0  # changes of ours on their way into the ledger
-        self.saved = HealthSnapshot()
 
 
 class Standings:
@@ -72,24 +73,25 @@ class Standings:
         for model, record in health.items():
             if model in self._models:
                 self._models[model].worker.remember(record)
-                self._models[model].saved = record
         self.learn(standings)
         self._ledger.on_standings(self.learn)
 
     async def run(self) -> None:
-        """Save health records from time to time, until cancelled."""
+        """Share health records from time to time, until cancelled."""
         while True:
             await sleep(self._clock, SAVE_EVERY_S)
-            self.save()
+            with contextlib.suppress(LedgerError):  # it cannot be read now: later will do
+                _, kept = await self._ledger.standings()
+                self.save(kept)
 
-    def save(self) -> None:
-        """Report what was recorded since the last time."""
+    def save(self, kept: Mapping[str, HealthSnapshot] = MappingProxyType({})) -> None:
+        """Report what was recorded since the last time; `kept` is what all have recorded, where that is known."""
         reports: list[HealthReport] = []
         for model, one in self._models.items():
-            now = one.worker.health.snapshot()
-            if now != one.saved:
-                reports.append(HealthReport(model, one.saved, now))
-                one.saved = now
+            health, record = one.worker.health, kept.get(model)
+            news = health.news() if record is None else health.renew(record)
+            if news is not None:
+                reports.append(HealthReport(model, *news))
         self._ledger.report_health(reports)
 
     # -- from the ledger -----------------------------------------------------------------------------

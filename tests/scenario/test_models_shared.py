@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.scenario.company import LIMITED, REFUSED, broken, events, fleet, reason, standing
+from tests.scenario.company import DOWN, LIMITED, REFUSED, broken, events, fleet, reason, standing
 from tests.scenario.stage import model, staged
 from theo_workers.secret import Secret
 from theo_workers.standing import Available
@@ -208,6 +208,29 @@ async def test_health_is_kept_across_restarts_and_added_up() -> None:
         await three.answer("q")
         await found.clock.advance(5)
         assert three.rows("SELECT json_extract(health, '$.total_successes') FROM standings") == [(4,)]
+
+
+async def test_what_processes_know_of_a_models_health_comes_together_within_seconds() -> None:
+    async with fleet() as found:
+        one, two, idle = [await found.start(name) for name in "abc"]
+        found.provider.fate = Fate(text="hello", latency_ms=100)
+        for number in range(5):
+            await one.answer(f"a{number}")
+        found.provider.fate = Fate(text="hello", latency_ms=900)
+        await two.answer("b")
+        await found.clock.advance(12)
+        healths = [stage.core.fleet["fast"].worker.health.snapshot() for stage in (one, two, idle)]
+        assert healths[0] == healths[1] == healths[2]
+        assert healths[0].total_successes == 6
+        assert (healths[0].latency_p50_ms, healths[0].latency_p99_ms) == (
+            pytest.approx(100),
+            pytest.approx(900),
+        )
+        found.provider.fate = DOWN
+        two.push("x", on_unknown="fail", ttl_ms="900")
+        await found.clock.advance(12)
+        (first, *_) = [stage.core.fleet["fast"].worker.health for stage in (one, two, idle)]
+        assert first.total_failures == first.consecutive_failures > 0
 
 
 async def test_a_job_that_fails_over_to_a_rate_that_is_used_up_waits_for_it_longer_than_a_call_may_take() -> (

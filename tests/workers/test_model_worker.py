@@ -6,10 +6,12 @@ import asyncio
 import random
 
 import pytest
-from worker_fakes import HANG, HELLO, Fate, Stage, outcome
+from msgspec import structs
+from worker_fakes import HANG, HELLO, FakeUpstream, Fate, Stage, call, outcome
 
 from theo_workers.breaker import HalfOpen, Open
 from theo_workers.call import CallFailed, Completed, Result
+from theo_workers.clock import sleep
 from theo_workers.errors import (
     AuthenticationFailed,
     InternalError,
@@ -23,7 +25,7 @@ from theo_workers.errors import (
 )
 from theo_workers.failures import FailureClass
 from theo_workers.load import Load
-from theo_workers.messages import Outcome
+from theo_workers.messages import Completion, DeltaSink, Outcome, Request
 from theo_workers.standing import Available, Pace, Shared, Unavailable
 
 DOWN = ProviderUnavailable("boom", status_code=500)
@@ -721,3 +723,28 @@ async def test_a_model_that_its_provider_does_not_know_is_told_once_until_it_is_
         assert stage.availability() == Available(), "it says nothing of the model's health"
         await stage.outcomes(2)
         assert stage.listener.transitions == [said, said]
+
+
+async def test_the_time_to_the_first_token_is_taken_of_streamed_calls_only() -> None:
+    class Streaming(FakeUpstream):
+        async def generate(
+            self, request: Request, *, deadline: float, on_delta: DeltaSink | None
+        ) -> Completion:
+            for text in ("hel", "lo") if on_delta is not None else ():
+                await sleep(self._clock, 0.2)
+                on_delta(text)  # type: ignore[misc]
+            return await super().generate(request, deadline=deadline, on_delta=on_delta)
+
+    stage = Stage()
+    stage.upstream = stage.worker.upstream = Streaming(stage.clock, takes_s=0.1)
+    heard: list[str] = []
+    async with stage.running():
+        plain = stage.submit()
+        streamed = stage.worker.submit(structs.replace(call(stage.clock), on_delta=heard.append))
+        await stage.clock.advance(1)
+        assert plain.result() == Completed(completion=HELLO, latency_ms=pytest.approx(100.0))
+        assert streamed.result() == Completed(
+            completion=HELLO, latency_ms=pytest.approx(500.0), ttft_ms=pytest.approx(200.0)
+        )
+        assert heard == ["hel", "lo"]
+        assert stage.worker.health.ttft_p50_ms == pytest.approx(200.0)

@@ -251,6 +251,14 @@ GEN_AI_DURATION = _metric(
     labels=("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "model", "error.type"),
     buckets=_GENAI_SECONDS,
 )
+GEN_AI_FIRST_CHUNK = _metric(
+    "gen_ai.client.operation.time_to_first_chunk",
+    Kind.HISTOGRAM,
+    "s",
+    "From sending to the first piece of text, of answered calls that were streamed.",
+    labels=("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "model"),
+    buckets=_GENAI_SECONDS,
+)
 GEN_AI_TOKENS = _metric(
     "gen_ai.client.token.usage",
     Kind.HISTOGRAM,

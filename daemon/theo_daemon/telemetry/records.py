@@ -17,6 +17,7 @@ class AttemptRecord(Struct, kw_only=True, gc=False):
     finished_at: float
     cost_nano: int = 0  # 1e-9 USD, as settled
     usage: Usage | None = None
+    ttft_ms: float | None = None  # None: not streamed
     finish_reason: FinishReason | None = None
 
 

@@ -93,7 +93,8 @@ def all_health(db: apsw.Connection) -> dict[str, HealthSnapshot]:
 
 def add_health(db: apsw.Connection, report: HealthReport, now_ms: int) -> None:
     """Add what one process saw to the fleet's record."""
-    kept = all_health(db).get(report.model, HealthSnapshot())
+    row: Any = db.execute("SELECT health FROM standings WHERE model = ?", (report.model,)).fetchone()
+    kept = _decode_health(row[0]) if row is not None and row[0] else HealthSnapshot()
     record = merged(kept, before=report.before, now=report.now)
     db.execute(
         "INSERT INTO standings(model, health, changed_at) VALUES (?, ?, ?)"
