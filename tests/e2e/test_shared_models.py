@@ -19,6 +19,13 @@ def state(process: Serve, model: str = "fast") -> str:
     return str({one["name"]: one["state"] for one in models}[model])
 
 
+def counted(process: Serve, event: str) -> int:
+    """How often this process has told of it, by its metrics."""
+    start = f'theo_model_changes_total{{model="fast",event="{event}"}}'
+    (line,) = [line for line in process.get("/metrics")[1].splitlines() if line.startswith(start)]
+    return int(float(line.split()[-1]))
+
+
 def all_are(word: str, *processes: Serve) -> bool:
     return all(state(process) == word for process in processes)
 
@@ -56,6 +63,12 @@ def test_one_process_probes_for_three(fleet: Fleet) -> None:
     for name in ("circuit_opened", "circuit_half_open", "circuit_closed"):
         until(partial(fleet.events, name), 3, name)
         assert len(fleet.events(name)) == 1
+        assert sum(len(process.events(name)) for process in processes) == 1, "one log line"
+        assert sum(counted(process, name) for process in processes) == 1, "one metric"
+    (opened_event,) = fleet.events("circuit_opened")
+    said = {"model": "fast", "reason": "in_a_row", "openings": "1", "error_code": "provider_unavailable"}
+    assert {**said, "status_code": "500"}.items() <= opened_event.items()
+    assert 1_900 <= int(opened_event["retry_after_ms"]) <= 2_000
 
 
 def test_the_death_of_the_prober_lets_another_probe(fleet: Fleet) -> None:
