@@ -289,7 +289,7 @@ class Attempts:
         self.bar_unaffordable(flight)
         unpaid = self._unpaid(self._repeat_costs(flight))
         limits = Limits(
-            max_attempts=self._max_attempts - flight.lead.deaths,
+            max_attempts=self._max_attempts - flight.lead.lost_calls,
             max_wait_s=self._max_wait_s,
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
         )

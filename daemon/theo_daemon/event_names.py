@@ -14,10 +14,9 @@ EVENTS: Final = MappingProxyType(
         "circuit_closed": "the breaker closed: the model serves again",
         "model_disabled": "a credential is refused by the provider, or an operator took the model out; "
         "details: cause, status_code",
+        "model_unknown": "a provider does not know the configured model, which others stand in for; details: reason",
         "model_enabled": "an operator put the model back",
         "model_paused": "the provider asked to wait; details: retry_after_ms, error_code, status_code",
-        "model_unknown": "a provider does not know the configured model, told once until it does; "
-        "details: error_code, status_code",
         "retries_spent": "an endpoint fails so often that jobs are not repeated there, told once until it recovers",
         "bound_violated": "a provider billed more than its own limits allow; the model is stopped",
         "worker_restarted": "a model's actor died and was started again",
@@ -35,7 +34,7 @@ EVENTS: Final = MappingProxyType(
         "entries_adopted": "entries that were delivered to this process but never arrived were fetched",
         "entries_vanished": "pending entries were deleted from the job stream by somebody else: lost jobs",
         "group_created": "the consumer group was created, or created again after its stream was lost",
-        "duplicate_suppressed": "a second answer to a job was not published; details: cost",
+        "duplicate_suppressed": "a second answer to a job was not published; details: entry_id, job_stream, cost",
         "dead_lettered": "a job went to the dead-letter stream; details: code, reason",
         "dead_replayed": "an operator pushed dead letters again",
         # connections and files

@@ -714,17 +714,6 @@ async def test_a_call_that_waits_for_a_lowered_concurrency_ends_at_its_deadline(
         assert stage.upstream.begun == 2
 
 
-async def test_a_model_that_its_provider_does_not_know_is_told_once_until_it_is_known() -> None:
-    unknown = InvalidRequest("which model?", status_code=404, failure=FailureClass.MODEL_UNKNOWN)
-    async with Stage(unknown, unknown, HELLO, unknown, threshold=1).running() as stage:
-        await stage.outcomes(2)
-        said = ("model_unknown", {"error_code": "invalid_request", "status_code": 404})
-        assert stage.listener.transitions == [said]
-        assert stage.availability() == Available(), "it says nothing of the model's health"
-        await stage.outcomes(2)
-        assert stage.listener.transitions == [said, said]
-
-
 async def test_the_time_to_the_first_token_is_taken_of_streamed_calls_only() -> None:
     class Streaming(FakeUpstream):
         async def generate(

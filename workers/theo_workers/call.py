@@ -46,7 +46,7 @@ class Observer(Protocol):
     """Hears what a worker does, in the loop's thread; must not block or raise."""
 
     def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
-        """`event` is circuit_opened, circuit_half_open, circuit_closed, or model_paused, _disabled or _unknown."""
+        """`event` is circuit_opened, circuit_half_open, circuit_closed, model_paused or model_disabled."""
 
     def on_attempt(
         self, model: str, outcome: Outcome, latency_ms: float, error: BaseException | None

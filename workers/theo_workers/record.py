@@ -10,12 +10,11 @@ from theo_workers.breaker import Open, Permit
 from theo_workers.call import CallFailed, Completed, Observer, Result
 from theo_workers.clock import Clock
 from theo_workers.errors import GenerationError, InternalError, ProviderTimeout
-from theo_workers.failures import CONSEQUENCES, Billed, BreakerEffect, FailureClass
+from theo_workers.failures import CONSEQUENCES, Billed, BreakerEffect
 from theo_workers.health import ModelHealth
 from theo_workers.messages import Outcome
 from theo_workers.standing import Change, Disabled, Paused, Standing
 
-MODEL_UNKNOWN = "model_unknown"
 LOOK_EVERY = 32  # answered calls, before what is slow is looked at anew
 
 
@@ -36,7 +35,6 @@ class Record:
         self._model, self._standing, self._health = model, standing, health
         self._clock, self._rng, self._observer = clock, rng, observer
         self._changed = changed
-        self._unknown = False  # the provider does not know the model, and that is told
 
     def completed(self, permit: Permit, result: Completed, now: float) -> None:
         """The model answered."""
@@ -45,8 +43,6 @@ class Record:
         self._health.record_success(self._clock.wall(), result.latency_ms, tokens, result.ttft_ms)
         self.announce(self._standing.succeeded(permit, now), now)
         self._observer.on_attempt(self._model, Outcome.OK, result.latency_ms, None)
-        if self._unknown:
-            self._unknown = False
 
     def failed(self, permit: Permit, result: CallFailed, *, given_s: float, now: float) -> BreakerEffect:
         """The provider failed; `given_s` is the time from sending to the call's deadline. What it means here."""
@@ -60,9 +56,6 @@ class Record:
         if effect in (BreakerEffect.FAILURE, BreakerEffect.DISABLE):
             self._health.record_failure(self._clock.wall())
         self.announce(self._standing.failed(permit, effect, error, now, self._rng.random()), now, error)
-        if error.failure is FailureClass.MODEL_UNKNOWN and not self._unknown:
-            self._unknown = True
-            self._observer.on_transition(self._model, MODEL_UNKNOWN, _what(error))
         billed = CONSEQUENCES[error.failure].billed
         outcome = Outcome.MAYBE if billed is Billed.MAYBE else Outcome.FAILED
         self._observer.on_attempt(self._model, outcome, result.latency_ms, error)
@@ -112,13 +105,9 @@ class Record:
             case Disabled(cause=cause):
                 details = {"cause": cause}
         if error is not None:
-            details |= _what(error)
+            details |= {"error_code": error.code, "status_code": error.status_code}
         self._changed()
         self._observer.on_transition(self._model, change.event, details)
-
-
-def _what(error: GenerationError) -> dict[str, Any]:
-    return {"error_code": error.code, "status_code": error.status_code}
 
 
 def _until(until: float, now: float) -> dict[str, int]:

@@ -74,15 +74,8 @@ class _Model:
     """What is counted for one model."""
 
     __slots__ = (
-        "attempts",
-        "changes",
-        "cost_nano",
-        "durations",
-        "first_chunk",
-        "input",
-        "name",
-        "output",
-        "tokens",
+        *("attempts", "changes", "cost_nano", "durations", "first_chunk", "input", "name", "output"),
+        *("resent", "resent_cost_nano", "tokens"),
     )
 
     def __init__(self, name: ModelName) -> None:
@@ -90,6 +83,7 @@ class _Model:
         self.attempts = dict.fromkeys(Outcome, 0)
         self.changes = dict.fromkeys(names.MODEL_EVENTS, 0)
         self.cost_nano = 0
+        self.resent = self.resent_cost_nano = 0
         self.tokens = [0] * len(names.TOKEN_KINDS)
         self.durations: dict[str, Histogram] = {NONE: Histogram(names.GEN_AI_DURATION)}
         self.first_chunk = Histogram(names.GEN_AI_FIRST_CHUNK)
@@ -136,6 +130,9 @@ class Metrics:
         model = self._models.get(attempt.model, self._other)
         model.attempts[attempt.outcome] += 1
         model.cost_nano += record.cost_nano
+        if record.resent:
+            model.resent += 1
+            model.resent_cost_nano += record.cost_nano
         code = attempt.error_code or NONE
         durations = model.durations.get(code)
         if durations is None:
@@ -228,6 +225,14 @@ def _unknown(model: _Model) -> list[Sample]:
     return [Sample((model.name.name,), model.attempts[Outcome.MAYBE] + model.attempts[Outcome.UNKNOWN])]
 
 
+def _resent(model: _Model) -> list[Sample]:
+    return [Sample((model.name.name,), model.resent)]
+
+
+def _resent_cost(model: _Model) -> list[Sample]:
+    return [Sample((model.name.name,), model.resent_cost_nano / NANO)]
+
+
 def _tokens(model: _Model) -> list[Sample]:
     pairs = zip(names.TOKEN_KINDS, model.tokens, strict=True)
     return [Sample((model.name.name, kind), count) for kind, count in pairs]
@@ -258,6 +263,8 @@ _PER_MODEL: dict[Metric, Callable[[_Model], list[Sample]]] = {
     names.ATTEMPTS_FINISHED: _attempts,
     names.ATTEMPTS_UNKNOWN: _unknown,
     names.MODEL_CHANGES: _changes,
+    names.ATTEMPTS_RESENT: _resent,
+    names.RESENT_COST: _resent_cost,
     names.MODEL_TOKENS: _tokens,
     names.MODEL_COST: _cost,
     names.GEN_AI_DURATION: _durations,

@@ -19,6 +19,7 @@ class AttemptRecord(Struct, kw_only=True, gc=False):
     usage: Usage | None = None
     ttft_ms: float | None = None  # None: not streamed
     finish_reason: FinishReason | None = None
+    resent: bool = False  # after an attempt for the same job that may have been billed
 
 
 class JobRecord(Struct, kw_only=True, gc=False):
