@@ -178,3 +178,15 @@ def test_failover_is_measured_over_a_real_serve_and_costs_no_job_its_answer() ->
     finding = json.loads(done.stdout.splitlines()[0])
     assert finding["many_at_once"] == {"ok": 40}
     assert finding["ms"]["failing first"]["p50"] > finding["ms"]["HTTP call alone"]["p50"]
+
+
+@pytest.mark.e2e
+def test_three_real_processes_know_of_a_circuit_in_time_and_send_one_probe_for_each_opening() -> None:
+    command = [sys.executable, "-m", "tests.bench.breaker", "--openings", "3", "--seconds", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    if "needs a C compiler" in done.stderr:
+        pytest.skip("neither cc nor nginx here")
+    assert done.stdout, done.stderr
+    finding = json.loads(done.stdout)
+    assert finding["calls"] == finding["openings"] == finding["probes"] + 10
+    assert finding["open in a peer after ms"]["samples"] == 6
