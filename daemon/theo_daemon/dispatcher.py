@@ -327,6 +327,7 @@ class Dispatcher:
             return
         if ticket is flight.lead:
             flight.hand_over()
+            self._turns.realign(flight)
         else:
             self._leave(ticket)
         self._landings.release_id(ticket)

@@ -51,9 +51,8 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        *("aimed", "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush"),
-        "holding",
-        "key", "landing", "last_error", "lead", "line", "listed", "looked", "place", "prompt_bounds",
+        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush", "holding",
+        "key", "landing", "last_error", "lead", "line", "listed", "looked", "passed", "place", "prompt_bounds",
         "queued_at", "records", "route", "sent_attempt", "settled", "targets", "task", "text", "tried",
         "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
@@ -62,8 +61,10 @@ class Flight:
         self.key, self.route = key, lead.route
         self.lead = lead
         self.candidates = lead.route.names  # those that money does not forbid
-        self.aimed: tuple[str, ...] | None = None  # what failed attempts leave of them; None: all
-        self.targets = self.candidates  # those that the next attempt may go to
+        self.passed: frozenset[str] = (
+            frozenset()
+        )  # those that failed in a way that forbids to ask them again now
+        self.targets = self.candidates  # the others: where the next attempt may go to
         self.line = lead.route.name  # where it waits for a slot: with flights of the same targets
         self.barred: dict[str, Barred] = {}  # the others
         self.waiters: list[Ticket] = []
@@ -99,7 +100,7 @@ class Flight:
         """The next waiting job takes over: with attempts and costs of its own."""
         self._promote()
         self.candidates = self.targets = self.route.names
-        self.line, self.barred, self.aimed = self.route.name, {}, None
+        self.line, self.barred, self.passed = self.route.name, {}, frozenset()
         self.attempts, self.records, self.tried, self.listed = [], [], [], set()
         self.cost_nano, self.settled, self.last_error, self.doubtful = 0, None, None, False
         self.looked, self.landing, self.sent_attempt = False, False, None
@@ -108,7 +109,7 @@ class Flight:
 
     def aim(self, models: tuple[str, ...]) -> None:
         """After a failure the next attempt goes to one of these, however long it has to wait for them."""
-        self.aimed = models
+        self.passed = frozenset(self.candidates).difference(models)
         self._narrow()
 
     def bar(self, model: str, barred: Barred) -> None:
@@ -148,9 +149,7 @@ class Flight:
 
     def _narrow(self) -> None:
         self.candidates = tuple(name for name in self.route.names if name not in self.barred)
-        self.targets = self.candidates
-        if self.aimed is not None:
-            self.targets = tuple(name for name in self.aimed if name not in self.barred)
+        self.targets = tuple(name for name in self.candidates if name not in self.passed)
         # No configured name has a line break.
         whole = self.targets == self.route.names
         self.line = self.route.name if whole else "\n".join(("", *self.targets))

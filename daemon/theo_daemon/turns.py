@@ -99,6 +99,13 @@ class TurnQueue:
                 self._alone = None  # given up while it waited for the others to end
                 self.pump()
 
+    def realign(self, flight: Flight) -> None:
+        """Another job leads it, and may run on other models: if it waits, it goes to the end of their line."""
+        if flight in self._turns and flight in self._queue:
+            self._queue.discard(flight)
+            self._stand_in_line(flight)
+            self.pump()
+
     def over(self, flight: Flight) -> None:
         """What the flight's turn started has ended."""
         self._flying -= 1

@@ -142,3 +142,18 @@ async def test_a_job_waits_its_longest_wait_again_while_its_model_answers_others
         refs = stage.push_all([f"{n}" for n in range(4)])
         await stage.advance(60)
         assert set(stage.ends(refs)) == {"ok"}
+
+
+async def test_who_takes_over_a_job_that_waits_has_the_candidates_that_its_lead_could_not_pay() -> None:
+    dear = {"output_cost_per_mtok": 1_000.0, "max_output_tokens": 1_000}
+    models = model("cheap", UNKNOWN, routing=FIRST), model("away", LIMITED), model("dear", HELLO, **dear)
+    async with staged(*models) as stage:
+        await _pause(stage, "away")
+        first = stage.push("x", max_cost="0.1")
+        second = stage.push("x")
+        await stage.advance(1)
+        assert stage.ends([first, second]) == ["waiting", "waiting"]
+        stage.cancel(first.entry_id)
+        await stage.advance(1)
+        assert stage.ends([first, second]) == ["cancelled", "ok"]
+        assert len(stage.upstreams["cheap"].prompts) == 1
