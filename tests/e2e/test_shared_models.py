@@ -130,4 +130,10 @@ def test_a_health_record_outlives_its_process(fleet: Fleet) -> None:
     (model,) = json.loads(second.get("/status")[1])["models"]
     assert (model["total_failures"], model["consecutive_failures"]) == (1, 0)
     assert model["last_success_at"] > model["last_failure_at"] > 0
-    assert model["latency_ms"] > 0
+    assert 0 < model["latency_p50_ms"] <= model["latency_p95_ms"] <= model["latency_p99_ms"]
+    assert (model["total_successes"], model["latency_ms"]) == (1, model["latency_p50_ms"])
+    assert model["tokens_per_s"] > 0
+    assert (model["slots"], model["ttft_p50_ms"]) == (model["concurrency"], None)
+    assert fleet.ask(stream="1", prompt="y")["status"] == "ok"
+    (model,) = json.loads(second.get("/status")[1])["models"]
+    assert 0 < model["ttft_p50_ms"] <= model["latency_p99_ms"]
