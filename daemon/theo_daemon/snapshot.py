@@ -108,6 +108,7 @@ class Snapshot:
         for member in fleet.members():
             labels = {"model": member.config.name}
             telemetry.gauge(names.MODEL_RUNNING, labels, partial(self._running, member))
+            telemetry.gauge(names.MODEL_AMENDMENTS, labels, partial(self._amendments, member))
             telemetry.gauge(names.BREAKER_STATE, labels, partial(self._breaker, member))
 
     # -- parts ---------------------------------------------------------------------------------------
@@ -118,6 +119,9 @@ class Snapshot:
 
     def _running(self, member: Member) -> float:
         return member.worker.running
+
+    def _amendments(self, member: Member) -> float:
+        return member.worker.upstream.amendments
 
     def _breaker(self, member: Member) -> float:
         state = self._state(member)[0]

@@ -328,7 +328,8 @@ async def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
 def as_version_1(path: Path) -> None:
     """The file as the first version of the schema made it, with something spent in it."""
     db = apsw.Connection(str(path))
-    db.execute("DROP INDEX idx_spend_reset_at; ALTER TABLE spend DROP COLUMN reset_at")
+    db.execute("ALTER TABLE attempts DROP COLUMN price; DROP INDEX idx_spend_reset_at")
+    db.execute("ALTER TABLE spend DROP COLUMN reset_at")
     db.execute("ALTER TABLE spend DROP COLUMN eased; PRAGMA user_version = 1")
     db.execute("INSERT INTO spend(scope, window_start, spent_nano) VALUES('model:fast', 0, 70)")
     db.close()

@@ -186,6 +186,13 @@ JOB_TOTAL = _metric(
 MODEL_RUNNING = _metric(
     "theo.model.running", Kind.GAUGE, "{call}", "Calls to a model that run now.", labels=("model",)
 )
+MODEL_AMENDMENTS = _metric(
+    "theo.model.amendments",
+    Kind.COUNTER,
+    "{request}",
+    "Requests refused for a parameter's name and sent again at once under another.",
+    labels=("model",),
+)
 BREAKER_STATE = _metric(
     "theo.model.breaker_state",
     Kind.GAUGE,
@@ -267,6 +274,14 @@ GEN_AI_DURATION = _metric(
     labels=("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "model", "error.type"),
     buckets=_GENAI_SECONDS,
 )
+GEN_AI_FIRST_CHUNK = _metric(
+    "gen_ai.client.operation.time_to_first_chunk",
+    Kind.HISTOGRAM,
+    "s",
+    "From asking a provider to the first text of its streamed answer.",
+    labels=("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "model"),
+    buckets=_GENAI_SECONDS,
+)
 GEN_AI_TOKENS = _metric(
     "gen_ai.client.token.usage",
     Kind.HISTOGRAM,
@@ -333,6 +348,9 @@ GEN_AI_OPERATION = _attribute("gen_ai.operation.name", "Always `chat`.")
 GEN_AI_PROVIDER = _attribute("gen_ai.provider.name", "The provider, by the name of the conventions.")
 GEN_AI_MODEL = _attribute("gen_ai.request.model", "The provider's own name of the model.")
 GEN_AI_FINISH = _attribute("gen_ai.response.finish_reasons", "Why the model stopped.")
+GEN_AI_FIRST_CHUNK_S = _attribute(
+    "gen_ai.response.time_to_first_chunk", "Seconds to the first text of a streamed answer."
+)
 GEN_AI_INPUT = _attribute("gen_ai.usage.input_tokens", "Prompt tokens, cached ones included.")
 GEN_AI_OUTPUT = _attribute("gen_ai.usage.output_tokens", "Completion tokens, reasoning included.")
 GEN_AI_CACHED = _attribute(

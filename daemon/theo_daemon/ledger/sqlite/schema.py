@@ -36,7 +36,7 @@ CREATE TABLE attempts(
   owner INTEGER NOT NULL, model TEXT NOT NULL, provider TEXT NOT NULL, state TEXT NOT NULL,
   bound_nano INTEGER, cost_nano INTEGER, scopes TEXT NOT NULL, started_at INTEGER NOT NULL,
   ended_at INTEGER, latency_ms REAL, prompt_tokens INTEGER, completion_tokens INTEGER,
-  status_code INTEGER, error_code TEXT, provider_request_id TEXT);
+  status_code INTEGER, error_code TEXT, provider_request_id TEXT, price TEXT);
 CREATE INDEX idx_attempts_unsettled ON attempts(entry_id, stream) WHERE state <> 'ok';
 
 CREATE TABLE cache(
@@ -78,6 +78,7 @@ CREATE TABLE rates(model TEXT PRIMARY KEY, slices TEXT NOT NULL);
 # What brings a file of an older version to the next one; only ever adds, so that processes of both may share it.
 _STEPS = {
     1: """
+ALTER TABLE attempts ADD COLUMN price TEXT;
 ALTER TABLE spend ADD COLUMN eased INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE spend ADD COLUMN reset_at INTEGER;
 CREATE INDEX idx_spend_reset_at ON spend(reset_at) WHERE reset_at IS NOT NULL;
@@ -143,7 +144,7 @@ def _prepare(db: apsw.Connection, path: Path) -> None:
             db.execute("INSERT INTO meta VALUES('uuid', ?)", (uuid.uuid4().hex,))
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif db.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,):
+        elif _application(db) == APPLICATION_ID:
             while (version := _version(db)) < SCHEMA_VERSION:
                 db.execute(_STEPS[version])
                 db.execute(f"PRAGMA user_version = {version + 1}")
@@ -160,8 +161,7 @@ def _version(db: apsw.Connection) -> int:
 
 def _check_schema(db: apsw.Connection, path: Path, *, read_only: bool) -> None:
     version = _version(db)
-    (application,) = db.execute("PRAGMA application_id").fetchone() or (0,)
-    if application != APPLICATION_ID:
+    if _application(db) != APPLICATION_ID:
         raise LedgerError(f"{path} is a database of another program; it was left as it is.")
     if version > SCHEMA_VERSION:
         raise LedgerError(
@@ -173,6 +173,11 @@ def _check_schema(db: apsw.Connection, path: Path, *, read_only: bool) -> None:
             f"{path} was written by an older theo-router (schema {version}). "
             "A daemon of this version brings it up to date when it starts."
         )
+
+
+def _application(db: apsw.Connection) -> int:
+    (application,) = db.execute("PRAGMA application_id").fetchone() or (0,)
+    return int(application)
 
 
 def check_place(path: Path, *, read_only: bool = False) -> None:

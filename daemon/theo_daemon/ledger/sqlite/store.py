@@ -183,6 +183,7 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
             (
                 ask.want.attempt_id, ask.ref.stream, ask.ref.entry_id, ask.key, owner, ask.want.model,
                 ask.want.provider, "sent", ask.want.bound_nano, encode_scopes(ask.want.scopes), now_ms,
+                ask.want.price,
             )
             for ask in claims.attempts
             if ask.want is not None
@@ -190,7 +191,7 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
         insert_rows(
             db,
             "INSERT INTO attempts(id, stream, entry_id, key, owner, model, provider, state, bound_nano, scopes,"
-            " started_at)",
+            " started_at, price)",
             rows,
         )
     if claims.holders:
