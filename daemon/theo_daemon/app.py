@@ -116,6 +116,9 @@ class Daemon:
         telemetry.event(names.LEDGER_OPENED, path=core.ledger.place)
         for warning in core.ledger.warnings:
             telemetry.event(names.WARNING, reason=warning)
+        for member in core.fleet.members():
+            if member.price is None:
+                telemetry.event(names.PRICE_UNKNOWN, model=member.config.name)
         patterns = compile_patterns(
             self.config.redis.prefix, self.config.reply.allowed, one_slot=is_cluster(self._url)
         )

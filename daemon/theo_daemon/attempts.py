@@ -181,6 +181,7 @@ class Attempts:
             bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model)),
             scopes=self._fleet.scopes(model),
             rate=self._fleet.rate(model, job, flight.lead.size),
+            price=member.snapshot,
         )
         on_delta = self._deltas.begin(flight)
         call = Call(

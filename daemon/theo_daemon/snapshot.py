@@ -101,6 +101,7 @@ class Snapshot:
         for member in fleet.members():
             labels = {"model": member.config.name}
             telemetry.gauge(names.MODEL_RUNNING, labels, partial(self._running, member))
+            telemetry.gauge(names.MODEL_AMENDMENTS, labels, partial(self._amendments, member))
             telemetry.gauge(names.BREAKER_STATE, labels, partial(self._breaker, member))
 
     # -- parts ---------------------------------------------------------------------------------------
@@ -111,6 +112,9 @@ class Snapshot:
 
     def _running(self, member: Member) -> float:
         return member.worker.running
+
+    def _amendments(self, member: Member) -> float:
+        return member.worker.upstream.amendments
 
     def _breaker(self, member: Member) -> float:
         state = self._state(member)[0]

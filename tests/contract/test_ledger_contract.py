@@ -48,12 +48,12 @@ class Rig:
         self._clock = VirtualClock()
         self.books = MemoryBooks() if kind == "memory" else None
 
-    async def open(self, name: str) -> SqliteLedger:
+    async def open(self, name: str, *, id_ttl_s: float = 86_400) -> SqliteLedger:
         ledger: SqliteLedger
         if self.books is None:
-            ledger = SqliteLedger(self._path, name=name, clock=SystemClock())
+            ledger = SqliteLedger(self._path, name=name, clock=SystemClock(), id_ttl_s=id_ttl_s)
         else:
-            ledger = MemoryLedger(self.books, name=name, clock=self._clock)
+            ledger = MemoryLedger(self.books, name=name, clock=self._clock, id_ttl_s=id_ttl_s)
         return await self._stack.enter_async_context(ledger)
 
     def kill(self, ledger: SqliteLedger) -> None:
@@ -215,6 +215,19 @@ async def test_a_repeated_id_is_answered_from_memory_and_another_payload_is_a_co
     assert isinstance(await ledger.ask(ask(ledger, 5, "k5", client_id="mine", tenant="other")), Granted)
     check = Check(ref=EntryRef("theo:jobs", "6-0"), digest="k", client_id="mine")
     assert await ledger.ask(check) == Replay(b'{"a":1}', own=False)
+
+
+async def test_an_id_is_forgotten_to_the_moment_but_by_its_own_entry(rig: Rig) -> None:
+    ledger = await rig.open("first", id_ttl_s=0.5)
+    asked = await sent(ledger, client_id="mine")
+    await ledger.land(landing(asked))
+    assert await ledger.ask(ask(ledger, 2, client_id="mine")) == Replay(b'{"a":1}', own=False)
+    await rig.pass_time(0.6)
+    own = Check(ref=asked.ref, digest="k", client_id="mine", redelivered=True)
+    assert await ledger.ask(own) == Replay(b'{"a":1}', own=True)
+    other = ask(ledger, 3, "k3", client_id="mine")
+    assert isinstance(await ledger.ask(other), Granted)
+    assert await ledger.ask(ask(ledger, 4, "k4", client_id="mine", digest="k3")) == IdBusy(other.ref)
 
 
 async def test_an_id_whose_job_left_nothing_to_remember_is_free_again(ledger: SqliteLedger) -> None:

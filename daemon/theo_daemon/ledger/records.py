@@ -32,6 +32,7 @@ class Want(Struct, frozen=True, gc=False):
     scopes: tuple[Scope, ...]
     rate: Rate | None = None  # None: the model has no limit per minute
     probe_until_ms: int | None = None  # its circuit is half-open: the right to probe is asked for, until then
+    price: str | None = None  # what its tokens cost at this moment, as `prices.snapshot` tells it
 
 
 class Ask(Struct, frozen=True, kw_only=True, gc=False):

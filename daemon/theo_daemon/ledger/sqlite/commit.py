@@ -46,9 +46,9 @@ _Sums = dict[tuple[str, int], list[int]]  # budget row -> [spent, held]
 class Committer:
     """Applies batches for one owner. `now_ms` is Unix milliseconds; the caller holds the transaction."""
 
-    def __init__(self, db: apsw.Connection, owner: int) -> None:
+    def __init__(self, db: apsw.Connection, owner: int, *, id_ttl_ms: int) -> None:
         self._db = db
-        self._owner = owner
+        self._owner, self._id_ttl_ms = owner, id_ttl_ms
         self._guards = Guards(db)
         self._cached: dict[str, int] = {}  # answers of a model kept since its last eviction
         self.news: list[News] = []  # of the last batch; to be told once it is committed
@@ -94,7 +94,7 @@ class Committer:
     def _answer(self, asks: Sequence[Ask | Check], now_ms: int) -> list[Verdict]:
         if not asks:
             return []
-        known = store.read_known(self._db, asks, now_ms)
+        known = store.read_known(self._db, asks, now_ms, ids_since_ms=now_ms - self._id_ttl_ms)
         self._guards.read(asks, known)
         verdicts, claims = decide(asks, known, owner=self._owner)
         store.write_claims(self._db, claims, owner=self._owner, now_ms=now_ms)

@@ -56,8 +56,14 @@ def _padded(values: Iterable[_BindT]) -> list[_BindT]:
     return found
 
 
-def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) -> Known:
-    """All that the ledger holds about these asks, in one statement, plus their budget rows."""
+def read_known(
+    db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int, *, ids_since_ms: int = 0
+) -> Known:
+    """All that the ledger holds about these asks, in one statement, plus their budget rows.
+
+    Ids taken before `ids_since_ms` (Unix ms) are forgotten, whether or not they are pruned by now; but what
+    an entry itself left there is still its own.
+    """
     parts: list[str] = []
     binds: list[_Bind] = []
     keys = _padded(ask.key for ask in asks if isinstance(ask, Ask))
@@ -75,8 +81,8 @@ def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) ->
     if ids:
         # By client_id alone: the few rows of other tenants with the same id are dropped in Python.
         parts.append(
-            "SELECT 'i', tenant, client_id, digest || ' ' || stream || ' ' || entry_id, outcome FROM ids "
-            f"WHERE client_id IN ({_marks(len(ids))})"
+            "SELECT 'i', tenant, client_id, created_at || ' ' || digest || ' ' || stream || ' ' || entry_id,"
+            f" outcome FROM ids WHERE client_id IN ({_marks(len(ids))})"
         )
         binds += ids
     entries = _padded(ask.ref.entry_id for ask in asks if ask.redelivered)
@@ -97,12 +103,12 @@ def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) ->
             " SELECT json_group_array(json_array(k, a, b, c, d)) FROM found"
         )
         (found,) = db.execute(sql, binds).fetchone() or ("[]",)
-        _sort_known(known, found)
+        _sort_known(known, found, {ask.ref for ask in asks if ask.redelivered}, ids_since_ms)
     known.balances = _read_balances(db, asks)
     return known
 
 
-def _sort_known(known: Known, found: str) -> None:
+def _sort_known(known: Known, found: str, redelivered: set[EntryRef], ids_since_ms: int) -> None:
     for kind, a, b, c, d in _decode_known(found):
         match kind:
             case "f":
@@ -116,9 +122,12 @@ def _sort_known(known: Known, found: str) -> None:
                 ref = EntryRef(a, b)
                 known.prior[ref] = (*known.prior.get(ref, ()), _decode_prior(d or ""))
             case _:
-                digest, stream, entry_id = str(c).split(" ")
+                taken_at, digest, stream, entry_id = str(c).split(" ")
+                ref = EntryRef(stream, entry_id)
+                if int(taken_at) < ids_since_ms and ref not in redelivered:
+                    continue
                 outcome = None if d is None else d.encode()
-                known.ids[a, b] = Remembered(digest=digest, ref=EntryRef(stream, entry_id), outcome=outcome)
+                known.ids[a, b] = Remembered(digest=digest, ref=ref, outcome=outcome)
 
 
 def _read_balances(db: apsw.Connection, asks: Sequence[Ask | Check]) -> dict[tuple[str, int], Balance]:
@@ -157,6 +166,7 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
             (
                 ask.want.attempt_id, ask.ref.stream, ask.ref.entry_id, ask.key, owner, ask.want.model,
                 ask.want.provider, "sent", ask.want.bound_nano, encode_scopes(ask.want.scopes), now_ms,
+                ask.want.price,
             )
             for ask in claims.attempts
             if ask.want is not None
@@ -164,7 +174,7 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
         insert_rows(
             db,
             "INSERT INTO attempts(id, stream, entry_id, key, owner, model, provider, state, bound_nano, scopes,"
-            " started_at)",
+            " started_at, price)",
             rows,
         )
     if claims.holders:
@@ -179,7 +189,7 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
     if claims.ids:
         insert_rows(
             db,
-            "INSERT INTO ids(tenant, client_id, digest, stream, entry_id, created_at)",
+            "INSERT OR REPLACE INTO ids(tenant, client_id, digest, stream, entry_id, created_at)",  # a forgotten one
             [(ask.tenant, ask.client_id, ask.digest, *ask.ref, now_ms) for ask in claims.ids],
         )
     add_balances(db, [(scope, start, 0, held) for (scope, start), held in claims.held.items()])
