@@ -24,6 +24,7 @@ from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.records import News
 from theo_daemon.observer import LibraryObserver
+from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock, sleep
 from theo_workers.messages import Completion, DeltaSink, Request
 from theo_workers.upstreams.script import Fate
@@ -80,6 +81,10 @@ class Listening(LibraryObserver):
         self.violations: list[str] = []
         self.unknown: list[str] = []
         self.duplicates: list[EntryRef] = []
+        self.attempts: list[AttemptRecord] = []
+
+    def on_settled(self, record: AttemptRecord) -> None:
+        self.attempts.append(record)
 
     def on_bug(self, error: BaseException, ref: EntryRef) -> None:
         self.bugs.append(error)

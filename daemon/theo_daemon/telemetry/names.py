@@ -185,6 +185,13 @@ JOB_TOTAL = _metric(
 MODEL_RUNNING = _metric(
     "theo.model.running", Kind.GAUGE, "{call}", "Calls to a model that run now.", labels=("model",)
 )
+MODEL_AMENDMENTS = _metric(
+    "theo.model.amendments",
+    Kind.COUNTER,
+    "{request}",
+    "Requests refused for a parameter's name and sent again at once under another.",
+    labels=("model",),
+)
 BREAKER_STATE = _metric(
     "theo.model.breaker_state",
     Kind.GAUGE,
@@ -216,6 +223,20 @@ ATTEMPTS_UNKNOWN = _metric(
     "Attempts sent of which nobody knows whether they were billed (outcome maybe or unknown).",
     labels=("model",),
 )
+ATTEMPTS_RESENT = _metric(
+    "theo.attempts.resent",
+    Kind.COUNTER,
+    "{attempt}",
+    "Attempts made for a job after one of which nobody knows whether it was billed.",
+    labels=("model",),
+)
+RESENT_COST = _metric(
+    "theo.attempts.resent_cost",
+    Kind.COUNTER,
+    "USD",
+    "What those attempts cost: the most that may have been paid twice.",
+    labels=("model",),
+)
 
 GEN_AI_DURATION = _metric(
     "gen_ai.client.operation.duration",
@@ -223,6 +244,14 @@ GEN_AI_DURATION = _metric(
     "s",
     "One call to a provider; `error.type` is the error code, `none` when ok.",
     labels=("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "model", "error.type"),
+    buckets=_GENAI_SECONDS,
+)
+GEN_AI_FIRST_CHUNK = _metric(
+    "gen_ai.client.operation.time_to_first_chunk",
+    Kind.HISTOGRAM,
+    "s",
+    "From asking a provider to the first text of its streamed answer.",
+    labels=("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "model"),
     buckets=_GENAI_SECONDS,
 )
 GEN_AI_TOKENS = _metric(
@@ -291,6 +320,9 @@ GEN_AI_OPERATION = _attribute("gen_ai.operation.name", "Always `chat`.")
 GEN_AI_PROVIDER = _attribute("gen_ai.provider.name", "The provider, by the name of the conventions.")
 GEN_AI_MODEL = _attribute("gen_ai.request.model", "The provider's own name of the model.")
 GEN_AI_FINISH = _attribute("gen_ai.response.finish_reasons", "Why the model stopped.")
+GEN_AI_FIRST_CHUNK_S = _attribute(
+    "gen_ai.response.time_to_first_chunk", "Seconds to the first text of a streamed answer."
+)
 GEN_AI_INPUT = _attribute("gen_ai.usage.input_tokens", "Prompt tokens, cached ones included.")
 GEN_AI_OUTPUT = _attribute("gen_ai.usage.output_tokens", "Completion tokens, reasoning included.")
 GEN_AI_CACHED = _attribute(

@@ -15,6 +15,7 @@ import msgspec
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.records import Ask, CacheWrite, Check, JobEnd, PriorAttempt, Scope, Settled
 from theo_daemon.ledger.rules import Balance, Claims, KeptAnswer, Known, Remembered
+from theo_daemon.ledger.unknown_calls import LATE_ANSWER
 
 _CHUNK = 64  # rows of one statement; every size is a prepared statement of its own, so few sizes are used
 _Bind = str | int | float | None
@@ -165,6 +166,7 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
             (
                 ask.want.attempt_id, ask.ref.stream, ask.ref.entry_id, ask.key, owner, ask.want.model,
                 ask.want.provider, "sent", ask.want.bound_nano, encode_scopes(ask.want.scopes), now_ms,
+                ask.want.price,
             )
             for ask in claims.attempts
             if ask.want is not None
@@ -172,7 +174,7 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
         insert_rows(
             db,
             "INSERT INTO attempts(id, stream, entry_id, key, owner, model, provider, state, bound_nano, scopes,"
-            " started_at)",
+            " started_at, price)",
             rows,
         )
     if claims.holders:
@@ -225,8 +227,8 @@ def settle_attempts(
     _close_attempts(db, closed, now_ms)
     for one in late:  # the truth replaces the charge at the bound; the state stays, for the count of unknowns
         db.execute(
-            "UPDATE attempts SET cost_nano = ?, error_code = 'late_answer', ended_at = ? WHERE id = ?",
-            (one.bound_nano if one.cost_nano is None else one.cost_nano, now_ms, one.attempt_id),
+            "UPDATE attempts SET cost_nano = ?, error_code = ?, ended_at = ? WHERE id = ?",
+            (one.bound_nano if one.cost_nano is None else one.cost_nano, LATE_ANSWER, now_ms, one.attempt_id),
         )
     return closed, late
 
@@ -235,7 +237,7 @@ def _states(db: apsw.Connection, settled: Sequence[Settled]) -> dict[int, str]:
     ids = _padded(one.attempt_id for one in settled)
     (found,) = db.execute(
         f"SELECT json_group_array(json_array(id, state)) FROM attempts WHERE id IN ({_marks(len(ids))})"
-        " AND error_code IS NOT 'late_answer'",
+        f" AND error_code IS NOT '{LATE_ANSWER}'",
         ids,
     ).fetchone() or ("[]",)
     return dict(_decode_states(found))
