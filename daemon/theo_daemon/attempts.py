@@ -16,6 +16,7 @@ from theo_daemon.config import RoutingConfig
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
+from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import OnUnknown
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import (
@@ -23,6 +24,7 @@ from theo_daemon.ledger.records import (
     Clear,
     Granted,
     Landing,
+    OtherWindow,
     OverBudget,
     PriorAttempt,
     Throttled,
@@ -68,21 +70,19 @@ class Attempts:
 
     def __init__(
         self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, routing: RoutingConfig,
-        on_unknown: OnUnknown, bookings: Bookings, redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
+        on_unknown: OnUnknown, bookings: Bookings, hold_lines: HoldLines, redis_now_ms: Callable[[], int], clock: Clock,
+        rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
-        self._max_attempts, self._max_wait_s, self._on_unknown = (
-            routing.max_attempts,
-            routing.max_wait_s,
-            on_unknown,
-        )
-        self._parks = routing.when_unavailable == "park"
-        self._bookings, self._redis_now_ms = bookings, redis_now_ms
+        self._max_attempts, self._max_wait_s = routing.max_attempts, routing.max_wait_s
+        self._parks, self._on_unknown = routing.when_unavailable == "park", on_unknown
+        self._bookings, self._hold_lines, self._redis_now_ms = bookings, hold_lines, redis_now_ms
         self._clock, self._rng = clock, rng
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:
         """Hand the next attempt to a worker with a free slot, now; None when there is none."""
-        model = self._fleet.choose(models)
+        lead = flight.lead
+        model = self._fleet.choose(self._fleet.preferred(models, flight.route, lead.job, lead.size))
         return None if model is None else self._submit(flight, model)
 
     async def run(self, flight: Flight, started: Started) -> Result | None:
@@ -108,13 +108,15 @@ class Attempts:
         try:
             result = await started.result
         except NotGranted as refused:
+            self._fleet[want.model].retries.give_back(started.repeat_cost)
             if flight.tried and isinstance(refused.verdict, OverBudget):
                 return self._refused(flight, refused.model, refused.verdict)
-            if flight.tried and isinstance(refused.verdict, Throttled | Unfit):
+            if flight.tried and isinstance(refused.verdict, OtherWindow | Throttled | Unfit):
                 return self._decide(flight)
             raise
         except (WorkerStopped, NotAdmitted):
             if not self._bookings.doubtful(flight, want, Outcome.MAYBE, code="internal_error"):
+                self._fleet[want.model].retries.give_back(started.repeat_cost)
                 return None
             raise InternalError("the model's worker failed after the call was sent") from None
         except asyncio.CancelledError:
@@ -146,7 +148,7 @@ class Attempts:
         if job.max_cost_nano is None:
             return
         bounds = {
-            model: self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model))
+            model: self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model), tight=True)
             for model in flight.candidates
         }
         refusals = unaffordable(bounds, limit_nano=job.max_cost_nano, spent_nano=flight.cost_nano)
@@ -155,7 +157,8 @@ class Attempts:
 
     def bar(self, flight: Flight, model: str, verdict: OverBudget) -> None:
         """Take a candidate away whose budget is spent."""
-        flight.bar(model, Barred(over_ceiling(verdict, int(self._clock.wall() * 1000)), own=False))
+        tenant, now_ms = flight.lead.job.tenant, int(self._clock.wall() * 1000)
+        flight.bar(model, Barred(over_ceiling(verdict, now_ms, tenant=tenant), own=False))
 
     def unaffordable(self, flight: Flight) -> Result:
         """No candidate is left: the last one's own error, if one was called at all, else what money forbids."""
@@ -186,13 +189,16 @@ class Attempts:
 
     def _submit(self, flight: Flight, model: str) -> Started | None:
         member, job = self._fleet[model], flight.lead.job
+        draw = self._fleet.draw(model, flight.route, job)
+        tight = draw.capped or job.max_cost_nano is not None
         want = Want(
             attempt_id=self._ledger.next_attempt_id(),
             model=model,
             provider=member.config.provider,
-            bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model)),
-            scopes=self._fleet.scopes(model),
+            bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model), tight=tight),
+            scopes=draw.scopes,
             rate=self._fleet.rate(model, job, flight.lead.size),
+            price=member.snapshot,
         )
         on_delta = self._deltas.begin(flight)
         call = Call(
@@ -216,7 +222,8 @@ class Attempts:
         self._fleet.heed(want, verdict)
         if not isinstance(verdict, Granted):
             raise NotGranted(want.model, verdict)
-        flight.holding = True
+        self._hold_lines.over(flight)
+        flight.holding, flight.scopes = True, want.scopes
         flight.listed.add(want.attempt_id)
         try:
             if verdict.prior:

@@ -17,9 +17,9 @@ from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock
 from theo_workers.errors import UpstreamError
 from theo_workers.failures import CONSEQUENCES, Billed, FailureClass
-from theo_workers.messages import Attempt, Outcome, Usage
+from theo_workers.messages import Attempt, BilledUsage, Completion, Outcome, Usage
 from theo_workers.model_worker import CallFailed, Completed
-from theo_workers.prices import Price, cost_nano
+from theo_workers.prices import Price, charge_nano
 
 _encode_answer = msgspec.json.Encoder().encode
 
@@ -61,6 +61,9 @@ class Bookings:
         want, completion, job = started.want, result.completion, flight.lead.job
         self._fleet[want.model].retries.succeeded(started.repeat_cost)
         usage = completion.usage or self._fleet.estimate(want.model, job, completion.output)
+        cost = charge_nano(started.price, usage)
+        if isinstance(usage, BilledUsage):
+            usage = usage.plain()
         answer = Answer(
             model=want.model,
             provider=want.provider,
@@ -70,12 +73,11 @@ class Bookings:
             latency_ms=round(result.latency_ms, 3),
             tool_calls=completion.tool_calls,
         )
-        cost = 0 if started.price is None else cost_nano(started.price, usage)
         self._check_bill(want, cost, usage)
         if self._unknown:
             self._unknown.discard(want.model)
         done = attempt(want, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200)
-        self._note(flight, done, cost, usage=usage, answer=result)
+        self._note(flight, done, cost, usage=usage, completion=completion)
         flight.settled = Settled(
             attempt_id=want.attempt_id,
             model=want.model,
@@ -89,6 +91,7 @@ class Bookings:
             provider_request_id=completion.provider_request_id,
             cache=self._cache_write(flight, answer),
         )
+        flight.held = completion.held
         outcome = Answered(answer=answer, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))
         return Result(outcome, shared=True, remember=True, answer=answer)
 
@@ -147,7 +150,7 @@ class Bookings:
     def _cost_of(self, started: Started, error: UpstreamError, *, doubtful: bool) -> int:
         """What the provider said it used, else the bound where it may have worked, else nothing."""
         if error.usage is not None:
-            cost = 0 if started.price is None else cost_nano(started.price, error.usage)
+            cost = charge_nano(started.price, error.usage)
             self._check_bill(started.want, cost, error.usage)
             return cost
         return (started.want.bound_nano or 0) if doubtful else 0
@@ -160,7 +163,7 @@ class Bookings:
 
     def _note(
         self, flight: Flight, done: Attempt, cost_nano: int, *, usage: Usage | None = None,
-        answer: Completed | None = None,
+        completion: Completion | None = None,
     ) -> None:  # fmt: skip
         """Add an attempt to the job's list and tell telemetry."""
         flight.cost_nano += cost_nano
@@ -173,8 +176,8 @@ class Bookings:
             finished_at=now,
             cost_nano=cost_nano,
             usage=usage,
-            ttft_ms=None if answer is None else answer.ttft_ms,
-            finish_reason=None if answer is None else answer.completion.finish_reason,
+            finish_reason=None if completion is None else completion.finish_reason,
+            first_token_ms=None if completion is None else completion.first_token_ms,
             resent=flight.doubtful,
         )
         if done.outcome in IN_DOUBT:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
+from theo_daemon.budgets import Budgets
 from theo_daemon.catalogue import Catalogue
 from theo_daemon.config import Config, ModelConfig, RoutingConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
@@ -37,6 +38,7 @@ from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
 from theo_workers.tokens.count import TokenCounter
 from theo_workers.upstreams.build import build_upstream
+from theo_workers.upstreams.room import Room
 
 
 class CoreObserver(Observer, DispatchObserver, Protocol):
@@ -70,6 +72,7 @@ class Core:
         self.config, self.ledger, self.clock = config, ledger, clock
         self._observer = observer
         self._rng = rng or random.Random()
+        self._room = Room()
         self.catalogue = Catalogue(config)
         self.counter = TokenCounter()
         self.standings = Standings(self.ledger, clock=clock, observer=observer)
@@ -78,6 +81,7 @@ class Core:
         self._retries: dict[str, RetryBudget] = {}  # by endpoint
         self.fleet = Fleet(
             {model.name: self._member(model) for model in config.models},
+            budgets=Budgets(config),
             standings=self.standings,
             counter=self.counter,
             clock=clock,
@@ -160,7 +164,7 @@ class Core:
 
     def _member(self, model: ModelConfig) -> Member:
         routing = model.routing
-        upstream = build_upstream(_spec(model), self.clock, self._rng)
+        upstream = build_upstream(_spec(model), self.clock, self._rng, self._room)
         breaker, slots = _breaker(routing), _slots(model)
         worker = ModelWorker(
             model.name,

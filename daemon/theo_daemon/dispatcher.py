@@ -19,6 +19,7 @@ from theo_daemon.fair_queue import FairQueue
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight, Ticket, flight_key
 from theo_daemon.generation import Generation, LedgerQuestions
+from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import Delivery, EntryRef, Envelope, Failed
 from theo_daemon.landing import JobObserver, Landings
 from theo_daemon.ledger.port import Claims
@@ -67,6 +68,7 @@ class Dispatcher:
             ledger=ledger, publisher=publisher, manifest=self._manifest, deltas=deltas,
             redis_now_ms=redis_now_ms, observer=observer,
         )  # fmt: skip
+        self._hold_lines = HoldLines(clock, rng)
         routing, on_unknown = config.routing, config.ledger.on_unknown
         questions = LedgerQuestions(
             on_unknown=on_unknown,
@@ -76,7 +78,7 @@ class Dispatcher:
         attempts = Attempts(
             fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, routing=routing,
             on_unknown=on_unknown, bookings=Bookings(fleet=fleet, observer=observer, clock=clock),
-            redis_now_ms=redis_now_ms, clock=clock, rng=rng,
+            hold_lines=self._hold_lines, redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
         self._turns = TurnQueue(
             FairQueue(config.ingress.lanes),
@@ -93,8 +95,8 @@ class Dispatcher:
             turns=self._turns,
             attempts=attempts,
             questions=questions,
+            hold_lines=self._hold_lines,
             clock=clock,
-            rng=rng,
         )
         self._flights: dict[str, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -311,6 +313,7 @@ class Dispatcher:
                     flight.key, None
                 )  # who comes now finds the answer in the ledger, or flies anew
             await self._landings.land(flight, result, all_of_it=serves_all)
+            self._hold_lines.freed(flight.scopes)
             if serves_all:
                 return
             flight.restart()

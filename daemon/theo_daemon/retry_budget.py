@@ -37,6 +37,10 @@ class RetryBudget:
         """A repeat goes out; `covers` was asked just now."""
         self.tokens = max(0, self.tokens - cost)
 
+    def give_back(self, cost: int) -> None:
+        """A repeat that was paid for did not go out."""
+        self.tokens = min(self.capacity, self.tokens + cost)
+
     def succeeded(self, cost: int) -> None:
         """A call succeeded that took `cost` as a repeat, 0 if it was none."""
         if self.tokens < self.capacity:

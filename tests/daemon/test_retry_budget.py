@@ -36,6 +36,14 @@ def test_a_repeat_that_succeeds_gives_back_what_it_took_and_a_first_try_one() ->
     assert budget.tokens == 473
 
 
+def test_a_repeat_that_did_not_go_out_costs_nothing() -> None:
+    budget = RetryBudget(500)
+    budget.take(14)
+    budget.give_back(14)
+    budget.give_back(0)
+    assert budget.tokens == 500
+
+
 def test_it_is_never_more_than_full() -> None:
     budget = RetryBudget(500)
     budget.succeeded(0)

@@ -7,11 +7,10 @@ import random
 
 import pytest
 from msgspec import structs
-from worker_fakes import HANG, HELLO, FakeUpstream, Fate, Stage, call, outcome
+from worker_fakes import HANG, HELLO, Fate, Stage, outcome
 
 from theo_workers.breaker import HalfOpen, Open
 from theo_workers.call import CallFailed, Completed, Result
-from theo_workers.clock import sleep
 from theo_workers.errors import (
     AuthenticationFailed,
     InternalError,
@@ -25,7 +24,7 @@ from theo_workers.errors import (
 )
 from theo_workers.failures import FailureClass
 from theo_workers.load import Load
-from theo_workers.messages import Completion, DeltaSink, Outcome, Request
+from theo_workers.messages import Outcome
 from theo_workers.standing import Available, Pace, Shared, Unavailable
 
 DOWN = ProviderUnavailable("boom", status_code=500)
@@ -714,26 +713,10 @@ async def test_a_call_that_waits_for_a_lowered_concurrency_ends_at_its_deadline(
         assert stage.upstream.begun == 2
 
 
-async def test_the_time_to_the_first_token_is_taken_of_streamed_calls_only() -> None:
-    class Streaming(FakeUpstream):
-        async def generate(
-            self, request: Request, *, deadline: float, on_delta: DeltaSink | None
-        ) -> Completion:
-            for text in ("hel", "lo") if on_delta is not None else ():
-                await sleep(self._clock, 0.2)
-                on_delta(text)  # type: ignore[misc]
-            return await super().generate(request, deadline=deadline, on_delta=on_delta)
-
-    stage = Stage()
-    stage.upstream = stage.worker.upstream = Streaming(stage.clock, takes_s=0.1)
-    heard: list[str] = []
-    async with stage.running():
-        plain = stage.submit()
-        streamed = stage.worker.submit(structs.replace(call(stage.clock), on_delta=heard.append))
-        await stage.clock.advance(1)
-        assert plain.result() == Completed(completion=HELLO, latency_ms=pytest.approx(100.0))
-        assert streamed.result() == Completed(
-            completion=HELLO, latency_ms=pytest.approx(500.0), ttft_ms=pytest.approx(200.0)
-        )
-        assert heard == ["hel", "lo"]
-        assert stage.worker.health.ttft_p50_ms == pytest.approx(200.0)
+async def test_the_time_to_the_first_token_is_on_the_health_record() -> None:
+    streamed = structs.replace(HELLO, first_token_ms=200.0)
+    async with Stage(HELLO, streamed).running() as stage:
+        await stage.outcomes(1)
+        assert stage.worker.health.ttft_p50_ms is None
+        await stage.outcomes(1)
+        assert stage.worker.health.ttft_p50_ms == 200.0

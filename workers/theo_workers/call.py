@@ -25,11 +25,10 @@ class Call(Struct, frozen=True, kw_only=True):
 
 
 class Completed(Struct, frozen=True, kw_only=True):
-    """The model answered. Milliseconds are counted from after `before_send`."""
+    """The model answered. `latency_ms` is counted from after `before_send`."""
 
     completion: Completion
     latency_ms: float
-    ttft_ms: float | None = None  # to the first piece of the text; None: it was not streamed
 
 
 class CallFailed(Struct, frozen=True, kw_only=True):

@@ -22,7 +22,6 @@ from theo_workers.errors import (
     WorkerStopped,
 )
 from theo_workers.failures import BreakerEffect
-from theo_workers.first_piece import FirstPiece
 from theo_workers.health import HealthSnapshot, ModelHealth
 from theo_workers.mail import (
     Adopt,
@@ -280,17 +279,13 @@ class ModelWorker:
             began - asked
         )  # the ledger may have taken minutes, which the provider has still
         self._record.announce(submission.permit.probe, began)
-        piece = None if call.on_delta is None else FirstPiece(call.on_delta, clock)
         try:
             completion = await self.upstream.generate(
-                call.request, deadline=submission.deadline, on_delta=piece
+                call.request, deadline=submission.deadline, on_delta=call.on_delta
             )
         except UpstreamError as error:
             return CallFailed(error=error, latency_ms=(clock.monotonic() - began) * 1000)
-        latency_ms = (clock.monotonic() - began) * 1000
-        if piece is None or piece.at is None:
-            return Completed(completion=completion, latency_ms=latency_ms)
-        return Completed(completion=completion, latency_ms=latency_ms, ttft_ms=(piece.at - began) * 1000)
+        return Completed(completion=completion, latency_ms=(clock.monotonic() - began) * 1000)
 
     def _finish(self, submission: Submission, task: asyncio.Task[Result], now: float) -> None:
         permit, reply, began = submission.permit, submission.reply, submission.began

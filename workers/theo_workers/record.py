@@ -40,7 +40,8 @@ class Record:
         """The model answered."""
         usage = result.completion.usage
         tokens = 0 if usage is None else usage.completion_tokens
-        self._health.record_success(self._clock.wall(), result.latency_ms, tokens, result.ttft_ms)
+        first_ms = result.completion.first_token_ms
+        self._health.record_success(self._clock.wall(), result.latency_ms, tokens, first_ms)
         self.announce(self._standing.succeeded(permit, now), now)
         self._observer.on_attempt(self._model, Outcome.OK, result.latency_ms, None)
 

@@ -139,8 +139,8 @@ class Metrics:
             code = code if code in self._codes else OTHER
             durations = model.durations.setdefault(code, Histogram(names.GEN_AI_DURATION))
         durations.observe(record.finished_at - record.started_at)
-        if record.ttft_ms is not None:
-            model.first_chunk.observe(record.ttft_ms / 1e3)
+        if record.first_token_ms is not None:
+            model.first_chunk.observe(record.first_token_ms / 1_000)
         if usage is not None:
             tokens = model.tokens
             tokens[0] += usage.prompt_tokens

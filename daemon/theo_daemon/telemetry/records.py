@@ -17,8 +17,8 @@ class AttemptRecord(Struct, kw_only=True, gc=False):
     finished_at: float
     cost_nano: int = 0  # 1e-9 USD, as settled
     usage: Usage | None = None
-    ttft_ms: float | None = None  # None: not streamed
     finish_reason: FinishReason | None = None
+    first_token_ms: float | None = None  # of a streamed answer
     resent: bool = False  # after an attempt for the same job that may have been billed
 
 
