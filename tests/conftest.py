@@ -19,7 +19,7 @@ from theo_daemon.wire import Wire
 @pytest.fixture(autouse=True)
 def light_ballast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Temporary folders are kept for a while: ledgers of this process take no 16 MiB each along."""
-    monkeypatch.setattr("theo_daemon.ledger.ballast.SIZE", 65_536)
+    monkeypatch.setattr("theo_daemon.ledger.sqlite.ballast.SIZE", 65_536)
 
 
 @pytest.fixture(scope="session")

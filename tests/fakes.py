@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import apsw
 
 from theo_daemon.job import EntryRef, Envelope, JobOutcome
-from theo_daemon.ledger import Ledger, LedgerTransaction, owners, schema
-from theo_daemon.ledger.commit import Committer
-from theo_daemon.ledger.watcher import Watcher
-from theo_daemon.ledger.writer import MAX_BATCH, Writer
+from theo_daemon.ledger.sqlite import SqliteLedger, owners, schema
+from theo_daemon.ledger.sqlite.commit import Committer
+from theo_daemon.ledger.sqlite.reading import SqliteTransaction
+from theo_daemon.ledger.sqlite.writer import MAX_BATCH, Writer
 from theo_daemon.ports import DeadLetter, Finish
 from theo_workers.clock import Clock, FakeClock
 from theo_workers.tokens.count import TokenCounter
@@ -106,10 +106,10 @@ class MemoryBooks:
         return self.db.execute(sql, values).fetchall()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[LedgerTransaction]:
+    def transaction(self) -> Iterator[SqliteTransaction]:
         self.db.execute("BEGIN")
         try:
-            yield LedgerTransaction(self.db)
+            yield SqliteTransaction(self.db)
         finally:
             self.db.execute("COMMIT")
 
@@ -160,6 +160,10 @@ class MemoryWriter(Writer):
             os.close(self._gate)
             self._db = None
 
+    @property
+    def unrecorded(self) -> int:
+        return 0 if self.dead else super().unrecorded  # the dead tell nothing
+
     def _send(self) -> None:
         self._queue += self._gathered
         self._gathered = []
@@ -186,23 +190,25 @@ class MemoryWriter(Writer):
         self._send()
 
 
-class MemoryLedger(Ledger):
+class MemoryLedger(SqliteLedger):
     """The ledger without a file and without a thread, in step with its clock."""
 
     def __init__(
         self, books: MemoryBooks, *, clock: Clock, name: str | None = None, lag: Callable[[], float] = lambda: 0.0,
         keep_days: float = 30, id_ttl_s: float = 86_400,
     ) -> None:  # fmt: skip
+        self.books, self._lag = books, lag
         super().__init__(books.path, name=name, clock=clock, keep_days=keep_days, id_ttl_s=id_ttl_s)
-        self.books = books
-        self._writer: MemoryWriter = MemoryWriter(books, self.name, clock=clock, lag=lag)
-        self._watcher = Watcher(self._writer, self._folder, clock)
 
-    def transaction(self) -> AbstractContextManager[LedgerTransaction]:
+    def _make_writer(self, name: str, clock: Clock) -> MemoryWriter:
+        return MemoryWriter(self.books, name, clock=clock, lag=self._lag)
+
+    def transaction(self) -> AbstractContextManager[SqliteTransaction]:
         return self.books.transaction()
 
     def kill(self) -> None:
         """Its process dies: the kernel lets go of the lock, and nothing is tidied up."""
+        assert isinstance(self._writer, MemoryWriter)
         self._writer.kill()
         for task in self._tasks:
             task.cancel()

@@ -21,9 +21,8 @@ from theo_daemon.cli import app
 from theo_daemon.cli.commands import COMMANDS, load
 from theo_daemon.config import Config, ModelConfig, RoutingConfig
 from theo_daemon.config_file import load_config
-from theo_daemon.core import Core
 from theo_daemon.entry import FIELDS
-from theo_daemon.observer import LibraryObserver
+from theo_daemon.make_ledger import make_ledger
 from theo_daemon.redis_link import RedisLink
 from theo_daemon.schema import json_schemas
 from theo_workers.clock import FakeClock
@@ -160,9 +159,7 @@ def cannot_open(url: str) -> bool:
 
 def cannot_keep_books(folder: Path) -> bool:
     try:
-        Core(
-            loaded(f'[ledger]\nurl = "redis"\n{MODEL}', folder), clock=FakeClock(), observer=LibraryObserver()
-        )
+        make_ledger(loaded(f'[ledger]\nurl = "redis"\n{MODEL}', folder), clock=FakeClock())
     except ConfigError:
         return True
     return False

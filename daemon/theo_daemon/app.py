@@ -16,6 +16,7 @@ from theo_daemon.config import Config
 from theo_daemon.core import Core
 from theo_daemon.ledger import process_name
 from theo_daemon.ledger.condition import Tidings
+from theo_daemon.make_ledger import make_ledger
 from theo_daemon.observer import DaemonObserver
 from theo_daemon.redis_link import RedisLink, redacted
 from theo_daemon.redis_side import RedisSide, running
@@ -102,10 +103,11 @@ class Daemon:
 
     async def _core(self, stack: AsyncExitStack, side: RedisSide, telemetry: Telemetry) -> Core:
         observer = DaemonObserver(telemetry, side.events, self._clock)
-        core = Core(self.config, name=self.consumer, clock=self._clock, rng=self._rng, observer=observer)
+        ledger = make_ledger(self.config, name=self.consumer, clock=self._clock)
+        core = Core(self.config, ledger=ledger, clock=self._clock, rng=self._rng, observer=observer)
         core.ledger.on_commit(telemetry.commit_finished)
         await stack.enter_async_context(core)
-        telemetry.event(names.LEDGER_OPENED, path=str(core.ledger.path))
+        telemetry.event(names.LEDGER_OPENED, path=core.ledger.place)
         for warning in core.ledger.warnings:
             telemetry.event(names.WARNING, reason=warning)
         patterns = compile_patterns(

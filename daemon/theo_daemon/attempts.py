@@ -14,7 +14,7 @@ from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.job import OnUnknown
-from theo_daemon.ledger.ledger import Ledger
+from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import (
     Ask,
     Clear,
@@ -63,7 +63,7 @@ class Attempts:
     """Runs the attempts of flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Ledger, deltas: DeltaFeed, asking: Asking, max_attempts: int, max_wait_s: float,
+        self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, max_attempts: int, max_wait_s: float,
         on_unknown: OnUnknown, bookings: Bookings, redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking

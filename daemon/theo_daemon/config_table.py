@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -127,6 +128,7 @@ def unknown(what: str, word: str, valid: Iterable[str]) -> str:
     return f'unknown {what}; the nearest is "{nearest}", valid are: {", ".join(names)}'
 
 
+@cache
 def _types(cls: type[Struct]) -> dict[str, Any]:
     return {one.name: one.type for one in msgspec.structs.fields(cls)}
 

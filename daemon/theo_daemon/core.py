@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import random
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -25,7 +24,6 @@ from theo_daemon.standings import Standings
 from theo_workers.breaker import Breaker
 from theo_workers.call import Observer
 from theo_workers.clock import Clock
-from theo_workers.errors import ConfigError
 from theo_workers.health import ModelHealth
 from theo_workers.model_spec import ModelSpec, Timeouts
 from theo_workers.model_worker import ModelWorker
@@ -51,7 +49,7 @@ class CoreObserver(Observer, DispatchObserver, Protocol):
 
 
 class Core:
-    """Opens the ledger, starts the workers; `dispatch` then builds the dispatcher over them."""
+    """Opens the ledger it is given, starts the workers; `dispatch` then builds the dispatcher over them."""
 
     dispatcher: Dispatcher
 
@@ -59,25 +57,16 @@ class Core:
         self,
         config: Config,
         *,
-        name: str | None = None,
+        ledger: Ledger,
         clock: Clock,
         observer: CoreObserver,
         rng: random.Random | None = None,
     ) -> None:
-        self.config, self.clock = config, clock
+        self.config, self.ledger, self.clock = config, ledger, clock
         self._observer = observer
         self._rng = rng or random.Random()
         self.catalogue = Catalogue(config)
         self.counter = TokenCounter()
-        if not isinstance(config.ledger.url, Path):
-            raise ConfigError('[ledger] url: "redis" is not available yet; use sqlite:///PATH')
-        self.ledger = Ledger(
-            config.ledger.url,
-            name=name,
-            clock=clock,
-            keep_days=config.ledger.keep_days,
-            id_ttl_s=config.ingress.id_ttl_s,
-        )
         self.standings = Standings(self.ledger, clock=clock, observer=observer)
         self.ledger.on_news(observer.on_news)
         self.ledger.on_tidings(observer.on_tidings)

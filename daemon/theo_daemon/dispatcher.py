@@ -21,7 +21,7 @@ from theo_daemon.flight import Flight, Ticket, flight_key
 from theo_daemon.generation import Generation, LedgerQuestions
 from theo_daemon.job import Delivery, EntryRef, Envelope, Failed
 from theo_daemon.landing import JobObserver, Landings
-from theo_daemon.ledger.ledger import Ledger
+from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import Check, Conflict, Replay, Verdict
 from theo_daemon.manifest import Manifest
 from theo_daemon.outcomes import Result, failed, replayed
@@ -54,7 +54,7 @@ class Dispatcher:
     """
 
     def __init__(
-        self, config: Config, *, reception: Reception, fleet: Fleet, ledger: Ledger, publisher: Publisher,
+        self, config: Config, *, reception: Reception, fleet: Fleet, ledger: Claims, publisher: Publisher,
         holds: Holds, clock: Clock, redis_now_ms: Callable[[], int], rng: random.Random, observer: DispatchObserver,
     ) -> None:  # fmt: skip
         self._reception, self._ledger, self._publisher, self._holds = reception, ledger, publisher, holds

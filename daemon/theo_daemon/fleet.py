@@ -10,8 +10,8 @@ from msgspec import Struct, structs
 from theo_daemon.catalogue import Route
 from theo_daemon.config import ModelConfig
 from theo_daemon.job import Job
+from theo_daemon.ledger.figures import MODEL_SCOPE
 from theo_daemon.ledger.rates import Rate
-from theo_daemon.ledger.reading import MODEL_SCOPE
 from theo_daemon.ledger.records import Scope, Verdict, Want
 from theo_daemon.money import to_nano
 from theo_daemon.routing import Candidate, choose

@@ -12,7 +12,7 @@ from theo_daemon.ceilings import hold_wait_s
 from theo_daemon.fleet import LARGE_BYTES, Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.job import Answer, Answered, EntryRef, OnUnknown
-from theo_daemon.ledger.ledger import Ledger
+from theo_daemon.ledger.port import Claims, OnId, OnKey, Token
 from theo_daemon.ledger.records import (
     Ask,
     Busy,
@@ -27,7 +27,6 @@ from theo_daemon.ledger.records import (
     Verdict,
     Want,
 )
-from theo_daemon.ledger.watcher import OnId, OnKey, Token
 from theo_daemon.outcomes import Result, replayed
 from theo_daemon.reply import decode_outcome
 from theo_daemon.turns import Found, TurnQueue
@@ -87,7 +86,7 @@ class Generation:
     """Runs flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Ledger, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
+        self, *, fleet: Fleet, ledger: Claims, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
         clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._turns = fleet, ledger, turns

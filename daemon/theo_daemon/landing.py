@@ -12,7 +12,7 @@ from msgspec import structs
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.flight import Flight, Ticket
 from theo_daemon.job import Answered, Failed, JobOutcome
-from theo_daemon.ledger.ledger import Ledger
+from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import JobEnd, Landing
 from theo_daemon.manifest import Manifest
 from theo_daemon.outcomes import Result
@@ -32,7 +32,7 @@ class Landings:
     """Ends jobs. A reply leaves only after what it says is durable."""
 
     def __init__(
-        self, *, ledger: Ledger, publisher: Publisher, manifest: Manifest, deltas: DeltaFeed,
+        self, *, ledger: Claims, publisher: Publisher, manifest: Manifest, deltas: DeltaFeed,
         redis_now_ms: Callable[[], int], observer: JobObserver,
     ) -> None:  # fmt: skip
         self._ledger, self._publisher, self._manifest = ledger, publisher, manifest

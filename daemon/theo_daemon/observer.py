@@ -9,7 +9,7 @@ from typing import Any
 from theo_daemon.flight import Ticket
 from theo_daemon.job import EntryRef, JobOutcome
 from theo_daemon.ledger.condition import Recovered, Tidings, Troubled, Unrecorded, WalLarge
-from theo_daemon.ledger.reading import MODEL_SCOPE
+from theo_daemon.ledger.figures import MODEL_SCOPE
 from theo_daemon.ledger.records import CallLost, CeilingNear, CeilingReached, News, Scope
 from theo_daemon.money import format_usd
 from theo_daemon.outcomes import earlier

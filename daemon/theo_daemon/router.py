@@ -19,6 +19,7 @@ from theo_daemon.core import Core
 from theo_daemon.job import Answered, CacheMode, Delivery
 from theo_daemon.ledger import Ledger
 from theo_daemon.local_intake import LocalReplies
+from theo_daemon.make_ledger import make_ledger
 from theo_daemon.money import to_usd
 from theo_daemon.observer import LibraryObserver
 from theo_workers.clock import Clock, SystemClock
@@ -70,7 +71,8 @@ class Router:
 
     async def __aenter__(self) -> Self:
         """Open the ledger and start the workers. Raises LedgerError."""
-        core = Core(self._config, clock=self._clock, observer=LibraryObserver())
+        ledger = make_ledger(self._config, clock=self._clock)
+        core = Core(self._config, ledger=ledger, clock=self._clock, observer=LibraryObserver())
         await self._stack.enter_async_context(core)
         self._core, self._replies = core, LocalReplies(core.ledger.name)
         core.ledger.crashed.add_done_callback(self._ledger_lost)

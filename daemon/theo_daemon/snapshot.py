@@ -13,7 +13,7 @@ from theo_daemon.core import Core
 from theo_daemon.fleet import Member
 from theo_daemon.intake import StreamIntake
 from theo_daemon.keys import Keys
-from theo_daemon.ledger.reading import ModelSpend
+from theo_daemon.ledger.figures import ModelSpend
 from theo_daemon.publisher import StreamPublisher
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry

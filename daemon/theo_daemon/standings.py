@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from theo_daemon.ledger.ledger import Ledger
+from theo_daemon.ledger.port import SharedModels
 from theo_daemon.ledger.rates import Pace
 from theo_daemon.ledger.records import Changed, Granted, Throttled, Unfit, Verdict
 from theo_daemon.ledger.shared import (
@@ -57,7 +57,7 @@ class Standings:
     process made counts for nothing.
     """
 
-    def __init__(self, ledger: Ledger, *, clock: Clock, observer: Observer) -> None:
+    def __init__(self, ledger: SharedModels, *, clock: Clock, observer: Observer) -> None:
         self._ledger, self._clock, self._observer = ledger, clock, observer
         self._models: dict[str, Shareholder] = {}
 

@@ -13,8 +13,7 @@ import pytest
 from tests.doubles import until
 from tests.fakes import MemoryBooks, MemoryLedger, VirtualClock
 from theo_daemon.job import EntryRef
-from theo_daemon.ledger import Ledger
-from theo_daemon.ledger.ledger import InflightTimeout
+from theo_daemon.ledger.port import InflightTimeout, OnId, OnKey
 from theo_daemon.ledger.records import (
     Ask,
     Busy,
@@ -33,7 +32,7 @@ from theo_daemon.ledger.records import (
     Settled,
     Want,
 )
-from theo_daemon.ledger.watcher import OnId, OnKey
+from theo_daemon.ledger.sqlite import SqliteLedger
 from theo_workers.clock import SystemClock
 
 
@@ -45,15 +44,15 @@ class Rig:
         self._clock = VirtualClock()
         self.books = MemoryBooks() if kind == "memory" else None
 
-    async def open(self, name: str) -> Ledger:
-        ledger: Ledger
+    async def open(self, name: str) -> SqliteLedger:
+        ledger: SqliteLedger
         if self.books is None:
-            ledger = Ledger(self._path, name=name, clock=SystemClock())
+            ledger = SqliteLedger(self._path, name=name, clock=SystemClock())
         else:
             ledger = MemoryLedger(self.books, name=name, clock=self._clock)
         return await self._stack.enter_async_context(ledger)
 
-    def kill(self, ledger: Ledger) -> None:
+    def kill(self, ledger: SqliteLedger) -> None:
         """Let go of its lock as the kernel would."""
         assert ledger._lock is not None
         if isinstance(ledger, MemoryLedger):
@@ -93,11 +92,13 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
 
 
 @pytest.fixture
-async def ledger(rig: Rig) -> Ledger:
+async def ledger(rig: Rig) -> SqliteLedger:
     return await rig.open("first")
 
 
-def ask(ledger: Ledger, number: int = 1, key: str = "k", *, ceiling: int | None = None, **more: Any) -> Ask:
+def ask(
+    ledger: SqliteLedger, number: int = 1, key: str = "k", *, ceiling: int | None = None, **more: Any
+) -> Ask:
     want = Want(ledger.next_attempt_id(), "fast", "openai", 100, (Scope("model:fast", 0, ceiling),))
     fields: dict[str, Any] = {"cache_key": key, "digest": key, "want": want, **more}
     return Ask(ref=EntryRef("theo:jobs", f"{number}-0"), key=key, **fields)
@@ -119,32 +120,34 @@ def landing(asked: Ask, *, cost: int = 40, answer: bytes = b'{"a":1}', **more: A
     return Landing(settled=Settled(**(settled | more)), release_key=asked.key, ends=(end,))
 
 
-async def sent(ledger: Ledger, *args: Any, **more: Any) -> Ask:
+async def sent(ledger: SqliteLedger, *args: Any, **more: Any) -> Ask:
     """A call on its way."""
     asked = ask(ledger, *args, **more)
     assert isinstance(await ledger.ask(asked), Granted)
     return asked
 
 
-def money(ledger: Ledger) -> tuple[int, int]:
+def money(ledger: SqliteLedger) -> tuple[int, int]:
     """Spent and held, in nano-dollars."""
     with ledger.transaction() as transaction:
         (balance,) = transaction.balances()
     return balance.spent_nano, balance.held_nano
 
 
-async def test_one_asker_gets_the_key_and_the_next_hears_that_it_is_taken(ledger: Ledger) -> None:
+async def test_one_asker_gets_the_key_and_the_next_hears_that_it_is_taken(ledger: SqliteLedger) -> None:
     await sent(ledger)
     assert await ledger.ask(ask(ledger, 2)) == Busy()
     assert await ledger.ask(ask(ledger, 3, "other", want=None)) == Clear()
 
 
-async def test_asks_of_one_moment_are_decided_in_their_order(ledger: Ledger) -> None:
+async def test_asks_of_one_moment_are_decided_in_their_order(ledger: SqliteLedger) -> None:
     first, second = ledger.ask(ask(ledger)), ledger.ask(ask(ledger, 2))
     assert await asyncio.gather(first, second) == [Granted(), Busy()]
 
 
-async def test_a_landing_moves_the_hold_to_what_is_spent_and_serves_who_comes_after(ledger: Ledger) -> None:
+async def test_a_landing_moves_the_hold_to_what_is_spent_and_serves_who_comes_after(
+    ledger: SqliteLedger,
+) -> None:
     asked = await sent(ledger)
     assert money(ledger) == (0, 100)
     await ledger.land(landing(asked))
@@ -155,26 +158,26 @@ async def test_a_landing_moves_the_hold_to_what_is_spent_and_serves_who_comes_af
         assert transaction.get_all_latency() == {"fast": 5.0}
 
 
-async def test_a_landing_beside_an_ask_serves_it_at_once(ledger: Ledger) -> None:
+async def test_a_landing_beside_an_ask_serves_it_at_once(ledger: SqliteLedger) -> None:
     asked = await sent(ledger)
     ledger.tell(landing(asked))
     assert await ledger.ask(ask(ledger, 2)) == Hit(b'{"a":1}')
 
 
-async def test_an_attempt_is_charged_once_however_often_it_is_settled(ledger: Ledger) -> None:
+async def test_an_attempt_is_charged_once_however_often_it_is_settled(ledger: SqliteLedger) -> None:
     asked = await sent(ledger)
     await ledger.land(landing(asked))
     await ledger.land(landing(asked))
     assert money(ledger) == (40, 0)
 
 
-async def test_a_cost_that_nobody_knows_is_the_bound(ledger: Ledger) -> None:
+async def test_a_cost_that_nobody_knows_is_the_bound(ledger: SqliteLedger) -> None:
     asked = await sent(ledger)
     await ledger.land(landing(asked, cost_nano=None, state="maybe", cache=None))
     assert money(ledger) == (100, 0)
 
 
-async def test_the_holder_of_a_key_may_claim_its_next_attempt(ledger: Ledger) -> None:
+async def test_the_holder_of_a_key_may_claim_its_next_attempt(ledger: SqliteLedger) -> None:
     asked = await sent(ledger)
     assert isinstance(await ledger.ask(ask(ledger, holding=True)), Granted)
     assert money(ledger) == (0, 200)
@@ -182,7 +185,7 @@ async def test_the_holder_of_a_key_may_claim_its_next_attempt(ledger: Ledger) ->
     assert money(ledger) == (40, 100)
 
 
-async def test_calls_racing_for_a_ceiling_never_pass_it(ledger: Ledger) -> None:
+async def test_calls_racing_for_a_ceiling_never_pass_it(ledger: SqliteLedger) -> None:
     asks = [ask(ledger, number, f"k{number}", ceiling=350) for number in range(8)]
     verdicts = await asyncio.gather(*(ledger.ask(one) for one in asks))
     assert [type(verdict) for verdict in verdicts] == [Granted] * 3 + [OverBudget] * 5
@@ -190,7 +193,7 @@ async def test_calls_racing_for_a_ceiling_never_pass_it(ledger: Ledger) -> None:
     assert money(ledger) == (0, 300)
 
 
-async def test_what_is_spent_refuses_for_good(ledger: Ledger) -> None:
+async def test_what_is_spent_refuses_for_good(ledger: SqliteLedger) -> None:
     await ledger.land(landing(await sent(ledger, ceiling=150), cost=100))
     verdict = await ledger.ask(ask(ledger, 2, "k2", ceiling=150))
     assert isinstance(verdict, OverBudget)
@@ -198,7 +201,7 @@ async def test_what_is_spent_refuses_for_good(ledger: Ledger) -> None:
 
 
 async def test_a_repeated_id_is_answered_from_memory_and_another_payload_is_a_conflict(
-    ledger: Ledger,
+    ledger: SqliteLedger,
 ) -> None:
     asked = await sent(ledger, client_id="mine")
     assert await ledger.ask(ask(ledger, 2, "k2", client_id="mine", digest="k")) == IdBusy(asked.ref)
@@ -210,14 +213,16 @@ async def test_a_repeated_id_is_answered_from_memory_and_another_payload_is_a_co
     assert await ledger.ask(check) == Replay(b'{"a":1}', own=False)
 
 
-async def test_an_id_whose_job_left_nothing_to_remember_is_free_again(ledger: Ledger) -> None:
+async def test_an_id_whose_job_left_nothing_to_remember_is_free_again(ledger: SqliteLedger) -> None:
     asked = await sent(ledger, client_id="mine")
     end = JobEnd(ref=asked.ref, outcome=None, client_id="mine")
     await ledger.land(Landing(release_key="k", ends=(end,)))
     assert isinstance(await ledger.ask(ask(ledger, 2, client_id="mine")), Granted)
 
 
-async def test_a_redelivered_entry_finds_its_outcome_until_it_is_forgotten(ledger: Ledger, rig: Rig) -> None:
+async def test_a_redelivered_entry_finds_its_outcome_until_it_is_forgotten(
+    ledger: SqliteLedger, rig: Rig
+) -> None:
     asked = await sent(ledger)
     await ledger.land(landing(asked))
     again = ask(ledger, redelivered=True, cache_key=None, want=None)
@@ -229,7 +234,7 @@ async def test_a_redelivered_entry_finds_its_outcome_until_it_is_forgotten(ledge
 
 
 async def test_the_answer_to_an_ask_that_nobody_awaits_any_more_goes_to_the_orphanage(
-    ledger: Ledger, rig: Rig
+    ledger: SqliteLedger, rig: Rig
 ) -> None:
     told: list[object] = []
     ledger.ask(ask(ledger), told.append).cancel()
@@ -237,7 +242,9 @@ async def test_the_answer_to_an_ask_that_nobody_awaits_any_more_goes_to_the_orph
     assert told == [Granted()]
 
 
-async def test_waiting_for_a_key_ends_when_another_process_lets_go_of_it(ledger: Ledger, rig: Rig) -> None:
+async def test_waiting_for_a_key_ends_when_another_process_lets_go_of_it(
+    ledger: SqliteLedger, rig: Rig
+) -> None:
     peer = await rig.open("peer")
     asked = await sent(peer)
     assert await ledger.ask(ask(ledger, 2)) == Busy()
@@ -250,7 +257,7 @@ async def test_waiting_for_a_key_ends_when_another_process_lets_go_of_it(ledger:
     assert await ledger.ask(since) == Hit(b'{"a":1}')
 
 
-async def test_waiting_for_an_id_ends_when_its_job_does(ledger: Ledger, rig: Rig) -> None:
+async def test_waiting_for_an_id_ends_when_its_job_does(ledger: SqliteLedger, rig: Rig) -> None:
     peer = await rig.open("peer")
     asked = await sent(peer, client_id="mine")
     waiting = ledger.wait(OnId("", "mine"))
@@ -258,12 +265,12 @@ async def test_waiting_for_an_id_ends_when_its_job_does(ledger: Ledger, rig: Rig
     await rig.within(waiting)
 
 
-async def test_a_wait_for_what_nobody_holds_ends_by_itself(ledger: Ledger, rig: Rig) -> None:
+async def test_a_wait_for_what_nobody_holds_ends_by_itself(ledger: SqliteLedger, rig: Rig) -> None:
     await rig.within(ledger.wait(OnKey("nothing")))
 
 
 async def test_a_dead_process_s_calls_are_charged_at_their_bound_and_its_keys_are_free(
-    ledger: Ledger, rig: Rig
+    ledger: SqliteLedger, rig: Rig
 ) -> None:
     dead: list[str] = []
     ledger.on_death(dead.append)
@@ -280,7 +287,7 @@ async def test_a_dead_process_s_calls_are_charged_at_their_bound_and_its_keys_ar
     assert len(verdict.prior) == 1
 
 
-async def test_a_process_that_only_seemed_dead_is_charged_the_truth(ledger: Ledger, rig: Rig) -> None:
+async def test_a_process_that_only_seemed_dead_is_charged_the_truth(ledger: SqliteLedger, rig: Rig) -> None:
     peer = await rig.open("peer")
     asked = await sent(peer)
     dead: list[str] = []
@@ -295,14 +302,14 @@ async def test_a_process_that_only_seemed_dead_is_charged_the_truth(ledger: Ledg
     assert money(ledger) == (40, 0)
 
 
-async def test_attempt_ids_of_two_processes_never_meet(ledger: Ledger, rig: Rig) -> None:
+async def test_attempt_ids_of_two_processes_never_meet(ledger: SqliteLedger, rig: Rig) -> None:
     peer = await rig.open("peer")
     ids = [one.next_attempt_id() for one in (ledger, peer) for _ in range(5)]
     assert len(set(ids)) == 10
 
 
 async def test_waiting_for_a_generation_returns_its_answer_or_says_what_it_waited_for(
-    ledger: Ledger, rig: Rig
+    ledger: SqliteLedger, rig: Rig
 ) -> None:
     asked = await sent(ledger, key="abcdef1234")
     impatient = asyncio.ensure_future(ledger.wait_for_inflight("abcdef1234", timeout_s=0.2))

@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from theo_daemon.cli.checks import check_clock, check_ledger, check_persistence, check_role, facts_of
 from theo_daemon.config import Config, LedgerConfig
-from theo_daemon.ledger.schema import open_ledger
+from theo_daemon.ledger.sqlite.schema import open_ledger
 
 AOF = {"aof_enabled": "1", "save": ""}
 

@@ -15,9 +15,7 @@ import apsw
 import pytest
 
 from theo_daemon.job import EntryRef
-from theo_daemon.ledger import Ledger
-from theo_daemon.ledger.amend import reset_spend
-from theo_daemon.ledger.ledger import InflightTimeout
+from theo_daemon.ledger.port import InflightTimeout, OnId, OnKey
 from theo_daemon.ledger.records import (
     Ask,
     Busy,
@@ -42,8 +40,9 @@ from theo_daemon.ledger.records import (
     Verdict,
     Want,
 )
-from theo_daemon.ledger.schema import SCHEMA_VERSION, file_system_of, open_ledger
-from theo_daemon.ledger.watcher import OnId, OnKey
+from theo_daemon.ledger.sqlite import SqliteLedger
+from theo_daemon.ledger.sqlite.amend import reset_spend
+from theo_daemon.ledger.sqlite.schema import SCHEMA_VERSION, file_system_of, open_ledger
 from theo_workers.errors import LedgerError
 from theo_workers.messages import Outcome
 
@@ -52,13 +51,13 @@ FIRST_OF_OWNER_2 = 2 << 40
 
 
 @pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    async with Ledger(tmp_path / "ledger.db") as opened:
+async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
+    async with SqliteLedger(tmp_path / "ledger.db") as opened:
         yield opened
 
 
 def ask(
-    ledger: Ledger, number: int = 1, key: str = "k", *, ceiling: int | None = None, **fields: object
+    ledger: SqliteLedger, number: int = 1, key: str = "k", *, ceiling: int | None = None, **fields: object
 ) -> Ask:
     scope = Scope("model:fast", 0, ceiling)
     want = Want(ledger.next_attempt_id(), "fast", "openai", 100, (scope,))
@@ -82,12 +81,12 @@ def landing(asked: Ask, *, answer: bytes = b'{"a":1}', ttl_ms: int = 60_000, **f
     return Landing(settled=Settled(**(settled | fields)), release_key=asked.key, ends=(end,))  # type: ignore[arg-type]
 
 
-async def granted(ledger: Ledger, asked: Ask) -> Ask:
+async def granted(ledger: SqliteLedger, asked: Ask) -> Ask:
     assert await ledger.ask(asked) == Granted()
     return asked
 
 
-def rows(ledger: Ledger, sql: str) -> list[tuple[object, ...]]:
+def rows(ledger: SqliteLedger, sql: str) -> list[tuple[object, ...]]:
     db = open_ledger(ledger.path, read_only=True)
     try:
         return db.execute(sql).fetchall()
@@ -95,7 +94,7 @@ def rows(ledger: Ledger, sql: str) -> list[tuple[object, ...]]:
         db.close()
 
 
-async def test_an_answer_is_kept_for_others_and_its_cost_is_booked(ledger: Ledger) -> None:
+async def test_an_answer_is_kept_for_others_and_its_cost_is_booked(ledger: SqliteLedger) -> None:
     asked = await granted(ledger, ask(ledger))
     assert rows(ledger, "SELECT held_nano, spent_nano FROM spend") == [(100, 0)]
     await ledger.land(landing(asked))
@@ -107,7 +106,7 @@ async def test_an_answer_is_kept_for_others_and_its_cost_is_booked(ledger: Ledge
     assert rows(ledger, "SELECT state, cost_nano FROM attempts") == [("ok", 40)]
 
 
-async def test_settling_twice_books_once(ledger: Ledger) -> None:
+async def test_settling_twice_books_once(ledger: SqliteLedger) -> None:
     asked = await granted(ledger, ask(ledger))
     await ledger.land(landing(asked))
     with_truth = landing(asked)
@@ -117,13 +116,13 @@ async def test_settling_twice_books_once(ledger: Ledger) -> None:
     assert rows(ledger, "SELECT held_nano, spent_nano FROM spend") == [(0, 40)]
 
 
-async def test_an_answer_past_its_time_is_not_reused(ledger: Ledger) -> None:
+async def test_an_answer_past_its_time_is_not_reused(ledger: SqliteLedger) -> None:
     asked = await granted(ledger, ask(ledger))
     await ledger.land(landing(asked, ttl_ms=0))
     assert await ledger.ask(ask(ledger, 2)) == Granted()
 
 
-async def test_the_oldest_answers_of_a_model_make_room(ledger: Ledger) -> None:
+async def test_the_oldest_answers_of_a_model_make_room(ledger: SqliteLedger) -> None:
     for number in range(5):
         asked = await granted(ledger, ask(ledger, number, f"k{number}"))
         write = CacheWrite(asked.key, b"{}", 60_000, 2)
@@ -132,7 +131,7 @@ async def test_the_oldest_answers_of_a_model_make_room(ledger: Ledger) -> None:
 
 
 async def test_a_repeated_id_is_answered_from_memory_and_another_payload_is_a_conflict(
-    ledger: Ledger,
+    ledger: SqliteLedger,
 ) -> None:
     asked = await granted(ledger, ask(ledger, client_id="mine"))
     await ledger.land(landing(asked, answer=b'{"first":true}'))
@@ -140,14 +139,14 @@ async def test_a_repeated_id_is_answered_from_memory_and_another_payload_is_a_co
     assert await ledger.ask(ask(ledger, 3, "other", client_id="mine")) == Conflict()
 
 
-async def test_an_id_whose_job_ended_without_a_memorable_outcome_is_free_again(ledger: Ledger) -> None:
+async def test_an_id_whose_job_ended_without_a_memorable_outcome_is_free_again(ledger: SqliteLedger) -> None:
     asked = await granted(ledger, ask(ledger, client_id="mine"))
     end = JobEnd(ref=asked.ref, outcome=None, client_id="mine")
     await ledger.land(Landing(release_key=asked.key, ends=(end,)))
     assert await ledger.ask(ask(ledger, 2, client_id="mine")) == Granted()
 
 
-async def test_a_redelivered_entry_finds_its_own_outcome_until_it_is_published(ledger: Ledger) -> None:
+async def test_a_redelivered_entry_finds_its_own_outcome_until_it_is_published(ledger: SqliteLedger) -> None:
     asked = await granted(ledger, ask(ledger))
     await ledger.land(landing(asked))
     assert await ledger.ask(ask(ledger, redelivered=True)) == Replay(b'{"a":1}', own=True)
@@ -155,7 +154,7 @@ async def test_a_redelivered_entry_finds_its_own_outcome_until_it_is_published(l
     await eventually(lambda: rows(ledger, "SELECT count(*) FROM outcomes") == [(0,)])
 
 
-async def test_a_batch_of_hundreds_commits_whole(ledger: Ledger) -> None:
+async def test_a_batch_of_hundreds_commits_whole(ledger: SqliteLedger) -> None:
     asks = [ask(ledger, number, f"k{number}", client_id=f"c{number}") for number in range(300)]
     verdicts = await asyncio.gather(*(ledger.ask(one) for one in asks))
     assert verdicts == [Granted()] * 300
@@ -165,7 +164,7 @@ async def test_a_batch_of_hundreds_commits_whole(ledger: Ledger) -> None:
     assert rows(ledger, "SELECT count(*) FROM ids WHERE outcome IS NOT NULL") == [(300,)]
 
 
-async def test_calls_racing_for_a_ceiling_never_pass_it(ledger: Ledger) -> None:
+async def test_calls_racing_for_a_ceiling_never_pass_it(ledger: SqliteLedger) -> None:
     asks = [ask(ledger, number, f"k{number}", ceiling=1_000) for number in range(40)]
     verdicts = await asyncio.gather(*(ledger.ask(one) for one in asks))
     assert verdicts.count(Granted()) == 10
@@ -178,11 +177,11 @@ async def test_a_ceiling_that_comes_near_and_one_that_is_reached_are_told_once_b
     told: list[News] = []
     scope = Scope("model:fast", 0, 300, warn_nano=200)
 
-    def priced(books: Ledger, number: int) -> Ask:
+    def priced(books: SqliteLedger, number: int) -> Ask:
         want = Want(books.next_attempt_id(), "fast", "openai", 100, (scope,))
         return ask(books, number, f"k{number}", want=want)
 
-    async with Ledger(tmp_path / "l.db") as one, Ledger(tmp_path / "l.db") as two:
+    async with SqliteLedger(tmp_path / "l.db") as one, SqliteLedger(tmp_path / "l.db") as two:
         one.on_news(told.append)
         two.on_news(told.append)
         for number, books in enumerate((one, two, one)):
@@ -199,7 +198,7 @@ async def test_a_ceiling_that_comes_near_and_one_that_is_reached_are_told_once_b
 
 
 async def test_two_ledgers_on_one_file_see_each_other_s_calls_and_wait_for_them(tmp_path: Path) -> None:
-    async with Ledger(tmp_path / "l.db") as one, Ledger(tmp_path / "l.db") as two:
+    async with SqliteLedger(tmp_path / "l.db") as one, SqliteLedger(tmp_path / "l.db") as two:
         asked = await granted(one, ask(one))
         assert await two.ask(ask(two, 2)) == Busy()
         waiting = two.wait(OnKey("k"))
@@ -211,7 +210,7 @@ async def test_two_ledgers_on_one_file_see_each_other_s_calls_and_wait_for_them(
 
 
 async def test_waiting_for_an_id_ends_when_its_first_job_does(tmp_path: Path) -> None:
-    async with Ledger(tmp_path / "l.db") as one, Ledger(tmp_path / "l.db") as two:
+    async with SqliteLedger(tmp_path / "l.db") as one, SqliteLedger(tmp_path / "l.db") as two:
         asked = await granted(one, ask(one, client_id="mine"))
         assert await two.ask(ask(two, 2, client_id="mine")) == IdBusy(asked.ref)
         waiting = two.wait(OnId("", "mine"))
@@ -223,11 +222,11 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 from theo_daemon.job import EntryRef
-from theo_daemon.ledger import Ledger
+from theo_daemon.ledger.sqlite import SqliteLedger
 from theo_daemon.ledger.records import Ask, Scope, Want
 
 async def main():
-    async with Ledger(Path(sys.argv[1])) as ledger:
+    async with SqliteLedger(Path(sys.argv[1])) as ledger:
         want = Want(ledger.next_attempt_id(), "fast", "openai", 100, (Scope("model:fast", 0),))
         print(await ledger.ask(Ask(ref=EntryRef("theo:jobs", "1-0"), key="k", cache_key="k", digest="k", want=want)))
         print("ready", flush=True)
@@ -237,7 +236,9 @@ asyncio.run(main())
 """
 
 
-async def test_a_killed_process_s_call_is_charged_at_its_bound_and_its_key_is_free(ledger: Ledger) -> None:
+async def test_a_killed_process_s_call_is_charged_at_its_bound_and_its_key_is_free(
+    ledger: SqliteLedger,
+) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(ledger.path)], stdout=subprocess.PIPE, env=environment, text=True
@@ -258,7 +259,9 @@ async def test_a_killed_process_s_call_is_charged_at_its_bound_and_its_key_is_fr
     assert rows(ledger, "SELECT spent_nano, held_nano FROM spend") == [(100, 100)]
 
 
-async def test_waiting_for_a_generation_that_does_not_end_says_what_it_waited_for(ledger: Ledger) -> None:
+async def test_waiting_for_a_generation_that_does_not_end_says_what_it_waited_for(
+    ledger: SqliteLedger,
+) -> None:
     await granted(ledger, ask(ledger, key="abc123def456"))
     with pytest.raises(InflightTimeout) as caught:
         await ledger.wait_for_inflight("abc123def456", timeout_s=0.15)
@@ -268,7 +271,7 @@ async def test_waiting_for_a_generation_that_does_not_end_says_what_it_waited_fo
     assert str(caught.value).endswith("s): no error was recorded")
 
 
-async def test_the_timeout_names_the_last_failure(ledger: Ledger) -> None:
+async def test_the_timeout_names_the_last_failure(ledger: SqliteLedger) -> None:
     asked = await granted(ledger, ask(ledger))
     failure = landing(
         asked, state="failed", cost_nano=0, error_code="provider_unavailable", status_code=503, cache=None
@@ -280,7 +283,7 @@ async def test_the_timeout_names_the_last_failure(ledger: Ledger) -> None:
         await ledger.wait_for_inflight("k", timeout_s=0.1)
 
 
-async def test_waiting_returns_the_answer_of_the_generation_in_flight(ledger: Ledger) -> None:
+async def test_waiting_returns_the_answer_of_the_generation_in_flight(ledger: SqliteLedger) -> None:
     asked = await granted(ledger, ask(ledger))
     waiter = asyncio.ensure_future(ledger.wait_for_inflight("k", timeout_s=5))
     await asyncio.sleep(0)
@@ -289,7 +292,7 @@ async def test_waiting_returns_the_answer_of_the_generation_in_flight(ledger: Le
     assert await ledger.wait_for_inflight("nothing-here", timeout_s=0.1) is None
 
 
-async def test_the_settings_and_indexes_are_those_that_were_promised(ledger: Ledger) -> None:
+async def test_the_settings_and_indexes_are_those_that_were_promised(ledger: SqliteLedger) -> None:
     async def setting(name: str) -> object:
         row = await ledger._writer.call(lambda db: db.execute(f"PRAGMA {name}").fetchone())
         assert row is not None
@@ -306,14 +309,14 @@ async def test_the_settings_and_indexes_are_those_that_were_promised(ledger: Led
 
 async def refusal(path: Path) -> str:
     with pytest.raises(LedgerError) as caught:
-        async with Ledger(path):
+        async with SqliteLedger(path):
             pass
     return str(caught.value)
 
 
 async def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "l.db"
-    async with Ledger(path):
+    async with SqliteLedger(path):
         pass
     db = apsw.Connection(str(path))
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
@@ -338,7 +341,7 @@ async def test_another_program_s_database_is_left_alone(tmp_path: Path) -> None:
 
 async def test_a_read_only_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "l.db"
-    async with Ledger(path):
+    async with SqliteLedger(path):
         pass
     path.chmod(0o400)
     assert "read-only" in await refusal(path)
@@ -359,11 +362,11 @@ def test_the_file_system_of_a_folder_is_that_of_its_nearest_mount(folder: str, k
 
 
 async def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("theo_daemon.ledger.schema.file_system_of", lambda _: "nfs4")
+    monkeypatch.setattr("theo_daemon.ledger.sqlite.schema.file_system_of", lambda _: "nfs4")
     assert "network file system (nfs4)" in await refusal(tmp_path / "l.db")
 
 
-async def test_only_a_look_claims_nothing(ledger: Ledger) -> None:
+async def test_only_a_look_claims_nothing(ledger: SqliteLedger) -> None:
     verdict: Verdict | None = await ledger.ask(ask(ledger, want=None))
     assert verdict == Clear()
     assert rows(ledger, "SELECT count(*) FROM inflight") == [(0,)]
@@ -376,7 +379,7 @@ async def eventually(condition: object, within_s: float = 5.0) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_a_job_that_joins_a_flight_is_checked_alone(ledger: Ledger) -> None:
+async def test_a_job_that_joins_a_flight_is_checked_alone(ledger: SqliteLedger) -> None:
     asked = await granted(ledger, ask(ledger, client_id="mine"))
     await ledger.land(landing(asked, answer=b'{"first":true}'))
     other = EntryRef("theo:jobs", "9-0")
@@ -389,19 +392,19 @@ async def test_a_job_that_joins_a_flight_is_checked_alone(ledger: Ledger) -> Non
 
 
 async def test_a_writer_that_fails_in_an_unforeseen_way_is_noticed(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("threading.excepthook", lambda _: None)
-    monkeypatch.setattr("theo_daemon.ledger.commit.Committer.apply", broken)
+    monkeypatch.setattr("theo_daemon.ledger.sqlite.commit.Committer.apply", broken)
     ledger.tell(Landing())
     with pytest.raises(LedgerError, match="ZeroDivisionError"):
         await asyncio.wait_for(ledger.crashed, 5)
 
 
-async def test_an_id_is_free_though_its_job_ends_while_its_ask_is_under_way(ledger: Ledger) -> None:
+async def test_an_id_is_free_though_its_job_ends_while_its_ask_is_under_way(ledger: SqliteLedger) -> None:
     asked = ask(ledger, client_id="mine", want=None)
     looking = ledger.ask(asked)
     end = JobEnd(ref=asked.ref, outcome=None, client_id="mine")
@@ -410,7 +413,7 @@ async def test_an_id_is_free_though_its_job_ends_while_its_ask_is_under_way(ledg
     assert rows(ledger, "SELECT count(*) FROM ids") == [(0,)]
 
 
-async def test_a_promoted_repeat_is_remembered_under_the_id(ledger: Ledger) -> None:
+async def test_a_promoted_repeat_is_remembered_under_the_id(ledger: SqliteLedger) -> None:
     end = JobEnd(
         ref=EntryRef("theo:jobs", "5-0"), outcome=b'{"a":1}', digest="k", client_id="mine", remember=True
     )

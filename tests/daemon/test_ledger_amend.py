@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 from theo_daemon.job import EntryRef
-from theo_daemon.ledger import Ledger
-from theo_daemon.ledger.amend import forget_ids, reset_spend
-from theo_daemon.ledger.reading import Balance, reading
+from theo_daemon.ledger.figures import Balance
 from theo_daemon.ledger.records import Ask, Conflict, Granted, Landing, Scope, Settled, Want
+from theo_daemon.ledger.sqlite import SqliteLedger
+from theo_daemon.ledger.sqlite.amend import forget_ids, reset_spend
+from theo_daemon.ledger.sqlite.reading import reading
 from theo_workers.errors import LedgerError
 
 NOW = Scope("model:fast", 1_000, 10_000)
 
 
-def ask(ledger: Ledger, number: int, *, digest: str = "d", tenant: str = "t") -> Ask:
+def ask(ledger: SqliteLedger, number: int, *, digest: str = "d", tenant: str = "t") -> Ask:
     want = Want(ledger.next_attempt_id(), "fast", "openai", 100, (Scope("model:fast", 0), NOW))
     return Ask(
         ref=EntryRef("theo:jobs", f"{number}-0"), key=f"k{number}", cache_key=None, digest=digest, want=want,
@@ -26,7 +27,7 @@ def ask(ledger: Ledger, number: int, *, digest: str = "d", tenant: str = "t") ->
 
 async def test_a_forgotten_id_may_have_another_payload(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
-    async with Ledger(path) as ledger:
+    async with SqliteLedger(path) as ledger:
         assert isinstance(await ledger.ask(ask(ledger, 1)), Granted)
         assert isinstance(await ledger.ask(ask(ledger, 2, tenant="other")), Granted)
         assert isinstance(await ledger.ask(ask(ledger, 3, digest="e")), Conflict)
@@ -37,7 +38,7 @@ async def test_a_forgotten_id_may_have_another_payload(tmp_path: Path) -> None:
 
 async def test_a_reset_forgives_what_is_spent_in_that_window_and_keeps_what_is_held(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
-    async with Ledger(path) as ledger:
+    async with SqliteLedger(path) as ledger:
         paid = ask(ledger, 1)
         await ledger.ask(paid)
         await ledger.ask(ask(ledger, 2, tenant="other"))

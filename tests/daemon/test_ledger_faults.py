@@ -15,11 +15,12 @@ import apsw
 import pytest
 
 from tests.daemon.test_ledger import ask, eventually, granted, landing, refusal, rows
-from theo_daemon.ledger import Ledger, ballast, condition, owners, writer
+from theo_daemon.ledger import condition
 from theo_daemon.ledger.condition import Recovered, Tidings, Troubled, Unrecorded, WalLarge
 from theo_daemon.ledger.records import Clear, Granted, JobEnd, Landing
-from theo_daemon.ledger.schema import open_ledger
-from theo_daemon.ledger.sqlite_library import check_library
+from theo_daemon.ledger.sqlite import SqliteLedger, ballast, owners, writer
+from theo_daemon.ledger.sqlite.schema import open_ledger
+from theo_daemon.ledger.sqlite.sqlite_library import check_library
 from theo_workers.errors import LedgerError
 
 
@@ -46,7 +47,7 @@ class Disk:
             ballast.Ballast, "free", lambda one: real(one) if self.free is None else self.free
         )
         monkeypatch.setattr(Faulty, "fails", staticmethod(self._fail))
-        monkeypatch.setattr("theo_daemon.ledger.schema.apsw.Connection", Faulty)
+        monkeypatch.setattr("theo_daemon.ledger.sqlite.schema.apsw.Connection", Faulty)
 
     def _fail(self) -> Exception | None:
         self.commits += 1
@@ -65,19 +66,19 @@ class Told(list[Tidings]):
 
 
 @pytest.fixture
-async def ledger(disk: Disk, tmp_path: Path) -> AsyncIterator[Ledger]:
-    async with Ledger(tmp_path / "ledger.db") as opened:
+async def ledger(disk: Disk, tmp_path: Path) -> AsyncIterator[SqliteLedger]:
+    async with SqliteLedger(tmp_path / "ledger.db") as opened:
         yield opened
 
 
 @pytest.fixture
-def told(ledger: Ledger) -> Told:
+def told(ledger: SqliteLedger) -> Told:
     heard = Told()
     ledger.on_tidings(heard.append)
     return heard
 
 
-def ballast_of(ledger: Ledger) -> Path:
+def ballast_of(ledger: SqliteLedger) -> Path:
     return Path(f"{ledger.path}.ballast")
 
 
@@ -87,7 +88,7 @@ def ballast_of(ledger: Ledger) -> Path:
     ids=lambda error: type(error).__name__,
 )
 async def test_a_commit_that_fails_for_a_while_is_only_late(
-    ledger: Ledger, disk: Disk, told: Told, error: Exception
+    ledger: SqliteLedger, disk: Disk, told: Told, error: Exception
 ) -> None:
     disk.error = error
     asked = ledger.ask(ask(ledger))
@@ -101,7 +102,7 @@ async def test_a_commit_that_fails_for_a_while_is_only_late(
 
 
 async def test_on_a_full_disk_the_ballast_makes_room_for_what_was_paid_for_and_claims_wait(
-    ledger: Ledger, disk: Disk, told: Told, monkeypatch: pytest.MonkeyPatch
+    ledger: SqliteLedger, disk: Disk, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = await granted(ledger, ask(ledger))
     assert ballast_of(ledger).stat().st_size == ballast.SIZE
@@ -125,7 +126,7 @@ async def test_on_a_full_disk_the_ballast_makes_room_for_what_was_paid_for_and_c
 
 
 async def test_a_process_whose_peer_took_the_ballast_makes_no_claims_either(
-    ledger: Ledger, disk: Disk, told: Told
+    ledger: SqliteLedger, disk: Disk, told: Told
 ) -> None:
     disk.free = 0
     ballast_of(ledger).unlink()
@@ -138,7 +139,7 @@ async def test_a_process_whose_peer_took_the_ballast_makes_no_claims_either(
 
 
 async def test_an_id_whose_job_ended_while_its_ask_was_kept_back_is_free_again(
-    ledger: Ledger, disk: Disk
+    ledger: SqliteLedger, disk: Disk
 ) -> None:
     disk.free = 0
     ballast_of(ledger).unlink()
@@ -155,7 +156,7 @@ async def test_without_room_for_a_ballast_at_the_start_a_little_room_is_enough_l
     disk: Disk, tmp_path: Path
 ) -> None:
     disk.free = ballast.SPARE
-    async with Ledger(tmp_path / "l.db") as ledger:
+    async with SqliteLedger(tmp_path / "l.db") as ledger:
         assert "too little room" in ledger.warnings[0]
         disk.error = apsw.FullError("full")
         disk.free = 0
@@ -176,9 +177,9 @@ async def test_housekeeping_that_fails_on_a_full_disk_does_not_end(
             raise apsw.FullError("full")
         return 0
 
-    monkeypatch.setattr("theo_daemon.ledger.pruning.prune", prune)
-    monkeypatch.setattr("theo_daemon.ledger.ledger.PRUNE_EVERY_S", 0.02)
-    async with Ledger(tmp_path / "l.db"):
+    monkeypatch.setattr("theo_daemon.ledger.sqlite.pruning.prune", prune)
+    monkeypatch.setattr("theo_daemon.ledger.sqlite.ledger.PRUNE_EVERY_S", 0.02)
+    async with SqliteLedger(tmp_path / "l.db"):
         await eventually(lambda: len(pruned) > 2)
 
 
@@ -186,7 +187,7 @@ async def test_a_stop_that_cannot_commit_ends_in_time_and_says_what_is_not_on_re
     disk: Disk, tmp_path: Path
 ) -> None:
     told = Told()
-    ledger = Ledger(tmp_path / "l.db")
+    ledger = SqliteLedger(tmp_path / "l.db")
     await ledger.__aenter__()
     ledger.on_tidings(told.append)
     asks = [await granted(ledger, ask(ledger, number, f"k{number}")) for number in range(3)]
@@ -205,7 +206,7 @@ async def test_a_stop_does_not_wait_for_ever_on_a_process_that_holds_the_gate(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "STOP_S", 0.2)
-    ledger = Ledger(tmp_path / "l.db")
+    ledger = SqliteLedger(tmp_path / "l.db")
     await ledger.__aenter__()
     asked = await granted(ledger, ask(ledger))
     gate = os.open(f"{ledger.path}.lock", os.O_RDWR)
@@ -218,7 +219,7 @@ async def test_a_stop_does_not_wait_for_ever_on_a_process_that_holds_the_gate(
 
 
 async def test_a_commit_that_neither_ends_nor_fails_is_trouble(
-    ledger: Ledger, told: Told, monkeypatch: pytest.MonkeyPatch
+    ledger: SqliteLedger, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(condition, "STUCK_S", 0.05)
     monkeypatch.setattr(condition, "LOOK_EVERY_S", 0.02)
@@ -254,7 +255,7 @@ def cut_off(path: Path) -> None:
     ],
 )
 async def test_a_file_that_is_no_more_what_was_opened_ends_the_writer(
-    ledger: Ledger, fault: Callable[[Path], None], suffix: str, message: str
+    ledger: SqliteLedger, fault: Callable[[Path], None], suffix: str, message: str
 ) -> None:
     await granted(ledger, ask(ledger))
     await ledger._writer.call(lambda db: db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE))
@@ -266,17 +267,19 @@ async def test_a_file_that_is_no_more_what_was_opened_ends_the_writer(
     assert not claim.done(), "nothing may be sent for a claim in a file that nobody will find"
 
 
-async def test_a_lost_file_is_noticed_though_nothing_is_committed(ledger: Ledger) -> None:
+async def test_a_lost_file_is_noticed_though_nothing_is_committed(ledger: SqliteLedger) -> None:
     ledger.path.unlink()
     with pytest.raises(LedgerError, match="was deleted"):
         await asyncio.wait_for(asyncio.shield(ledger.crashed), 3)
 
 
-async def test_a_file_in_the_place_of_the_lost_one_is_not_touched(ledger: Ledger, tmp_path: Path) -> None:
+async def test_a_file_in_the_place_of_the_lost_one_is_not_touched(
+    ledger: SqliteLedger, tmp_path: Path
+) -> None:
     await granted(ledger, ask(ledger))
     ledger.path.unlink()
     Path(f"{ledger.path}-wal").unlink()
-    async with Ledger(ledger.path) as other:
+    async with SqliteLedger(ledger.path) as other:
         assert "had been one" in other.warnings[0]
         await granted(other, ask(other))
         with pytest.raises(LedgerError):
@@ -285,7 +288,7 @@ async def test_a_file_in_the_place_of_the_lost_one_is_not_touched(ledger: Ledger
         assert rows(other, "SELECT count(*) FROM attempts") == [(1,)]
 
 
-async def test_a_vacuum_makes_the_file_smaller_and_is_no_fault(ledger: Ledger) -> None:
+async def test_a_vacuum_makes_the_file_smaller_and_is_no_fault(ledger: SqliteLedger) -> None:
     await ledger.land(landing(await granted(ledger, ask(ledger)), answer=b'"' + b"x" * 500_000 + b'"'))
 
     def vacuum(db: apsw.Connection) -> None:
@@ -310,13 +313,13 @@ def scribble(path: Path) -> None:
 
 
 async def test_damage_found_while_running_ends_the_writer_and_keeps_the_file(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def corrupt(*_: object) -> None:
         raise apsw.CorruptError("database disk image is malformed")
 
     before = ledger.path.read_bytes()
-    monkeypatch.setattr("theo_daemon.ledger.commit.Committer.apply", corrupt)
+    monkeypatch.setattr("theo_daemon.ledger.sqlite.commit.Committer.apply", corrupt)
     ledger.tell(Landing())
     with pytest.raises(LedgerError, match=r"is damaged: .* It was left as it is"):
         await asyncio.wait_for(asyncio.shield(ledger.crashed), 5)
@@ -326,7 +329,7 @@ async def test_damage_found_while_running_ends_the_writer_and_keeps_the_file(
 
 async def test_a_damaged_file_is_refused_with_advice_until_it_is_sound_again(tmp_path: Path) -> None:
     path = tmp_path / "l.db"
-    async with Ledger(path):
+    async with SqliteLedger(path):
         pass
     sound = path.read_bytes()
     scribble(path)
@@ -335,21 +338,21 @@ async def test_a_damaged_file_is_refused_with_advice_until_it_is_sound_again(tmp
     assert "restore it from a backup" in await refusal(path)
     assert path.read_bytes() == damaged
     path.write_bytes(sound)
-    async with Ledger(path) as ledger:
+    async with SqliteLedger(path) as ledger:
         await granted(ledger, ask(ledger))
     assert not Path(f"{path}.damaged").exists()
 
 
 async def test_damage_off_the_beaten_track_is_looked_for_once_it_was_met(tmp_path: Path) -> None:
     path = tmp_path / "l.db"
-    async with Ledger(path) as ledger:
+    async with SqliteLedger(path) as ledger:
         for number in range(40):
             await ledger.land(landing(await granted(ledger, ask(ledger, number, f"k{number}"))))
     (root,) = open_ledger(path).execute("SELECT rootpage FROM sqlite_schema WHERE name = 'cache'").fetchone()
     with path.open("r+b") as file:
         file.seek((root - 1) * 4096)
         file.write(os.urandom(4096))
-    ledger = Ledger(path)
+    ledger = SqliteLedger(path)
     await ledger.__aenter__()  # this table is not read at the start
     ledger.ask(ask(ledger, 1, "k1"))
     with pytest.raises(LedgerError, match="is damaged"):
@@ -363,14 +366,16 @@ async def test_damage_off_the_beaten_track_is_looked_for_once_it_was_met(tmp_pat
 # -- the WAL ---------------------------------------------------------------------------------------------
 
 
-async def fill_wal(ledger: Ledger, first: int, pages: int) -> None:
+async def fill_wal(ledger: SqliteLedger, first: int, pages: int) -> None:
     """Commits of some pages each."""
     for number in range(first, first + pages // 50):
         asked = await granted(ledger, ask(ledger, number, f"k{number}"))
         await ledger.land(landing(asked, answer=b'"' + b"x" * 180_000 + b'"'))
 
 
-async def test_a_reader_in_the_way_of_checkpoints_never_holds_up_commits(ledger: Ledger, told: Told) -> None:
+async def test_a_reader_in_the_way_of_checkpoints_never_holds_up_commits(
+    ledger: SqliteLedger, told: Told
+) -> None:
     reader = open_ledger(ledger.path, read_only=True)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM attempts").fetchall()
@@ -386,7 +391,7 @@ async def test_a_reader_in_the_way_of_checkpoints_never_holds_up_commits(ledger:
 
 
 async def test_a_wal_that_grows_past_the_alarm_is_told_once(
-    ledger: Ledger, told: Told, monkeypatch: pytest.MonkeyPatch
+    ledger: SqliteLedger, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(condition, "WAL_ALARM", 1_000_000)
     await fill_wal(ledger, 0, 400)
@@ -402,13 +407,13 @@ async def test_a_wal_that_grows_past_the_alarm_is_told_once(
 async def test_after_a_power_cut_every_owner_is_dead_though_its_lock_file_is_still_there(
     tmp_path: Path,
 ) -> None:
-    async with Ledger(tmp_path / "l.db") as before:
+    async with SqliteLedger(tmp_path / "l.db") as before:
         await granted(before, ask(before))
         after = tmp_path / "after"  # the disk as it was at that moment
         shutil.copytree(tmp_path, after, ignore=shutil.ignore_patterns("after", "*-shm"))
         (lock,) = owners.owners_folder(after / "l.db").iterdir()
         assert lock.name == f"{before.name}.owner"
-    async with Ledger(after / "l.db") as ledger:
+    async with SqliteLedger(after / "l.db") as ledger:
         await eventually(lambda: rows(ledger, "SELECT state, cost_nano FROM attempts") == [("unknown", 100)])
         await granted(ledger, ask(ledger, 2))
 

@@ -13,7 +13,6 @@ from msgspec import structs
 
 from tests.fakes import MemoryBooks, MemoryLedger, VirtualClock
 from theo_daemon.job import EntryRef
-from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.rates import Rate
 from theo_daemon.ledger.records import (
     Ask,
@@ -37,10 +36,12 @@ from theo_daemon.ledger.shared import (
     PauseAsked,
     SharedStanding,
 )
+from theo_daemon.ledger.sqlite import SqliteLedger
 from theo_workers.health import HealthSnapshot
 
 T = TypeVar("T")
 NOW = 1_700_000_000_000
+Pair = tuple[SqliteLedger, SqliteLedger]
 HALF_OPEN = SharedStanding(model="fast", version=1, generation=1, openings=1, open_until_ms=NOW - 1)
 
 
@@ -105,18 +106,18 @@ def test_what_does_not_fit_the_rate_holds_no_money() -> None:
 
 
 @pytest.fixture
-async def pair(tmp_path: Path) -> AsyncIterator[tuple[Ledger, Ledger]]:
-    async with Ledger(tmp_path / "l.db") as one, Ledger(tmp_path / "l.db") as two:
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    async with SqliteLedger(tmp_path / "l.db") as one, SqliteLedger(tmp_path / "l.db") as two:
         yield one, two
 
 
-async def changed(ledger: Ledger, change: Change) -> Changed:
+async def changed(ledger: SqliteLedger, change: Change) -> Changed:
     answer = await ledger.change(change)
     assert isinstance(answer, Changed)
     return answer
 
 
-def call(ledger: Ledger, number: int, **fields: object) -> Ask:
+def call(ledger: SqliteLedger, number: int, **fields: object) -> Ask:
     return ask(number, attempt_id=ledger.next_attempt_id(), **fields)
 
 
@@ -130,7 +131,7 @@ def ended(asked: Ask, state: str = "ok", **fields: object) -> Landing:
 
 
 async def test_another_process_hears_of_a_change_though_it_waits_for_nothing(
-    pair: tuple[Ledger, Ledger],
+    pair: Pair,
 ) -> None:
     one, two = pair
     heard: asyncio.Queue[Sequence[SharedStanding]] = asyncio.Queue()
@@ -142,7 +143,9 @@ async def test_another_process_hears_of_a_change_though_it_waits_for_nothing(
     assert (await two.standings())[0] == [mine.standing]
 
 
-async def test_of_two_processes_that_open_a_circuit_one_makes_the_news(pair: tuple[Ledger, Ledger]) -> None:
+async def test_of_two_processes_that_open_a_circuit_one_makes_the_news(
+    pair: Pair,
+) -> None:
     found = await asyncio.gather(
         *(changed(ledger, CircuitOpened("fast", 0, NOW + n, 1)) for n, ledger in enumerate(pair))
     )
@@ -150,11 +153,11 @@ async def test_of_two_processes_that_open_a_circuit_one_makes_the_news(pair: tup
     assert found[0].standing == found[1].standing
 
 
-async def half_open(ledger: Ledger) -> SharedStanding:
+async def half_open(ledger: SqliteLedger) -> SharedStanding:
     return (await changed(ledger, CircuitOpened("fast", 0, NOW, 1))).standing
 
 
-async def test_one_process_probes_until_its_call_ends(pair: tuple[Ledger, Ledger]) -> None:
+async def test_one_process_probes_until_its_call_ends(pair: Pair) -> None:
     one, two = pair
     await half_open(one)
     far = int(time.time() * 1000) + 60_000
@@ -165,7 +168,9 @@ async def test_one_process_probes_until_its_call_ends(pair: tuple[Ledger, Ledger
     assert isinstance(await two.ask(call(two, 2, probe_until_ms=far)), Granted)
 
 
-async def test_what_a_probe_showed_is_known_before_the_next_may_go(pair: tuple[Ledger, Ledger]) -> None:
+async def test_what_a_probe_showed_is_known_before_the_next_may_go(
+    pair: Pair,
+) -> None:
     one, two = pair
     await half_open(one)
     far = int(time.time() * 1000) + 60_000
@@ -205,7 +210,7 @@ async def stepped(clock: VirtualClock, wanted: Awaitable[T]) -> T:
     return task.result()
 
 
-async def test_two_processes_share_a_rate(pair: tuple[Ledger, Ledger]) -> None:
+async def test_two_processes_share_a_rate(pair: Pair) -> None:
     one, two = pair
     rate = Rate(5, None)
     asks = [(ledger, call(ledger, 10 * n + m, rate=rate)) for n, ledger in enumerate(pair) for m in range(5)]
@@ -228,7 +233,7 @@ async def test_two_processes_share_a_rate(pair: tuple[Ledger, Ledger]) -> None:
     ],
 )
 async def test_a_call_that_ends_takes_the_tokens_that_it_used(
-    pair: tuple[Ledger, Ledger], state: str, fields: dict[str, int], fits: bool
+    pair: Pair, state: str, fields: dict[str, int], fits: bool
 ) -> None:
     one, two = pair
     large, small = Rate(None, 1_000, 600), Rate(None, 1_000, 900)
@@ -238,7 +243,9 @@ async def test_a_call_that_ends_takes_the_tokens_that_it_used(
     assert isinstance(await two.ask(call(two, 2, rate=small)), Granted if fits else Throttled)
 
 
-async def test_a_call_that_was_not_sent_gives_its_place_in_the_rate_back(pair: tuple[Ledger, Ledger]) -> None:
+async def test_a_call_that_was_not_sent_gives_its_place_in_the_rate_back(
+    pair: Pair,
+) -> None:
     one, two = pair
     asked = call(one, 1, rate=Rate(1, None))
     assert isinstance(await one.ask(asked), Granted)
@@ -247,7 +254,9 @@ async def test_a_call_that_was_not_sent_gives_its_place_in_the_rate_back(pair: t
     assert isinstance(await two.ask(call(two, 2, rate=Rate(1, None))), Granted)
 
 
-async def test_health_records_of_processes_add_up_and_touch_no_standing(pair: tuple[Ledger, Ledger]) -> None:
+async def test_health_records_of_processes_add_up_and_touch_no_standing(
+    pair: Pair,
+) -> None:
     one, two = pair
     await changed(one, PauseAsked("fast", NOW))
     nothing, some = HealthSnapshot(), HealthSnapshot(total_successes=3, latency_ewma_ms=7.0)

@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import redis_cli
 from tests.e2e.processes import Fleet
 from tests.e2e.provider import Provider
 from theo_daemon.embedded_valkey import EmbeddedValkey
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_shell_with_redis_cli(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What users are told to type is typed: where the machine has no redis-cli, ours stands in for it."""
+    redis_cli.install(tmp_path_factory.mktemp("bin"))
 
 
 @pytest.fixture

@@ -119,15 +119,14 @@ def merged(model: ModelConfig, over: Mapping[str, Any]) -> ModelConfig:
 class Stage:
     """Push, advance, look."""
 
-    def __init__(self, config: Config, *, clock: Clock, seed: int = 7, ledger: Ledger | None = None) -> None:
+    def __init__(self, config: Config, *, clock: Clock, seed: int = 7, ledger: Ledger) -> None:
         self.config, self.clock = config, clock
         self.observer = Listening()
         self.replies = MemoryReplies(clock)
-        with (
-            mock.patch.object(core_module, "Ledger", return_value=ledger),
-            mock.patch.object(core_module, "TokenCounter", QuickCounter),
-        ):
-            self.core = Core(config, clock=clock, observer=self.observer, rng=random.Random(seed))
+        with mock.patch.object(core_module, "TokenCounter", QuickCounter):
+            self.core = Core(
+                config, ledger=ledger, clock=clock, observer=self.observer, rng=random.Random(seed)
+            )
         self.ledger = ledger
         self.upstreams: dict[str, WatchedUpstream] = {}
         for one in config.models:

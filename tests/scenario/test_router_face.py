@@ -15,7 +15,7 @@ from tests.fakes import QuickCounter
 from tests.scenario.stage import WatchedUpstream
 from theo_daemon import core as core_module
 from theo_daemon.key import cache_key
-from theo_daemon.ledger.ledger import InflightTimeout
+from theo_daemon.ledger.port import InflightTimeout
 from theo_daemon.router import RoutedGeneration, Router
 from theo_workers.clock import FakeClock
 from theo_workers.errors import (

@@ -8,7 +8,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from theo_daemon.config import Config, ModelConfig
-from theo_daemon.ledger.reading import MODEL_SCOPE, Balance, ModelLatency, reading
+from theo_daemon.ledger.figures import MODEL_SCOPE, Balance, ModelLatency
+from theo_daemon.ledger.sqlite.reading import reading
 from theo_daemon.money import to_usd
 from theo_daemon.spend_window import window_of
 from theo_workers.errors import LedgerError

@@ -11,7 +11,7 @@ from theo_daemon.cli.books import Budget, budget_row, ledger_path, read_budgets
 from theo_daemon.cli.console import console, print_json, table, usd
 from theo_daemon.cli.options import ConfigFile, Json, RedisUrl, new_app
 from theo_daemon.cli.target import find_target
-from theo_daemon.ledger.amend import reset_spend
+from theo_daemon.ledger.sqlite.amend import reset_spend
 
 app = new_app()
 

@@ -11,12 +11,12 @@ from msgspec import Struct
 
 from theo_daemon.cli.books import ledger_path
 from theo_daemon.config import Config
-from theo_daemon.ledger.ballast import SPARE, Ballast
 from theo_daemon.ledger.condition import WAL_ALARM
-from theo_daemon.ledger.damage import is_marked
-from theo_daemon.ledger.files import size_of
-from theo_daemon.ledger.reading import reading
-from theo_daemon.ledger.schema import SCHEMA_VERSION, file_system_of
+from theo_daemon.ledger.sqlite.ballast import SPARE, Ballast
+from theo_daemon.ledger.sqlite.damage import is_marked
+from theo_daemon.ledger.sqlite.files import size_of
+from theo_daemon.ledger.sqlite.reading import reading
+from theo_daemon.ledger.sqlite.schema import SCHEMA_VERSION, file_system_of
 from theo_workers.errors import LedgerError
 
 State = Literal["ok", "warn", "fail"]

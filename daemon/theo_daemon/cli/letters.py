@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from theo_daemon.cli.target import Target
 from theo_daemon.job import Delivery, EntryRef
-from theo_daemon.ledger.amend import forget_ids
+from theo_daemon.ledger.sqlite.amend import forget_ids
 from theo_daemon.salvage import salvage
 from theo_daemon.wire import Script, Wire
 from theo_workers.errors import RouterError

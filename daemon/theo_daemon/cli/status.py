@@ -14,7 +14,7 @@ from theo_daemon.cli.daemon_status import ask_daemon
 from theo_daemon.cli.options import ConfigFile, Json, RedisUrl, new_app
 from theo_daemon.cli.queues import Queues, look
 from theo_daemon.cli.target import Target, find_target
-from theo_daemon.ledger.reading import ModelLatency
+from theo_daemon.ledger.figures import ModelLatency
 from theo_daemon.redis_link import redacted
 from theo_daemon.telemetry.status import JobTotals, ModelStatus, Status
 from theo_workers.errors import LedgerError

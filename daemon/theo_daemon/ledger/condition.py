@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from msgspec import Struct
 
-from theo_daemon.ledger.writer import Writer
 from theo_workers.clock import Clock, sleep
 
 LOOK_EVERY_S = 1.0
@@ -42,10 +42,34 @@ class Unrecorded(Struct, frozen=True):
 Tidings = Troubled | Recovered | WalLarge | Unrecorded
 
 
+class Health(Protocol):
+    """What a writer of the ledger says of itself."""
+
+    trouble: str | None  # why the last commit had to wait; None: it did not
+    busy_with: int  # the number of the batch that is being committed; 0: none is
+    on_trouble: Callable[[], None]  # called in the loop when `trouble` has changed
+
+    @property
+    def unrecorded(self) -> int:
+        """Calls that have ended and are not on record (yet)."""
+
+    @property
+    def ended_by(self) -> str | None:
+        """What ended it before its time."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the ledger's file, if it has one."""
+
+    @property
+    def wal_size(self) -> int:
+        """Bytes of its WAL, if it has one."""
+
+
 class Condition:
     """Looks at the writer every second, and when the writer says so."""
 
-    def __init__(self, writer: Writer, clock: Clock) -> None:
+    def __init__(self, writer: Health, clock: Clock) -> None:
         self._writer, self._clock = writer, clock
         self.on_tidings: Callable[[Tidings], None] = _nobody_listens
         self.trouble: str | None = None  # why commits have to wait

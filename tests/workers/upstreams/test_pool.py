@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import uvloop
-from aiohttp.connector import Connection
 from yarl import URL
 
 from theo_workers.clock import FakeClock
 from theo_workers.upstreams import pool
+from theo_workers.upstreams.connection import HttpConnection
 from theo_workers.upstreams.pool import Pool
 
 HEADERS = {"Authorization": "Bearer k"}
@@ -55,12 +55,8 @@ async def a_pool(listener: Listener, clock: FakeClock | None = None) -> Any:
         await opened.close()
 
 
-async def get(opened: Pool) -> Connection:
+async def get(opened: Pool) -> HttpConnection:
     return (await opened.acquire())[0]
-
-
-def protocol_of(connection: Connection) -> object:
-    return connection.protocol
 
 
 @LOOPS
@@ -68,10 +64,9 @@ def test_a_connection_is_used_again(listener: Listener, run: Any) -> None:
     async def scenario() -> None:
         async with a_pool(listener) as opened:
             first = await get(opened)
-            protocol = protocol_of(first)
             opened.give_back(first, streamed=False)
             second = await get(opened)
-            assert protocol_of(second) is protocol
+            assert second is first
             second.close()
 
     run(scenario())
@@ -89,12 +84,11 @@ def test_what_the_loop_has_not_noticed_yet_is_noticed_before_a_request_is_lost_o
     async def scenario() -> None:
         async with a_pool(listener) as opened:
             first = await get(opened)
-            protocol = protocol_of(first)
             peer = listener.accept()
             opened.give_back(first, streamed=False)
             happens(peer)  # no turn of the loop from here to the next line
             second = await get(opened)
-            assert protocol_of(second) is not protocol
+            assert second is not first
             second.close()
 
     run(scenario())
@@ -104,13 +98,12 @@ async def test_after_a_stream_a_connection_rests_before_it_is_used_again(listene
     clock = FakeClock()
     async with a_pool(listener, clock) as opened:
         first = await get(opened)
-        protocol = protocol_of(first)
         opened.give_back(first, streamed=True)
         meanwhile = await get(opened)
-        assert protocol_of(meanwhile) is not protocol
+        assert meanwhile is not first
         await clock.advance(pool.REST_S)
         rested = await get(opened)
-        assert protocol_of(rested) is protocol
+        assert rested is first
         meanwhile.close()
         rested.close()
 
@@ -119,12 +112,11 @@ async def test_a_connection_that_is_closed_while_it_rests_is_not_used_again(list
     clock = FakeClock()
     async with a_pool(listener, clock) as opened:
         first = await get(opened)
-        protocol = protocol_of(first)
         opened.give_back(first, streamed=True)
         listener.accept().close()
         await clock.advance(pool.REST_S)
         second = await get(opened)
-        assert protocol_of(second) is not protocol
+        assert second is not first
         second.close()
 
 

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import select
 import socket
 import ssl
-import weakref
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
-from aiohttp.connector import Connection
 from yarl import URL
 
 from theo_workers.clock import Clock
+from theo_workers.upstreams.connection import HttpConnection
 
 # Servers close idle connections, and a request that crosses with it can't be told from one that was
 # billed. uvicorn and llama.cpp wait 5 s; what stands before public https endpoints, a minute or more.
 IDLE_HTTP_S, IDLE_HTTPS_S = 4.0, 20.0
 REST_S = 0.05  # llama.cpp closes after a stream, without having said so
 
-_TRIES = 8
 _UNTIMED = aiohttp.ClientTimeout()  # the watchdog has the clocks
 
 
 class Pool:
-    """Opened at the first `acquire`, on the loop that runs then."""
+    """Opened at the first `acquire`, on the loop that runs then. aiohttp's connector makes the connections."""
 
     def __init__(
         self,
@@ -41,36 +39,38 @@ class Pool:
     ) -> None:
         self._url, self._headers, self._clock, self._concurrency = url, headers, clock, concurrency
         self._proxy, self._ssl_context = proxy, ssl_context
+        self._idle_s = IDLE_HTTPS_S if url.scheme == "https" else IDLE_HTTP_S
         self._opened: tuple[aiohttp.TCPConnector, aiohttp.ClientRequest] | None = None
-        self._head: bytes | None = None
-        self._used: weakref.WeakSet[asyncio.BaseProtocol] = weakref.WeakSet()
-        self._resting: dict[Connection, asyncio.TimerHandle | None] = {}
+        self._head = b""
+        self._idle: deque[HttpConnection] = deque()  # the longest idle first
+        self._sweep: asyncio.Future[None] | None = None
+        self._resting: dict[HttpConnection, asyncio.TimerHandle | None] = {}
 
-    async def acquire(self) -> tuple[Connection, bytes]:
+    async def acquire(self) -> tuple[HttpConnection, bytes]:
         """A connection, and the head of a request on it up to the value of Content-Length.
 
         It is a new one, or one on which nothing has come since its last answer. Raises aiohttp's errors.
         """
-        connector, template = self._opened or self._open()
-        for _ in range(_TRIES):
-            connection = await connector.connect(template, traces=[], timeout=_UNTIMED)
-            protocol = connection.protocol
-            if protocol is not None and protocol.transport is not None and not protocol.should_close:
-                if self._head is None:
-                    self._head = self._write_head(template)
-                if protocol not in self._used:
-                    self._used.add(protocol)
-                    return connection, self._head
-                if not _readable(protocol.transport):
-                    return connection, self._head
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.alive:
+                return connection, self._head
             # The server's goodbye, or something that would be taken for the answer to the next request.
             connection.close()
-        raise aiohttp.ServerDisconnectedError
+        connector, template = self._opened or self._open()
+        link = await connector.connect(template, traces=[], timeout=_UNTIMED)
+        transport = link.transport
+        if transport is None:
+            link.close()
+            raise aiohttp.ServerDisconnectedError
+        if not self._head:
+            self._head = self._write_head(template)
+        return HttpConnection(link, transport, asyncio.get_running_loop()), self._head
 
-    def give_back(self, connection: Connection, *, streamed: bool) -> None:
+    def give_back(self, connection: HttpConnection, *, streamed: bool) -> None:
         """The answer was read to its end. After a stream the connection rests, to see whether it stays."""
         if not streamed or len(self._resting) >= self._concurrency:
-            connection.release()
+            self._keep(connection)
             return
         rested: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         rested.add_done_callback(functools.partial(self._rested, connection))
@@ -83,20 +83,45 @@ class Pool:
                 timer.cancel()
             connection.close()
         self._resting.clear()
-        opened, self._opened, self._head = self._opened, None, None
+        while self._idle:
+            self._idle.pop().close()
+        if self._sweep is not None:
+            self._sweep.cancel()
+        opened, self._opened, self._sweep, self._head = self._opened, None, None, b""
         if opened is not None:
             await opened[0].close()
 
-    def _rested(self, connection: Connection, _: asyncio.Future[None]) -> None:
+    def _keep(self, connection: HttpConnection) -> None:
+        connection.idle_since = self._clock.monotonic()
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep_at(connection.idle_since + self._idle_s)
+
+    def _sweep_at(self, moment: float) -> None:
+        self._sweep = asyncio.get_running_loop().create_future()
+        self._sweep.add_done_callback(self._swept)
+        self._clock.call_at(moment, self._sweep)
+
+    def _swept(self, sweep: asyncio.Future[None]) -> None:
+        """Close what has been idle for too long."""
+        if sweep.cancelled():
+            return
+        self._sweep = None
+        long_ago = self._clock.monotonic() - self._idle_s
+        while self._idle and self._idle[0].idle_since <= long_ago:
+            self._idle.popleft().close()
+        if self._idle:
+            self._sweep_at(self._idle[0].idle_since + self._idle_s)
+
+    def _rested(self, connection: HttpConnection, _: asyncio.Future[None]) -> None:
         if connection in self._resting:
             del self._resting[connection]
-            connection.release()
+            self._keep(connection)
 
     def _open(self) -> tuple[aiohttp.TCPConnector, aiohttp.ClientRequest]:
         loop = asyncio.get_running_loop()
         connector = aiohttp.TCPConnector(
-            limit=2 * self._concurrency,  # those at work, and those at rest
-            keepalive_timeout=IDLE_HTTPS_S if self._url.scheme == "https" else IDLE_HTTP_S,
+            limit=0,  # the worker bounds its calls; what it has connected stays with us
             ssl=self._ssl_context if self._ssl_context is not None else True,
             socket_factory=_kept_alive_socket,
         )
@@ -116,16 +141,6 @@ class Pool:
                 headers["Proxy-Authorization"] = credentials
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         return f"POST {target} HTTP/1.1\r\n{lines}Content-Length: ".encode("ascii")
-
-
-def _readable(transport: asyncio.Transport) -> bool:
-    """Has anything come that the loop has not read yet? An end of file counts."""
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        return True
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _kept_alive_socket(address: tuple[Any, ...]) -> socket.socket:

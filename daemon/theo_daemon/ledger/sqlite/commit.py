@@ -8,8 +8,7 @@ from typing import Any
 import apsw
 
 from theo_daemon.job import EntryRef
-from theo_daemon.ledger import shared_store, store
-from theo_daemon.ledger.guards import Guards
+from theo_daemon.ledger.operations import Operation
 from theo_daemon.ledger.records import (
     Ask,
     Bury,
@@ -27,7 +26,6 @@ from theo_daemon.ledger.records import (
 )
 from theo_daemon.ledger.rules import decide, near_ceiling
 from theo_daemon.ledger.shared import (
-    Change,
     CircuitClosed,
     CircuitOpened,
     HealthReport,
@@ -35,9 +33,10 @@ from theo_daemon.ledger.shared import (
     Ordered,
     PauseAsked,
 )
+from theo_daemon.ledger.sqlite import shared_store, store
+from theo_daemon.ledger.sqlite.guards import Guards
 from theo_workers.messages import Outcome
 
-Operation = Ask | Check | Landing | Forget | Bury | Change | HealthReport
 _COMMON = frozenset((Ask, Check, Landing, Forget))
 _Sums = dict[tuple[str, int], list[int]]  # budget row -> [spent, held]
 

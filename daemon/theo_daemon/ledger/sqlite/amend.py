@@ -10,7 +10,7 @@ from pathlib import Path
 
 import apsw
 
-from theo_daemon.ledger.schema import open_ledger
+from theo_daemon.ledger.sqlite.schema import open_ledger
 
 
 def forget_ids(path: Path, ids: Iterable[tuple[str, str]]) -> int:

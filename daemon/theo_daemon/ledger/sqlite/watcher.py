@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import apsw
 
-from theo_daemon.ledger import owners
+from theo_daemon.ledger.port import OnId, OnKey, Token
 from theo_daemon.ledger.records import Bury
 from theo_daemon.ledger.shared import SharedStanding
-from theo_daemon.ledger.shared_store import all_standings
-from theo_daemon.ledger.writer import Writer
+from theo_daemon.ledger.sqlite import owners
+from theo_daemon.ledger.sqlite.shared_store import all_standings
+from theo_daemon.ledger.sqlite.writer import Writer
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import LedgerError
 
@@ -22,22 +22,6 @@ POLL_S = 0.05  # while somebody waits
 REST_POLL_S = 0.15  # and while nobody does: what other processes learn of a model is known here in time
 PROBE_S = 0.25  # a dead process commits nothing, so its lock is looked at too; while somebody waits
 REST_PROBE_S = 1.0  # and while nobody does
-
-
-class OnKey(NamedTuple):
-    """Wait until nobody holds this flight key."""
-
-    key: str
-
-
-class OnId(NamedTuple):
-    """Wait until this client id's first job has ended."""
-
-    tenant: str
-    client_id: str
-
-
-Token = OnKey | OnId
 
 
 class Watcher:

@@ -6,7 +6,7 @@ import contextlib
 
 import apsw
 
-from theo_daemon.ledger.schema import BUSY_TIMEOUT_MS
+from theo_daemon.ledger.sqlite.schema import BUSY_TIMEOUT_MS
 
 PAGES = 2_000  # of 4 KiB: about 8 MB of WAL between checkpoints
 AGAIN_PAGES = 500  # after one that a reader stopped

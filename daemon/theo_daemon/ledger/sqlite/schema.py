@@ -9,7 +9,7 @@ from pathlib import Path
 
 import apsw
 
-from theo_daemon.ledger.damage import damaged
+from theo_daemon.ledger.sqlite.damage import damaged
 from theo_workers.errors import LedgerError
 
 SCHEMA_VERSION = 1

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import apsw
 
-from theo_daemon.ledger.ballast import SPARE, Ballast
-from theo_daemon.ledger.commit import Operation
+from theo_daemon.ledger.operations import Operation
+from theo_daemon.ledger.port import Orphaned
 from theo_daemon.ledger.records import Ask, Check, JobEnd, Landing, Verdict
+from theo_daemon.ledger.sqlite.ballast import SPARE, Ballast
 
-Orphaned = Callable[[Verdict | None], None]
 Waiting = tuple[Operation, "asyncio.Future[Verdict | None] | None", Orphaned | None]
 
 

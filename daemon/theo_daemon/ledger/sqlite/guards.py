@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import apsw
 from msgspec import Struct
 
-from theo_daemon.ledger import shared_store
 from theo_daemon.ledger.rates import SLICE_MS, WINDOW_MS, Slice, corrected, reserved_tokens
 from theo_daemon.ledger.records import Ask, Check, Settled
 from theo_daemon.ledger.rules import Claims, Known
+from theo_daemon.ledger.sqlite import shared_store
 from theo_workers.messages import Outcome
 
 

@@ -14,15 +14,17 @@ from typing import TypeVar
 
 import apsw
 
-from theo_daemon.ledger import damage, owners
-from theo_daemon.ledger.ballast import Ballast
-from theo_daemon.ledger.checkpoints import PASSING, Checkpoints
-from theo_daemon.ledger.commit import Committer, Operation
-from theo_daemon.ledger.files import LedgerFiles
-from theo_daemon.ledger.records import Landing, News, Verdict
-from theo_daemon.ledger.schema import open_ledger
-from theo_daemon.ledger.shortage import Orphaned, Shortage, Waiting
-from theo_daemon.ledger.sqlite_library import check_library
+from theo_daemon.ledger.operations import Operation, ends_call
+from theo_daemon.ledger.port import Orphaned
+from theo_daemon.ledger.records import News, Verdict
+from theo_daemon.ledger.sqlite import damage, owners
+from theo_daemon.ledger.sqlite.ballast import Ballast
+from theo_daemon.ledger.sqlite.checkpoints import PASSING, Checkpoints
+from theo_daemon.ledger.sqlite.commit import Committer
+from theo_daemon.ledger.sqlite.files import LedgerFiles
+from theo_daemon.ledger.sqlite.schema import open_ledger
+from theo_daemon.ledger.sqlite.shortage import Shortage, Waiting
+from theo_daemon.ledger.sqlite.sqlite_library import check_library
 from theo_workers.errors import LedgerError
 
 T = TypeVar("T")
@@ -81,7 +83,7 @@ class Writer:
         if not self._gathered:
             self._loop.call_soon(self._send)
         self._gathered.append((operation, future, orphaned))
-        self._calls_posted += _ends_call(operation)
+        self._calls_posted += ends_call(operation)
         return future
 
     async def call(self, function: Callable[[apsw.Connection], T]) -> T:
@@ -304,7 +306,7 @@ class Writer:
     def _committed(self, committer: Committer, batch: list[Waiting], answers: list[Verdict | None]) -> None:
         if self.trouble is not None and not self._shortage.active:
             self._have_trouble(None)
-        self._calls_recorded += sum(_ends_call(waiting[0]) for waiting in batch)
+        self._calls_recorded += sum(ends_call(waiting[0]) for waiting in batch)
         if committer.news:
             news = committer.news
             self._tell(lambda: self._report(news))
@@ -363,13 +365,6 @@ def _resolve(batch: list[Waiting], answers: list[Verdict | None]) -> None:
             future.set_result(answer)
         elif orphaned is not None:
             orphaned(answer)
-
-
-def _ends_call(operation: Operation) -> bool:
-    """Is this the end of a call that was made?"""
-    if not isinstance(operation, Landing) or operation.settled is None:
-        return False
-    return operation.settled.state != "void"
 
 
 @contextlib.contextmanager

@@ -7,42 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
-from msgspec import Struct
 
-from theo_daemon.ledger.schema import open_ledger
+from theo_daemon.ledger.figures import MODEL_SCOPE, Balance, ModelLatency, ModelSpend
+from theo_daemon.ledger.sqlite.schema import open_ledger
 from theo_daemon.money import to_usd
 
-MODEL_SCOPE = "model:"
 
-
-class ModelSpend(Struct, frozen=True, kw_only=True):
-    """USD of one model. `held` is reserved by calls in flight."""
-
-    spent: float
-    held: float
-
-
-class Balance(Struct, frozen=True, kw_only=True):
-    """One budget row, in nano-dollars. `window_start_ms` is 0 for what counts for ever."""
-
-    scope: str
-    window_start_ms: int
-    spent_nano: int
-    held_nano: int
-
-
-class ModelLatency(Struct, frozen=True, kw_only=True):
-    """Milliseconds of one model's answered calls, and its tokens."""
-
-    calls: int
-    mean_ms: float
-    last_ms: float | None
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class LedgerTransaction:
-    """A consistent view of the ledger; made by `Ledger.transaction()`."""
+class SqliteTransaction:
+    """See `figures.LedgerTransaction`."""
 
     def __init__(self, db: apsw.Connection) -> None:
         self._db = db
@@ -118,11 +90,11 @@ class LedgerTransaction:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[LedgerTransaction]:
+def reading(path: Path) -> Iterator[SqliteTransaction]:
     """One read transaction on a connection of its own. Raises LedgerError when there is no readable ledger."""
     db = open_ledger(path, read_only=True)
     try:
         db.execute("BEGIN")
-        yield LedgerTransaction(db)
+        yield SqliteTransaction(db)
     finally:
         db.close()

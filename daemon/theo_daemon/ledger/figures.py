@@ -1,0 +1,54 @@
+"""The figures that people read in the books: spend and latency by model."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+MODEL_SCOPE = "model:"
+
+
+class ModelSpend(Struct, frozen=True, kw_only=True):
+    """USD of one model. `held` is reserved by calls in flight."""
+
+    spent: float
+    held: float
+
+
+class Balance(Struct, frozen=True, kw_only=True):
+    """One budget row, in nano-dollars. `window_start_ms` is 0 for what counts for ever."""
+
+    scope: str
+    window_start_ms: int
+    spent_nano: int
+    held_nano: int
+
+
+class ModelLatency(Struct, frozen=True, kw_only=True):
+    """Milliseconds of one model's answered calls, and its tokens."""
+
+    calls: int
+    mean_ms: float
+    last_ms: float | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class LedgerTransaction(Protocol):
+    """A consistent view of the ledger; made by `Ledger.transaction()`."""
+
+    def get_all_spend(self) -> dict[str, float]:
+        """USD spent so far, by model."""
+
+    def get_all_latency(self) -> dict[str, float]:
+        """Mean milliseconds of answered calls, by model."""
+
+    def spend(self) -> dict[str, ModelSpend]:
+        """Spent and held, by model."""
+
+    def balances(self) -> list[Balance]:
+        """Every budget row, windows of the past included, by scope and window."""
+
+    def latency(self) -> dict[str, ModelLatency]:
+        """Count, mean and last latency and tokens, by model."""
