@@ -11,6 +11,7 @@ from typing import Protocol
 from theo_daemon.bookings import Bookings, Started
 from theo_daemon.ceilings import Barred, fits, hold_wait_s, last_word, over_ceiling, unaffordable
 from theo_daemon.deltas import DeltaFeed
+from theo_daemon.fallbacks import Fallbacks
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.job import OnUnknown
@@ -64,16 +65,17 @@ class Attempts:
 
     def __init__(
         self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, max_attempts: int, max_wait_s: float,
-        on_unknown: OnUnknown, bookings: Bookings, redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
+        on_unknown: OnUnknown, fallbacks: Fallbacks, bookings: Bookings, redis_now_ms: Callable[[], int],
+        clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
         self._max_attempts, self._max_wait_s, self._on_unknown = max_attempts, max_wait_s, on_unknown
-        self._bookings, self._redis_now_ms = bookings, redis_now_ms
+        self._fallbacks, self._bookings, self._redis_now_ms = fallbacks, bookings, redis_now_ms
         self._clock, self._rng = clock, rng
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:
         """Hand the next attempt to a worker with a free slot, now; None when there is none."""
-        model = self._fleet.choose(models)
+        model = self._fleet.first_free(models) if flight.in_order else self._fleet.choose(models)
         return None if model is None else self._submit(flight, model)
 
     async def run(self, flight: Flight, started: Started) -> Result | None:
@@ -96,9 +98,9 @@ class Attempts:
         try:
             result = await started.result
         except NotGranted as refused:
-            if flight.tried and isinstance(refused.verdict, OverBudget):
+            if flight.under_way and isinstance(refused.verdict, OverBudget):
                 return self._refused(flight, refused.model, refused.verdict)
-            if flight.tried and isinstance(refused.verdict, Throttled | Unfit):
+            if flight.under_way and isinstance(refused.verdict, Throttled | Unfit):
                 return self._decide(flight)
             raise
         except (WorkerStopped, NotAdmitted):
@@ -115,7 +117,7 @@ class Attempts:
 
     def _book(
         self, flight: Flight, started: Started, result: Completed | CallFailed
-    ) -> Result | TryOneOf | GiveUp:
+    ) -> Result | TryOneOf | GiveUp | None:
         try:
             if isinstance(result, Completed):
                 return self._bookings.answered(flight, started, result)
@@ -146,16 +148,16 @@ class Attempts:
         flight.bar(model, Barred(over_ceiling(verdict, int(self._clock.wall() * 1000)), own=False))
 
     def unaffordable(self, flight: Flight) -> Result:
-        """No candidate is left: the last one's own error, if one was called at all, else what money forbids."""
+        """No candidate is left: the last one's own error, if one was called at all, else what forbids the others."""
         if flight.last_error is not None:
             return self.gave_up(flight)
         last = last_word(flight.barred.values())
         # Who waits may have another ceiling of its own, or none.
         shared = last.error.shared and not any(barred.own for barred in flight.barred.values())
         outcome = failed(last.error, cost_nano=flight.cost_nano, attempts=flight.attempts)
-        return Result(outcome, shared=shared)
+        return Result(outcome, shared=shared, remember=last.error.remembered)
 
-    def _refused(self, flight: Flight, model: str, verdict: OverBudget) -> TryOneOf | GiveUp:
+    def _refused(self, flight: Flight, model: str, verdict: OverBudget) -> TryOneOf | GiveUp | None:
         """A later attempt does not fit under a ceiling: decide anew what follows the one before."""
         if not verdict.by_holds:
             self.bar(flight, model, verdict)
@@ -249,16 +251,42 @@ class Attempts:
 
     # -- ends ----------------------------------------------------------------------------------------
 
-    def _decide(self, flight: Flight) -> TryOneOf | GiveUp:
-        """What follows the last failed attempt, with what money is left."""
+    def _decide(self, flight: Flight) -> TryOneOf | GiveUp | None:
+        """What follows the last failed attempt, with what money is left. None: a turn with other candidates."""
         self.bar_unaffordable(flight)
-        return after_failure(
+        step = after_failure(
             flight.tried,
             flight.candidates,
             max_attempts=self._max_attempts - flight.lead.deaths,
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
             jitter=self._rng.random(),
         )
+        if (
+            isinstance(step, GiveUp)
+            and flight.last_error is not None
+            and self.detour(flight, flight.last_error)
+        ):
+            return None
+        return step
+
+    def detour(self, flight: Flight, error: GenerationError) -> bool:
+        """Send the flight to other models after the error of the ones it had; False: there are none."""
+        refused = [one.model for one in flight.tried if one.code == error.code]
+        refused += [model for model, barred in flight.barred.items() if barred.error.code == error.code]
+        way = self._fallbacks.after(
+            error.code,
+            flight.route.name,
+            candidates=flight.names,
+            refused=refused,
+            gone={*flight.barred, *(one.model for one in flight.tried)},
+        )
+        if way is None:
+            return False
+        if flight.settled is not None:
+            self._ledger.tell(Landing(settled=flight.settled))
+            flight.settled = None
+        flight.divert(way.models, in_order=way.in_order)
+        return True
 
     def gave_up(self, flight: Flight, *, unknown: bool = False) -> Result:
         """The last candidate's own error is the job's."""

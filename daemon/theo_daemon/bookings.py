@@ -98,7 +98,9 @@ class Bookings:
         self._note(flight, done, cost, usage=error.usage)
         flight.settled = settled(want, state, cost_nano=cost, latency_ms=result.latency_ms, error=error)
         flight.last_error = error
-        flight.tried.append(Tried(want.model, error.failure, error.retryable, error.retry_after_s))
+        flight.tried.append(
+            Tried(want.model, error.failure, error.retryable, error.retry_after_s, error.code)
+        )
 
     def doubtful(self, flight: Flight, want: Want, outcome: Outcome, *, code: str | None) -> bool:
         """A call that ended without a word may be billed if it was sent: it is charged at its bound.

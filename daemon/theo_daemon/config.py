@@ -112,6 +112,8 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     cache_enabled: bool = True
     cache_ttl_seconds: PauseSeconds = 300.0
     cache_max_entries: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 128
+    context_window_fallbacks: dict[str, tuple[str, ...]] = {}  # model or group -> models or groups
+    content_policy_fallbacks: dict[str, tuple[str, ...]] = {}
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True):

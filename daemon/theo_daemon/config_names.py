@@ -56,6 +56,19 @@ def check_names(config: Config, raw: Mapping[str, Any], report: Report) -> None:
     groups = set(raw_groups) if isinstance(raw_groups, Mapping) else set()
     for name in sorted(groups & models):
         report.error(f"[groups] {name}", "a model has this name already")
+    _check_groups(config, models, groups, report)
+    known = models | groups
+    for key in ("context_window_fallbacks", "content_policy_fallbacks"):
+        _check_fallbacks(f"[routing] {key}", getattr(config.routing, key), known, report)
+    targets = {f"[workflows.{name}] model": one.model for name, one in config.workflows.items()}
+    if config.routing.default is not None:
+        targets["[routing] default"] = config.routing.default
+    for at, target in targets.items():
+        if target not in known:
+            report.error(at, f'"{target[:64]}": {unknown("model or group", target, known)}')
+
+
+def _check_groups(config: Config, models: set[str], groups: set[str], report: Report) -> None:
     for name, members in config.groups.items():
         for position, member in enumerate(members):
             if member in groups - models:
@@ -64,12 +77,15 @@ def check_names(config: Config, raw: Mapping[str, Any], report: Report) -> None:
                 report.error(f"[groups] {name}", f'"{member[:64]}": {unknown("model", member, models)}')
             elif member in members[:position]:
                 report.error(f"[groups] {name}", f'"{member[:64]}" is in it twice')
-    targets = {f"[workflows.{name}] model": one.model for name, one in config.workflows.items()}
-    if config.routing.default is not None:
-        targets["[routing] default"] = config.routing.default
-    for at, target in targets.items():
-        if target not in models | groups:
-            report.error(at, f'"{target[:64]}": {unknown("model or group", target, models | groups)}')
+
+
+def _check_fallbacks(at: str, rows: Mapping[str, tuple[str, ...]], known: set[str], report: Report) -> None:
+    for name, others in rows.items():
+        for one in (name, *others):
+            if one not in known:
+                report.error(f"{at} {name[:64]}", f'"{one[:64]}": {unknown("model or group", one, known)}')
+        if name in others:
+            report.error(f"{at} {name[:64]}", "falls back to itself")
 
 
 def _model_names(raw: object, report: Report) -> set[str]:

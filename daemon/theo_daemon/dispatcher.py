@@ -16,6 +16,7 @@ from theo_daemon.cancellations import Cancel, Cancellations
 from theo_daemon.config import Config
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fair_queue import FairQueue
+from theo_daemon.fallbacks import Fallbacks
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight, Ticket, flight_key
 from theo_daemon.generation import Generation, LedgerQuestions
@@ -74,7 +75,8 @@ class Dispatcher:
         attempts = Attempts(
             fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, max_attempts=routing.max_attempts,
             max_wait_s=routing.max_wait_s if routing.when_unavailable == "park" else 0.0,
-            on_unknown=on_unknown, bookings=Bookings(fleet=fleet, observer=observer, clock=clock),
+            on_unknown=on_unknown, fallbacks=Fallbacks(config),
+            bookings=Bookings(fleet=fleet, observer=observer, clock=clock),
             redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
         self._turns = TurnQueue(

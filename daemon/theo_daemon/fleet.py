@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct, structs
 
-from theo_daemon.catalogue import Route
 from theo_daemon.config import ModelConfig
 from theo_daemon.job import Job
 from theo_daemon.ledger.figures import MODEL_SCOPE
 from theo_daemon.ledger.rates import Rate
 from theo_daemon.ledger.records import Scope, Verdict, Want
 from theo_daemon.money import to_nano
+from theo_daemon.preflight import output_cap
 from theo_daemon.routing import Candidate, choose
 from theo_daemon.spend_window import window_of
 from theo_daemon.standings import Standings
@@ -56,6 +56,7 @@ class Fleet:
         self._members = {name: _priced(member, member.price) for name, member in members.items()}
         self._standings = standings
         self._counter, self._clock, self._rng = counter, clock, rng
+        self.counter = counter
         self._scopes: dict[str, tuple[tuple[Scope, ...], int | None]] = {}
 
     def __getitem__(self, model: str) -> Member:
@@ -95,6 +96,11 @@ class Fleet:
             for name in models
         ]
         return choose(candidates, self._rng.random())
+
+    def first_free(self, models: Sequence[str]) -> str | None:
+        """Of these, the first that would start a call at once."""
+        now = self._clock.monotonic()
+        return next((name for name in models if self._members[name].worker.free(now) > 0), None)
 
     def available(self, models: Sequence[str]) -> list[str]:
         """Of these, those that take calls at all, now or when a slot frees."""
@@ -173,18 +179,6 @@ class Fleet:
                 return None
         return bound_nano(member.price, prompt_bound, cap)
 
-    async def prompt_bounds(self, route: Route, job: Job) -> dict[str, int]:
-        """The most prompt tokens of a large job, by model, counted off the loop."""
-        bounds: dict[str, int] = {}
-        for config in route.candidates:
-            if not self._members[config.name].free:
-                measure = await self._counter.measure_request_async(
-                    job.messages, job.params, provider=config.provider, model=config.model
-                )
-                if measure.bound is not None:
-                    bounds[config.name] = measure.bound
-        return bounds
-
     def cost_nano(self, model: str, usage: Usage) -> int | None:
         """What the call cost, in nano-dollars; None when the price is unknown."""
         price = self._members[model].price
@@ -236,11 +230,3 @@ def _expected_output(job: Job, config: ModelConfig) -> int:
     asked = job.params.get("max_completion_tokens", job.params.get("max_tokens"))
     usual = asked if isinstance(asked, int) else USUAL_OUTPUT_TOKENS
     return usual if config.max_output_tokens is None else min(usual, config.max_output_tokens)
-
-
-def output_cap(job: Job, config: ModelConfig) -> int | None:
-    """The most tokens that the answer may have: the job's own limit, else the model's."""
-    asked = job.params.get("max_completion_tokens", job.params.get("max_tokens"))
-    if isinstance(asked, int):
-        return asked if config.max_output_tokens is None else min(asked, config.max_output_tokens)
-    return config.max_output_tokens

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import msgspec
 
 from theo_daemon.attempts import Attempts, NotGranted
-from theo_daemon.ceilings import hold_wait_s
-from theo_daemon.fleet import LARGE_BYTES, Fleet
+from theo_daemon.ceilings import hold_wait_s, last_word
+from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.job import Answer, Answered, EntryRef, OnUnknown
 from theo_daemon.ledger.port import Claims, OnId, OnKey, Token
@@ -27,6 +27,7 @@ from theo_daemon.ledger.records import (
     Verdict,
     Want,
 )
+from theo_daemon.measuring import Measuring
 from theo_daemon.outcomes import Result, replayed
 from theo_daemon.reply import decode_outcome
 from theo_daemon.turns import Found, TurnQueue
@@ -89,14 +90,13 @@ class Generation:
         self, *, fleet: Fleet, ledger: Claims, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
         clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
-        self._fleet, self._ledger, self._turns = fleet, ledger, turns
+        self._ledger, self._turns = ledger, turns
         self._attempts, self._questions = attempts, questions
+        self._measuring = Measuring(fleet)
         self._clock, self._rng = clock, rng
 
     async def run(self, flight: Flight) -> Result:
         """Bring the flight to its end. Raises GenerationError for what ends it without a call."""
-        if flight.lead.size > LARGE_BYTES:
-            flight.prompt_bounds = await self._fleet.prompt_bounds(flight.route, flight.lead.job)
         # The claim itself looks for answers; a look before it is for those that are likely to have one.
         look_first = flight.lead.redelivered
         while True:
@@ -111,9 +111,11 @@ class Generation:
 
     async def _fly(self, flight: Flight) -> Result | Verdict | None:
         """One turn: its result, what the ledger says instead, or None when another turn is needed."""
+        if self._measuring.is_due(flight):
+            await self._measuring.measure(flight)
         self._attempts.bar_unaffordable(flight)
         if not flight.candidates:
-            return self._attempts.unaffordable(flight) if flight.looked else None
+            return self._without_candidates(flight) if flight.looked else None
         try:
             started = await self._turns.turn(flight)
             return await self._attempts.run(flight, started)
@@ -128,6 +130,12 @@ class Generation:
                 return refused.verdict
             await self._over_budget(flight, refused.model, refused.verdict)
             return None
+
+    def _without_candidates(self, flight: Flight) -> Result | None:
+        """Money or their windows forbid all of them. None: there are others to ask."""
+        if self._attempts.detour(flight, last_word(flight.barred.values()).error):
+            return None
+        return self._attempts.unaffordable(flight)
 
     async def _look(self, flight: Flight) -> Verdict:
         flight.looked = True

@@ -125,6 +125,26 @@ BAD_TABLES = [
     ("[workflows.'a b']\nmodel = 'fast'", ["[workflows.a b]: this name is not allowed"]),
     ("[workflows]\nw = 'fast'", ["[workflows.w]: this is a text, it must be a table"]),
     ("workflows = 1", ["[workflows]: must be tables"]),
+    (
+        "[routing]\ncontext_window_fallbacks = ['fast']",
+        ["[routing] context_window_fallbacks: must be a table of lists", '{ chat = ["roomy"] }'],
+    ),
+    (
+        "[routing.content_policy_fallbacks]\nfast = []",
+        ["[routing] content_policy_fallbacks: must be a table of lists that are not empty"],
+    ),
+    (
+        "[routing.content_policy_fallbacks]\nfats = ['fast']",
+        ['[routing] content_policy_fallbacks fats: "fats": unknown model or group', 'did you mean "fast"?'],
+    ),
+    (
+        "[routing.context_window_fallbacks]\nfast = ['lnog']\n[groups]\nlong = ['fast']",
+        ['[routing] context_window_fallbacks fast: "lnog"', 'did you mean "long"?'],
+    ),
+    (
+        "[routing.context_window_fallbacks]\nfast = ['fast']",
+        ["[routing] context_window_fallbacks fast: falls back to itself"],
+    ),
     ("[routing]\ndefault = 'chta'\n[groups]\nchat = ['fast']", ["[routing] default", 'did you mean "chat"?']),
     # replies
     ("[reply]\ndefault = 'P:jobs'", ["[reply] default", "theo: are the router's own"]),
