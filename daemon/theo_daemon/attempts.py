@@ -75,7 +75,10 @@ class Attempts:
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:
         """Hand the next attempt to a worker with a free slot, now; None when there is none."""
-        model = self._fleet.first_free(models) if flight.in_order else self._fleet.choose(models)
+        if flight.in_order:
+            model = self._fleet.first_free(models)
+        else:
+            model = self._fleet.choose(models, deadline=flight.lead.deadline)
         return None if model is None else self._submit(flight, model)
 
     async def run(self, flight: Flight, started: Started) -> Result | None:

@@ -21,6 +21,7 @@ from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Reception, Refused
 from theo_daemon.repricing import keep_prices
 from theo_daemon.standings import Standings
+from theo_daemon.usual import UsualLatency
 from theo_workers.breaker import Breaker
 from theo_workers.call import Observer
 from theo_workers.clock import Clock
@@ -167,7 +168,7 @@ class Core:
             observer=self.standings,
             limit=model.concurrency,
         )
-        return Member(model, worker, self._price(model), breaker)
+        return Member(model, worker, self._price(model), breaker, UsualLatency(worker.health))
 
     def _price(self, model: ModelConfig) -> Price | None:
         return price_for(

@@ -228,8 +228,8 @@ class Dispatcher:
             return True
         rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         rung.add_done_callback(partial(self._deadline, ticket))
-        ticket.deadline_timer = rung
-        self._clock.call_at(self._clock.monotonic() + left_s, rung)
+        ticket.deadline_timer, ticket.deadline = rung, self._clock.monotonic() + left_s
+        self._clock.call_at(ticket.deadline, rung)
         return False
 
     def _deadline(self, ticket: Ticket, rung: asyncio.Future[None]) -> None:

@@ -14,9 +14,10 @@ from theo_daemon.ledger.rates import Rate
 from theo_daemon.ledger.records import Scope, Verdict, Want
 from theo_daemon.money import to_nano
 from theo_daemon.preflight import output_cap
-from theo_daemon.routing import Candidate, choose
+from theo_daemon.routing import LATE, LOAD_STEPS, SLOW, Candidate, choose
 from theo_daemon.spend_window import window_of
 from theo_daemon.standings import Standings
+from theo_daemon.usual import UsualLatency
 from theo_workers.breaker import Breaker
 from theo_workers.clock import Clock
 from theo_workers.messages import Usage
@@ -38,6 +39,7 @@ class Member(Struct, frozen=True):
     worker: ModelWorker
     price: Price | None
     breaker: Breaker
+    usual: UsualLatency
     free: bool = False  # certainly nothing is charged
 
 
@@ -80,21 +82,29 @@ class Fleet:
                 return True
         return False
 
-    def choose(self, models: Sequence[str]) -> str | None:
-        """Of these, the one to start a call on now; None when none has a free slot."""
+    def choose(self, models: Sequence[str], *, deadline: float | None = None) -> str | None:
+        """Of these, the one to start a call on now; None when none has a free slot.
+
+        `deadline` is the job's own, monotonic seconds.
+        """
         now, members = self._clock.monotonic(), self._members
         if len(models) == 1:
             (only,) = models
             return only if members[only].worker.free(now) > 0 else None
-        candidates = [
-            Candidate(
-                model=name,
-                weight=members[name].config.routing.weight,
-                free=members[name].worker.free(now),
-                slow=self._slow(members[name]),
-            )
-            for name in models
-        ]
+        left_ms = None if deadline is None else (deadline - now) * 1000
+        candidates = []
+        for name in models:
+            member = members[name]
+            worker, routing = member.worker, member.config.routing
+            if worker.free(now) <= 0:
+                continue
+            mean, running = worker.health.latency_ewma_ms, worker.running
+            flaws = SLOW if mean is not None and mean > routing.latency_threshold_ms else 0
+            load = running * LOAD_STEPS // worker.limit if running else 0
+            usual_ms = 0.0
+            if left_ms is not None and (usual_ms := member.usual.ms) > left_ms:
+                flaws |= LATE
+            candidates.append(Candidate(name, routing.weight, load, flaws, usual_ms))
         return choose(candidates, self._rng.random())
 
     def first_free(self, models: Sequence[str]) -> str | None:
@@ -213,11 +223,6 @@ class Fleet:
             completion_tokens=self._counter.count_text(output, config.model).tokens,
             estimated=True,
         )
-
-    def _slow(self, member: Member) -> bool:
-        threshold = member.config.routing.latency_threshold_ms
-        mean = member.worker.health.latency_ewma_ms
-        return mean is not None and mean > threshold
 
 
 def _priced(member: Member, price: Price | None) -> Member:

@@ -20,8 +20,8 @@ class Ticket:
     """One job from delivery to reply. Exactly one outcome is published for it."""
 
     __slots__ = (
-        "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "job", "key",
-        "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size", "stored",
+        "deadline", "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "job",
+        "key", "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size", "stored",
     )  # fmt: skip
 
     def __init__(self, accepted: Accepted, *, received: float) -> None:
@@ -39,6 +39,7 @@ class Ticket:
         self.ended = False
         self.stored = False  # its outcome lies in the ledger until it is published
         self.flight: Flight | None = None
+        self.deadline: float | None = None  # monotonic seconds
         self.deadline_timer: asyncio.Future[None] | None = None
         self.delta_attempt = self.delta_chars = self.seq = 0  # what was streamed to it so far
 
