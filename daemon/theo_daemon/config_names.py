@@ -9,6 +9,7 @@ from theo_daemon.config import NAME_ALLOWED, Config, Name, WorkflowConfig
 from theo_daemon.config_models import model_label
 from theo_daemon.config_table import Report, Shape, read_table, read_value, unknown
 
+MOST_REGIONS = 64
 _WORKFLOW = Shape(cls=WorkflowConfig)
 
 
@@ -57,6 +58,7 @@ def check_names(config: Config, raw: Mapping[str, Any], report: Report) -> None:
     for name in sorted(groups & models):
         report.error(f"[groups] {name}", "a model has this name already")
     _check_groups(config, models, groups, report)
+    _check_regions(config, report)
     known = models | groups
     for key in ("context_window_fallbacks", "content_policy_fallbacks"):
         _check_fallbacks(f"[routing] {key}", getattr(config.routing, key), known, report)
@@ -77,6 +79,24 @@ def _check_groups(config: Config, models: set[str], groups: set[str], report: Re
                 report.error(f"[groups] {name}", f'"{member[:64]}": {unknown("model", member, models)}')
             elif member in members[:position]:
                 report.error(f"[groups] {name}", f'"{member[:64]}" is in it twice')
+
+
+def _check_regions(config: Config, report: Report) -> None:
+    order, labels = (
+        config.routing.regions,
+        {model.region for model in config.models if model.region is not None},
+    )
+    for position, region in enumerate(order):
+        if region in order[:position]:
+            report.error("[routing] regions", f'"{region[:64]}" is in it twice')
+        elif region not in labels:
+            report.warn("[routing] regions", f'no model has region = "{region[:64]}"')
+    if len(order) > MOST_REGIONS:
+        report.error("[routing] regions", f"lists {len(order)}, and may list {MOST_REGIONS}")
+    for model in config.models if order else ():
+        if model.region not in order:
+            where = "no region" if model.region is None else f'region = "{model.region[:64]}"'
+            report.warn(f'[[models]] "{model.name}"', f"has {where}, so [routing] regions puts it last")
 
 
 def _check_fallbacks(at: str, rows: Mapping[str, tuple[str, ...]], known: set[str], report: Report) -> None:

@@ -14,7 +14,8 @@ from theo_daemon.ledger.rates import Rate
 from theo_daemon.ledger.records import Scope, Verdict, Want
 from theo_daemon.money import to_nano
 from theo_daemon.preflight import output_cap
-from theo_daemon.routing import LATE, LOAD_STEPS, SLOW, Candidate, choose
+from theo_daemon.region_watch import RegionWatch
+from theo_daemon.routing import AWAY, LATE, LOAD_STEPS, SLOW, Candidate, choose
 from theo_daemon.spend_window import window_of
 from theo_daemon.standings import Standings
 from theo_daemon.usual import UsualLatency
@@ -41,6 +42,7 @@ class Member(Struct, frozen=True):
     breaker: Breaker
     usual: UsualLatency
     free: bool = False  # certainly nothing is charged
+    place: int = 0  # of its region, in order of preference
 
 
 class Fleet:
@@ -54,11 +56,12 @@ class Fleet:
         counter: TokenCounter,
         clock: Clock,
         rng: random.Random,
+        regions: RegionWatch | None = None,
     ) -> None:
         self._members = {name: _priced(member, member.price) for name, member in members.items()}
         self._standings = standings
         self._counter, self._clock, self._rng = counter, clock, rng
-        self.counter = counter
+        self.counter, self._regions = counter, regions
         self._scopes: dict[str, tuple[tuple[Scope, ...], int | None]] = {}
 
     def __getitem__(self, model: str) -> Member:
@@ -87,7 +90,7 @@ class Fleet:
 
         `deadline` is the job's own, monotonic seconds.
         """
-        now, members = self._clock.monotonic(), self._members
+        now, members, regions = self._clock.monotonic(), self._members, self._regions
         if len(models) == 1:
             (only,) = models
             return only if members[only].worker.free(now) > 0 else None
@@ -99,7 +102,11 @@ class Fleet:
             if worker.free(now) <= 0:
                 continue
             mean, running = worker.health.latency_ewma_ms, worker.running
-            flaws = SLOW if mean is not None and mean > routing.latency_threshold_ms else 0
+            flaws = member.place
+            if mean is not None and mean > routing.latency_threshold_ms:
+                flaws |= SLOW
+            if regions is not None and regions.is_away(name, now):
+                flaws |= AWAY
             load = running * LOAD_STEPS // worker.limit if running else 0
             usual_ms = 0.0
             if left_ms is not None and (usual_ms := member.usual.ms) > left_ms:

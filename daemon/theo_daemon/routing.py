@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 LOAD_STEPS = 8  # how finely loads are told apart: less than a step is no reason to depart from equal shares
-SLOW, LATE = 2, 4
-_UNWEIGHTED = 1
-_WORST = 8
+PLACES = 256  # the place of a candidate's region in the order of preference is below this
+_UNWEIGHTED, SLOW, AWAY, LATE = PLACES, 2 * PLACES, 4 * PLACES, 8 * PLACES
+_WORST = 16 * PLACES
 _FINER = 7_919  # a prime: what a draw's finer digits say of a tie has nothing to do with what it said first
 
 
@@ -19,15 +19,16 @@ class Candidate(Struct, frozen=True, gc=False):
     model: str
     weight: float
     load: int = 0  # in LOAD_STEPS of the calls that it may run at a time
-    flaws: int = 0  # SLOW: over its latency threshold; LATE: it usually takes more than the job has left
+    flaws: int = 0  # SLOW, AWAY and LATE, and its region's place: each outweighs all that are less
     usual_ms: float = 0.0  # of those that are LATE
 
 
 def choose(candidates: Iterable[Candidate], draw: float) -> str | None:
     """The model to try now; `draw` is from [0, 1). None when there is no candidate.
 
-    Those that are late come after all others, then those that are slow, then those of weight 0. Among the best that
-    are left each gets its share by weight; of those with the same weight, the least loaded.
+    Last come those that are LATE (they usually take more than the job has left), before them those that are AWAY
+    (their region is evicted), SLOW (over their latency threshold) and of weight 0, in this order; then regions in
+    order of preference. Among the best each gets its share by weight; of those with the same weight, the least loaded.
     """
     best, pool, total = _WORST, [], 0.0
     for one in candidates:

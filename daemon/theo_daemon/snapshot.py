@@ -15,10 +15,11 @@ from theo_daemon.intake import StreamIntake
 from theo_daemon.keys import Keys
 from theo_daemon.ledger.figures import ModelSpend
 from theo_daemon.publisher import StreamPublisher
+from theo_daemon.regions import Evicted
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
 from theo_daemon.telemetry.metrics import Metrics
-from theo_daemon.telemetry.status import LaneStatus, ModelState, ModelStatus, Status
+from theo_daemon.telemetry.status import LaneStatus, ModelState, ModelStatus, RegionStatus, Status
 from theo_daemon.wire import Wire
 from theo_workers.breaker import HalfOpen
 from theo_workers.clock import Clock, sleep
@@ -84,6 +85,7 @@ class Snapshot:
             jobs=self._metrics.totals(),
             lanes=self._lanes,
             models=tuple(self._model(member, spend) for member in self._core.fleet.members()),
+            regions=self._regions(),
         )
 
     def observe(self, telemetry: Telemetry) -> None:
@@ -133,6 +135,7 @@ class Snapshot:
             name=config.name,
             provider=config.provider,
             model=config.model,
+            region=config.region,
             state=state,
             retry_in_s=retry_in_s,
             running=member.worker.running,
@@ -146,6 +149,19 @@ class Snapshot:
             held_usd=None if spent is None else spent.held,
             ceiling_usd=config.routing.spend_ceiling,
             window=str(config.routing.spend_window),
+        )
+
+    def _regions(self) -> tuple[RegionStatus, ...]:
+        watch, now = self._core.regions, self._clock.monotonic()
+        if watch is None:
+            return ()
+        return tuple(
+            RegionStatus(
+                name=name, evicted_s=round(now - state.since, 3), circuits=tuple(sorted(state.circuits))
+            )
+            if isinstance(state, Evicted)
+            else RegionStatus(name=name, circuits=tuple(sorted(state.known)))
+            for name, state in watch.regions().items()
         )
 
     def _spend(self) -> dict[str, ModelSpend]:

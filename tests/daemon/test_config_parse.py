@@ -16,6 +16,7 @@ from theo_workers.upstreams.script import Fate
 
 FOLDER = Path("/srv/router")
 ENV = {"KEY": "sk-secret-value", "EMPTY": " ", "BROKEN": "sk-secret value", "URL": "redis://:s3cret@h:1/0"}
+OTHER_MODEL = '[[models]]\nname = "other"\nprovider = "scripted"\n'
 MODEL = '[[models]]\nname = "fast"\nprovider = "scripted"\n'
 
 
@@ -141,6 +142,9 @@ BAD_TABLES = [
         "[routing.context_window_fallbacks]\nfast = ['lnog']\n[groups]\nlong = ['fast']",
         ['[routing] context_window_fallbacks fast: "lnog"', 'did you mean "long"?'],
     ),
+    ("[routing]\nregions = ['eu', 'us', 'eu']", ['[routing] regions: "eu" is in it twice']),
+    ("[routing]\nregions = 'eu'", ["[routing] regions", "a list"]),
+    ("[routing]\nregion_eviction_ratio = 0", ["[routing] region_eviction_ratio", "above 0 and at most 1"]),
     (
         "[routing.context_window_fallbacks]\nfast = ['fast']",
         ["[routing] context_window_fallbacks fast: falls back to itself"],
@@ -356,6 +360,16 @@ class TestRouting:
         config = parse("", model=with_model(f"routing = {{ {key} }}"))
         assert config.models[0].routing == config.routing
         assert any('"fast" routing ' in one and "no effect" in one for one in config.warnings)
+
+    def test_labels_of_regions_that_do_not_meet_are_pointed_out(self) -> None:
+        config = parse(
+            "[routing]\nregions = ['eu', 'mars']", model=with_model("region = 'eu'\n") + OTHER_MODEL
+        )
+        told = "\n".join(config.warnings)
+        assert '[routing] regions: no model has region = "mars"' in told
+        assert '[[models]] "other": has no region, so [routing] regions puts it last' in told
+        assert '"fast": has' not in told
+        assert "puts it last" not in "\n".join(parse("", model=OTHER_MODEL).warnings)
 
 
 class TestModels:

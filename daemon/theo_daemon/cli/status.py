@@ -21,7 +21,7 @@ from theo_workers.errors import LedgerError
 
 _HEALTH = (
     *("state", "retry_in_s", "running", "concurrency", "total_failures", "consecutive_failures"),
-    *("last_success_at", "last_failure_at", "latency_ms"),
+    *("last_success_at", "last_failure_at", "latency_ms", "region"),
 )
 _COLOURS = {"closed": "green", "half_open": "yellow", "paused": "yellow", "open": "red"}
 
@@ -119,6 +119,7 @@ def _document(
         "lanes": queues.lanes,
         "consumers": queues.consumers,
         "models": models,
+        "regions": None if daemon is None else [structs.asdict(one) for one in daemon.regions],
         "jobs": None if daemon is None else {**structs.asdict(daemon.jobs), **_rates(daemon.jobs)},
         "process": process,
         "notes": [*notes, *([trouble] if trouble else [])],
@@ -171,6 +172,14 @@ def _show(
             "ceiling>",
         )
         out.print(table(columns, [_row(one) for one in models]))
+    for region in () if daemon is None else daemon.regions:
+        if region.evicted_s is not None:
+            broken = ", ".join(region.circuits)
+            out.print(
+                f"region {region.name}: evicted {duration(region.evicted_s)} ago, open circuits: {broken}",
+                style="yellow",
+                markup=False,
+            )
     out.print()
     if daemon is None:
         out.print(f"breakers and hit rates are not known: {about}", style="dim", markup=False)

@@ -23,6 +23,7 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     name: str
     provider: str
     model: str
+    region: str | None = None
     state: ModelState
     retry_in_s: float | None = None  # until an open or paused model is tried again
     running: int = 0
@@ -36,6 +37,14 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     held_usd: float | None = None
     ceiling_usd: float | None = None
     window: str | None = None
+
+
+class RegionStatus(Struct, frozen=True, kw_only=True):
+    """One region of `routing.regions`, or of a model, in order of preference."""
+
+    name: str
+    evicted_s: float | None = None  # since it was; None: it is not
+    circuits: tuple[str, ...] = ()  # its models whose circuits are not closed
 
 
 class JobTotals(Struct, frozen=True, kw_only=True):
@@ -63,3 +72,4 @@ class Status(Struct, frozen=True, kw_only=True):
     jobs: JobTotals = JobTotals()
     lanes: tuple[LaneStatus, ...] = ()
     models: tuple[ModelStatus, ...] = ()
+    regions: tuple[RegionStatus, ...] = ()
