@@ -32,6 +32,11 @@ from theo_daemon.telemetry.start import RunningTelemetry
 from theo_daemon.telemetry.status_http import StatusServer
 from theo_workers.clock import Clock, SystemClock, timeout_at
 
+GC_THRESHOLD = (
+    20_000,
+    20,
+    50,
+)  # jobs under way outlive some thousand allocations, and should not be walked for it
 STALL_LEASES = 3.0  # a loop that is silent for so many leases will not speak again
 
 
@@ -76,6 +81,7 @@ class Daemon:
             await side.start(stack)
             stack.enter_context(StallGuard(STALL_LEASES * self.config.ingress.lease_s))
             gc.freeze()  # what is loaded by now stays: price tables and vocabularies need no walking through again
+            gc.set_threshold(*GC_THRESHOLD)
             telemetry.event(
                 names.PROCESS_STARTED, version=__version__, consumer=self.consumer, redis=link.shown
             )

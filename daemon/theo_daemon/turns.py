@@ -15,7 +15,7 @@ from theo_daemon.ledger.records import Busy, Conflict, Hit, IdBusy, Replay, Verd
 from theo_workers.clock import Clock
 from theo_workers.errors import NoModelAvailable
 
-LOOK_AFTER_S = 0.5  # a job that waits for so long may have been answered elsewhere meanwhile
+LOOK_AFTER_S = 2.0  # a job that waits for so long may have been answered elsewhere; its claim looks anyway
 SWEEP_S = 0.25
 
 Start = Callable[[Flight, Sequence[str]], Started | None]

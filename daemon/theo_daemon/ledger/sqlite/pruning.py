@@ -9,11 +9,12 @@ ROWS = 500
 STALE_ANSWER_S = 60.0  # an answer past its time still serves those who waited for it
 OUTCOME_S = 3_600.0  # as long as the done marker in Redis
 
-# Ids grow with time, so only the lowest are looked at and no index is needed.
+# Row ids grow with time, so only the lowest are looked at and no index is needed, which every write would pay for.
 _OLD_ATTEMPTS = (
     "DELETE FROM attempts WHERE started_at < ? AND state <> 'sent' AND id IN"
     " (SELECT id FROM attempts ORDER BY id LIMIT ?)"
 )
+_OLD_IDS = "DELETE FROM ids WHERE created_at < ? AND rowid IN (SELECT rowid FROM ids ORDER BY rowid LIMIT ?)"
 
 
 class Keep(Struct, frozen=True, kw_only=True):
@@ -31,7 +32,7 @@ def prune(db: apsw.Connection, *, now_ms: int, keep: Keep) -> int:
             "DELETE FROM cache WHERE rowid IN (SELECT rowid FROM cache WHERE fresh_until < ? LIMIT ?)",
             STALE_ANSWER_S,
         ),
-        ("DELETE FROM ids WHERE rowid IN (SELECT rowid FROM ids WHERE created_at < ? LIMIT ?)", keep.ids_s),
+        (_OLD_IDS, keep.ids_s),
         (
             "DELETE FROM outcomes WHERE rowid IN (SELECT rowid FROM outcomes WHERE created_at < ? LIMIT ?)",
             OUTCOME_S,

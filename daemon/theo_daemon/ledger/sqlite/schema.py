@@ -53,7 +53,6 @@ CREATE TABLE ids(
   tenant TEXT NOT NULL, client_id TEXT NOT NULL, digest TEXT NOT NULL, stream TEXT NOT NULL,
   entry_id TEXT NOT NULL, outcome TEXT, created_at INTEGER NOT NULL);
 CREATE UNIQUE INDEX idx_ids ON ids(client_id, tenant);
-CREATE INDEX idx_ids_created_at ON ids(created_at);
 
 CREATE TABLE spend(
   scope TEXT NOT NULL, window_start INTEGER NOT NULL, spent_nano INTEGER NOT NULL DEFAULT 0,

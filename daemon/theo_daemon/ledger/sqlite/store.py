@@ -233,26 +233,25 @@ def _states(db: apsw.Connection, settled: Sequence[Settled]) -> dict[int, str]:
 
 
 def _close_attempts(db: apsw.Connection, settled: Sequence[Settled], now_ms: int) -> None:
-    start = 0
-    while start < len(settled):
-        size = _chunk(len(settled) - start)
-        values = ",".join(["(?,?,?,?,?,?,?,?,?)"] * size)
-        db.execute(
-            f"WITH v AS (VALUES {values}) UPDATE attempts SET state = v.column2, cost_nano = v.column3,"
-            " latency_ms = v.column4, prompt_tokens = v.column5, completion_tokens = v.column6,"
-            " status_code = v.column7, error_code = v.column8, provider_request_id = v.column9,"
-            f" ended_at = {int(now_ms)} FROM v WHERE attempts.id = v.column1",
-            [
-                value
-                for one in settled[start : start + size]
-                for value in (
-                    one.attempt_id, one.state, one.bound_nano if one.cost_nano is None else one.cost_nano,
-                    one.latency_ms, one.prompt_tokens, one.completion_tokens, one.status_code, one.error_code,
-                    one.provider_request_id,
-                )
-            ],
-        )  # fmt: skip
-        start += size
+    """Of rows that exist: an upsert finds each by its number at once, an UPDATE FROM takes three times as long."""
+    insert_rows(
+        db,
+        "INSERT INTO attempts(id, stream, entry_id, key, owner, model, provider, scopes, started_at, state, cost_nano,"
+        " latency_ms, prompt_tokens, completion_tokens, status_code, error_code, provider_request_id, ended_at)",
+        [
+            (
+                one.attempt_id, "", "", "", 0, "", "", "", 0, one.state,
+                one.bound_nano if one.cost_nano is None else one.cost_nano, one.latency_ms, one.prompt_tokens,
+                one.completion_tokens, one.status_code, one.error_code, one.provider_request_id, now_ms,
+            )
+            for one in settled
+        ],
+        "ON CONFLICT(id) DO UPDATE SET state = excluded.state, cost_nano = excluded.cost_nano,"
+        " latency_ms = excluded.latency_ms, prompt_tokens = excluded.prompt_tokens,"
+        " completion_tokens = excluded.completion_tokens, status_code = excluded.status_code,"
+        " error_code = excluded.error_code, provider_request_id = excluded.provider_request_id,"
+        " ended_at = excluded.ended_at",
+    )  # fmt: skip
 
 
 def write_cache(db: apsw.Connection, writes: Sequence[tuple[CacheWrite, str]], now_ms: int) -> None:
@@ -271,8 +270,8 @@ def write_cache(db: apsw.Connection, writes: Sequence[tuple[CacheWrite, str]], n
 def evict_cache(db: apsw.Connection, model: str, limit: int) -> None:
     """Drop the oldest answers of `model` beyond `limit`; an answer that replaced another is a new row."""
     db.execute(
-        "DELETE FROM cache WHERE rowid IN (SELECT rowid FROM cache WHERE model = ?"
-        " ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
+        "DELETE FROM cache WHERE model = ?1 AND rowid <="
+        " (SELECT rowid FROM cache WHERE model = ?1 ORDER BY rowid DESC LIMIT 1 OFFSET ?2)",
         (model, limit),
     )
 
