@@ -78,7 +78,10 @@ class Attempts:
         if flight.in_order:
             model = self._fleet.first_free(models)
         else:
-            model = self._fleet.choose(models, deadline=flight.lead.deadline)
+            lead = flight.lead
+            model = self._fleet.choose(
+                models, deadline=lead.deadline, workflow=lead.job.workflow, size=lead.size
+            )
         return None if model is None else self._submit(flight, model)
 
     async def run(self, flight: Flight, started: Started) -> Result | None:

@@ -10,13 +10,15 @@ import msgspec
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.job import Answer, Answered
+from theo_daemon.learner import Seen
 from theo_daemon.ledger.records import CacheWrite, Settled, Want
+from theo_daemon.money import to_usd
 from theo_daemon.outcomes import Result, attempt, settled
 from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock
 from theo_workers.errors import UpstreamError
-from theo_workers.failures import CONSEQUENCES, Billed
+from theo_workers.failures import CONSEQUENCES, Billed, NextStep
 from theo_workers.messages import Attempt, FinishReason, Outcome, Usage
 from theo_workers.model_worker import CallFailed, Completed
 from theo_workers.prices import Price, cost_nano
@@ -63,6 +65,8 @@ class Bookings:
         )
         cost = 0 if started.price is None else cost_nano(started.price, usage)
         self._check_bill(want, cost, usage)
+        if self._fleet.learner is not None:
+            self._learn(flight, want, result, usage=usage)
         done = attempt(want, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200)
         self._note(flight, done, cost, usage=usage, finish_reason=completion.finish_reason)
         flight.settled = Settled(
@@ -86,6 +90,8 @@ class Bookings:
         want, error = started.want, result.error
         doubtful = CONSEQUENCES[error.failure].billed is Billed.MAYBE
         cost = self._cost_of(started, error, doubtful=doubtful)
+        if self._fleet.learner is not None and CONSEQUENCES[error.failure].next_step is not NextStep.TERMINAL:
+            self._learn(flight, want, result, cost_nano=cost)
         state = Outcome.MAYBE if doubtful else Outcome.FAILED
         done = attempt(
             want,
@@ -113,6 +119,28 @@ class Bookings:
         self._note(flight, attempt(want, outcome, latency_ms=0.0, cost_nano=cost, code=code), cost)
         flight.settled = settled(want, outcome, cost_nano=cost, latency_ms=0.0, code=code)
         return True
+
+    def _learn(
+        self,
+        flight: Flight,
+        want: Want,
+        result: Completed | CallFailed,
+        *,
+        usage: Usage | None = None,
+        cost_nano: int = 0,
+    ) -> None:
+        """For the choice among models. Who was asked with one job says something of the next."""
+        learner, lead = self._fleet.learner, flight.lead
+        assert learner is not None
+        seen = Seen(
+            size=lead.size,
+            seconds=result.latency_ms / 1000,
+            answered=usage is not None,
+            prompt_tokens=0 if usage is None else usage.prompt_tokens,
+            completion_tokens=0 if usage is None else usage.completion_tokens,
+            cost_usd=to_usd(cost_nano),
+        )
+        learner.learn(want.model, lead.job.workflow, seen, self._clock.monotonic())
 
     def _cache_write(self, flight: Flight, answer: Answer) -> CacheWrite | None:
         """Every shareable answer is kept a moment for those who wait elsewhere; whole ones for the TTL."""

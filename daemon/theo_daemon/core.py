@@ -14,6 +14,7 @@ from theo_daemon.catalogue import Catalogue
 from theo_daemon.config import Config, ModelConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
 from theo_daemon.fleet import Fleet, Member
+from theo_daemon.learner import Learner
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.condition import Tidings
 from theo_daemon.ledger.records import News
@@ -80,6 +81,10 @@ class Core:
             rng=self._rng,
             regions=self.regions,
         )
+        if config.routing.strategy == "predictive":
+            self.fleet.learner = Learner(
+                self._rng, cost=self.fleet.usd, usd_per_s=config.routing.predictive_usd_per_s
+            )
         for member in self.fleet.members():
             self.standings.add(member.worker, _fingerprint(member.config))
         workers = [member.worker for member in self.fleet.members()]
@@ -174,7 +179,7 @@ class Core:
         if self.regions is not None:
             place = self.regions.place(model.region)
             if model.region is not None:
-                self.regions.add(Watched(model.name, model.region, breaker, worker.health))
+                self.regions.add(Watched(model.name, model.region, breaker, worker))
         return Member(model, worker, self._price(model), breaker, UsualLatency(worker.health), place=place)
 
     def _price(self, model: ModelConfig) -> Price | None:

@@ -9,13 +9,14 @@ from msgspec import Struct, structs
 
 from theo_daemon.config import ModelConfig
 from theo_daemon.job import Job
+from theo_daemon.learner import Learner
 from theo_daemon.ledger.figures import MODEL_SCOPE
 from theo_daemon.ledger.rates import Rate
 from theo_daemon.ledger.records import Scope, Verdict, Want
-from theo_daemon.money import to_nano
+from theo_daemon.money import NANO, to_nano
 from theo_daemon.preflight import output_cap
 from theo_daemon.region_watch import RegionWatch
-from theo_daemon.routing import AWAY, LATE, LOAD_STEPS, SLOW, Candidate, choose
+from theo_daemon.routing import AWAY, LATE, LOAD_STEPS, SLOW, Candidate, best, choose
 from theo_daemon.spend_window import window_of
 from theo_daemon.standings import Standings
 from theo_daemon.usual import UsualLatency
@@ -23,7 +24,7 @@ from theo_workers.breaker import Breaker
 from theo_workers.clock import Clock
 from theo_workers.messages import Usage
 from theo_workers.model_worker import ModelWorker
-from theo_workers.prices import Price, bound_nano, cost_nano
+from theo_workers.prices import MTOK, Price, bound_nano, cost_nano
 from theo_workers.standing import Available
 from theo_workers.tokens.count import TokenCounter
 
@@ -62,6 +63,7 @@ class Fleet:
         self._standings = standings
         self._counter, self._clock, self._rng = counter, clock, rng
         self.counter, self._regions = counter, regions
+        self.learner: Learner | None = None  # None: among the best, weights decide
         self._scopes: dict[str, tuple[tuple[Scope, ...], int | None]] = {}
 
     def __getitem__(self, model: str) -> Member:
@@ -85,10 +87,12 @@ class Fleet:
                 return True
         return False
 
-    def choose(self, models: Sequence[str], *, deadline: float | None = None) -> str | None:
+    def choose(
+        self, models: Sequence[str], *, deadline: float | None = None, workflow: str = "", size: int = 0
+    ) -> str | None:
         """Of these, the one to start a call on now; None when none has a free slot.
 
-        `deadline` is the job's own, monotonic seconds.
+        `deadline` is the job's own, monotonic seconds; `size` are its bytes.
         """
         now, members, regions = self._clock.monotonic(), self._members, self._regions
         if len(models) == 1:
@@ -112,7 +116,18 @@ class Fleet:
             if left_ms is not None and (usual_ms := member.usual.ms) > left_ms:
                 flaws |= LATE
             candidates.append(Candidate(name, routing.weight, load, flaws, usual_ms))
-        return choose(candidates, self._rng.random())
+        if self.learner is None:
+            return choose(candidates, self._rng.random())
+        pool = [one.model for one in best(candidates)]
+        return (
+            self._learnt(self.learner, pool, workflow, size, now) if len(pool) > 1 else next(iter(pool), None)
+        )
+
+    def _learnt(self, learner: Learner, pool: Sequence[str], workflow: str, size: int, now: float) -> str:
+        for name in pool:
+            if self._members[name].worker.half_open:
+                learner.forgive(name)
+        return learner.choose(pool, workflow=workflow, size=size, now=now)
 
     def first_free(self, models: Sequence[str]) -> str | None:
         """Of these, the first that would start a call at once."""
@@ -200,6 +215,14 @@ class Fleet:
         """What the call cost, in nano-dollars; None when the price is unknown."""
         price = self._members[model].price
         return None if price is None else cost_nano(price, usage)
+
+    def usd(self, model: str, prompt_tokens: int, completion_tokens: int) -> float:
+        """What a call of so many tokens costs, reckoned with what a short prompt costs; 0 when that is unknown."""
+        price = self._members[model].price
+        if price is None:
+            return 0.0
+        per_mtok = prompt_tokens * price.rates.input + completion_tokens * price.rates.output
+        return (per_mtok / MTOK + price.per_call) / NANO
 
     def scopes(self, model: str) -> tuple[Scope, ...]:
         """The budgets a call draws on: always the model's total, and its window when it has one."""

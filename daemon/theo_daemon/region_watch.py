@@ -12,8 +12,8 @@ from theo_daemon.regions import State as CircuitState
 from theo_workers.breaker import Breaker, Closed, HalfOpen, Open
 from theo_workers.call import Observer
 from theo_workers.clock import Clock
-from theo_workers.health import ModelHealth
 from theo_workers.messages import Outcome
+from theo_workers.model_worker import ModelWorker
 
 LOOK_EVERY_S = 0.05
 TOLD_WITHIN_S = 5.0  # a circuit's change is told once it is on record, which takes no longer than this
@@ -34,7 +34,7 @@ class Watched(Struct, frozen=True):
     model: str
     region: str
     breaker: Breaker
-    health: ModelHealth
+    worker: ModelWorker
 
 
 class RegionWatch:
@@ -67,10 +67,22 @@ class RegionWatch:
         return len(self._places) if region is None else self._places.get(region, len(self._places))
 
     def is_away(self, model: str, now: float) -> bool:
-        """Is it of an evicted region, and not one that may be probed now?"""
+        """Is it of an evicted region, and not the one that may be probed for it now?"""
         if now >= self._look_at:
             self._look(now)
-        return model in self._away and not isinstance(self._models[model].breaker.peek(now), HalfOpen)
+        return model in self._away and not self._may_probe(self._models[model], now)
+
+    def _may_probe(self, one: Watched, now: float) -> bool:
+        """One probe at a time is for the whole region, and the wait after a bad one is, too."""
+        if not isinstance(one.breaker.peek(now), HalfOpen):
+            return False
+        for other in self._members[one.region]:
+            match other.breaker.peek(now):
+                case HalfOpen() if other is not one and other.worker.free(now) <= 0:
+                    return False  # it is being probed, here or by another process
+                case Open(openings=openings) if openings > 1:
+                    return False
+        return True
 
     def regions(self) -> dict[str, Region]:
         """Each region as it stands, in order of preference."""
@@ -130,7 +142,8 @@ def _circuit(one: Watched, now: float, wall: float) -> Circuit:
             state = "open"
         case HalfOpen():
             state = "half_open"
-    answered = one.health.last_success_time
-    if answered is None or one.health.consecutive_failures:
+    health = one.worker.health
+    answered = health.last_success_time
+    if answered is None or health.consecutive_failures:
         return Circuit(one.model, state)
     return Circuit(one.model, state, wall - answered)

@@ -1,4 +1,4 @@
-"""Which candidate gets the next attempt: a weighted choice among the best of those that can take it now."""
+"""Which candidate gets the next attempt: the best of those that can take it now, and among them a choice by weight."""
 
 from __future__ import annotations
 
@@ -26,29 +26,34 @@ class Candidate(Struct, frozen=True, gc=False):
 def choose(candidates: Iterable[Candidate], draw: float) -> str | None:
     """The model to try now; `draw` is from [0, 1). None when there is no candidate.
 
-    Last come those that are LATE (they usually take more than the job has left), before them those that are AWAY
-    (their region is evicted), SLOW (over their latency threshold) and of weight 0, in this order; then regions in
-    order of preference. Among the best each gets its share by weight; of those with the same weight, the least loaded.
+    Of the `best` each gets its share by weight; of those with the same weight, the least loaded.
     """
-    best, pool, total = _WORST, [], 0.0
-    for one in candidates:
-        weight = one.weight
-        rank = one.flaws if weight > 0 else one.flaws | _UNWEIGHTED
-        if rank < best:
-            best, pool, total = rank, [one], weight
-        elif rank == best:
-            pool.append(one)
-            total += weight
+    pool = best(candidates)
     if len(pool) < 2:
         return pool[0].model if pool else None
-    if best >= LATE:
-        # Whoever may make it is asked: a job that is not sent fails for certain, and teaches nothing of the model.
-        return min(pool, key=lambda one: one.usual_ms).model
-    return _least_loaded(pool, _drawn(pool, total, draw), draw).model
+    return _least_loaded(pool, _drawn(pool, draw), draw).model
 
 
-def _drawn(pool: Sequence[Candidate], total: float, draw: float) -> Candidate:
-    mark = draw * total
+def best(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Those that differ by weight and load alone: nobody is better.
+
+    Last come those that are LATE (they usually take more than the job has left), before them those that are AWAY
+    (their region is evicted), SLOW (over their latency threshold) and of weight 0, in this order; then regions in
+    order of preference. If all are late, the fastest is asked: it may make it, while a job that is not sent fails
+    for certain and teaches nothing of the model.
+    """
+    lowest, pool = _WORST, list[Candidate]()
+    for one in candidates:
+        rank = one.flaws if one.weight > 0 else one.flaws | _UNWEIGHTED
+        if rank < lowest:
+            lowest, pool = rank, [one]
+        elif rank == lowest:
+            pool.append(one)
+    return [min(pool, key=lambda one: one.usual_ms)] if lowest >= LATE and pool else pool
+
+
+def _drawn(pool: Sequence[Candidate], draw: float) -> Candidate:
+    mark = draw * sum([one.weight for one in pool])
     for one in pool:
         mark -= one.weight
         if mark < 0:

@@ -142,6 +142,8 @@ BAD_TABLES = [
         "[routing.context_window_fallbacks]\nfast = ['lnog']\n[groups]\nlong = ['fast']",
         ['[routing] context_window_fallbacks fast: "lnog"', 'did you mean "long"?'],
     ),
+    ("[routing]\nstrategy = 'predicting'", ["[routing] strategy", 'one of "predictive", "weighted"']),
+    ("[routing]\npredictive_usd_per_s = -1", ["[routing] predictive_usd_per_s", "at least 0"]),
     ("[routing]\nregions = ['eu', 'us', 'eu']", ['[routing] regions: "eu" is in it twice']),
     ("[routing]\nregions = 'eu'", ["[routing] regions", "a list"]),
     ("[routing]\nregion_eviction_ratio = 0", ["[routing] region_eviction_ratio", "above 0 and at most 1"]),

@@ -97,21 +97,25 @@ async def test_one_good_probe_takes_the_whole_region_back() -> None:
         assert "us-1" not in await asked(stage, 20, label="after it")
 
 
-async def test_while_it_is_probed_only_the_probe_goes_there_and_a_failed_one_costs_its_job_nothing() -> None:
+async def test_one_probe_at_a_time_is_for_the_whole_region_and_a_bad_one_costs_its_job_nothing() -> None:
     slowly_down = Fate(error="provider_unavailable", status_code=503, latency_ms=500)
-    models = both(eu_1=DOWN, eu_2=DOWN)
-    async with staged(*models, routing={"regions": ("eu", "us"), **BRIEF}) as stage:
-        await asked(stage, 20)
-        for name in ("eu-1", "eu-2"):
+    models = both(eu_1=DOWN, eu_2=DOWN, eu_3=DOWN)
+    async with staged(*models, routing={"regions": ("eu", "us"), "max_attempts": 1, **BRIEF}) as stage:
+        for name in ("eu-1", "eu-2", "eu-3"):
+            for number in range(3):
+                stage.push(f"opener of {name} {number}", model=name)
+                await stage.advance(0.01)
             stage.upstreams[name].fate_for = lambda _: slowly_down
-        before = calls(stage, "eu-1") + calls(stage, "eu-2")
-        await stage.advance(20)
-        refs = stage.push_all([f"at once {n}" for n in range(20)])
-        await stage.advance(0.1)
-        assert len(stage.upstreams["eu-1"].running) + len(stage.upstreams["eu-2"].running) <= 2
-        await stage.advance(2)
-        assert stage.ends(refs) == ["ok"] * 20
-        assert calls(stage, "eu-1") + calls(stage, "eu-2") - before <= 2
+        for wait_s in (20, 48):  # a second bad probe makes the region wait twice as long, and 20 % more
+            await stage.advance(wait_s)
+            before = sum(calls(stage, name) for name in ("eu-1", "eu-2", "eu-3"))
+            refs = []
+            for number in range(20):
+                refs += stage.push_all([f"after {wait_s} {number} {n}" for n in range(3)])
+                await stage.advance(0.2)
+            await stage.advance(1)
+            assert stage.ends(refs) == ["ok"] * 60
+            assert sum(calls(stage, name) for name in ("eu-1", "eu-2", "eu-3")) == before + 1
         assert stage.observer.regions == [("region_evicted", "eu")]
 
 

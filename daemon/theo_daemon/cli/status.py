@@ -21,7 +21,7 @@ from theo_workers.errors import LedgerError
 
 _HEALTH = (
     *("state", "retry_in_s", "running", "concurrency", "total_failures", "consecutive_failures"),
-    *("last_success_at", "last_failure_at", "latency_ms", "region"),
+    *("last_success_at", "last_failure_at", "latency_ms", "region", "why"),
 )
 _COLOURS = {"closed": "green", "half_open": "yellow", "paused": "yellow", "open": "red"}
 
@@ -172,6 +172,14 @@ def _show(
             "ceiling>",
         )
         out.print(table(columns, [_row(one) for one in models]))
+    for model in () if daemon is None else daemon.models:
+        for told in model.why[:1]:
+            out.print(
+                f"{model.name}: expected {told.latency_ms:.0f} ms, {100 * told.success:.1f} % answered, "
+                f"{told.cost_usd:.6f} USD for a prompt of 1 kB, from {told.calls:.0f} calls",
+                style="dim",
+                markup=False,
+            )
     for region in () if daemon is None else daemon.regions:
         if region.evicted_s is not None:
             broken = ", ".join(region.circuits)

@@ -17,6 +17,16 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     oldest_age_s: float | None = None
 
 
+class Prediction(Struct, frozen=True, kw_only=True):
+    """What predictive routing expects of a model's next call with a prompt of 1,000 bytes."""
+
+    workflow: str  # `*`: all of them
+    success: float  # from 0 to 1
+    latency_ms: float
+    cost_usd: float
+    calls: float  # that it rests on, older ones counted in part
+
+
 class ModelStatus(Struct, frozen=True, kw_only=True):
     """One configured model. Spend is the fleet's, calls and health are this process's."""
 
@@ -37,6 +47,9 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     held_usd: float | None = None
     ceiling_usd: float | None = None
     window: str | None = None
+    why: tuple[
+        Prediction, ...
+    ] = ()  # all workflows first, then those asked last; empty unless routing is predictive
 
 
 class RegionStatus(Struct, frozen=True, kw_only=True):
