@@ -263,7 +263,7 @@ class Attempts:
         step = after_failure(
             flight.tried,
             flight.candidates,
-            max_attempts=self._max_attempts - flight.lead.deaths,
+            max_attempts=self._max_attempts - flight.lead.lost_calls,
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
             jitter=self._rng.random(),
         )

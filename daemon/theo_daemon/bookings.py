@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from theo_daemon.fleet import Fleet
-from theo_daemon.flight import Flight
+from theo_daemon.flight import IN_DOUBT, Flight
 from theo_daemon.job import Answer, Answered
 from theo_daemon.learner import Seen
 from theo_daemon.ledger.records import CacheWrite, Settled, Want
@@ -18,7 +18,7 @@ from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock
 from theo_workers.errors import UpstreamError
-from theo_workers.failures import CONSEQUENCES, Billed, NextStep
+from theo_workers.failures import CONSEQUENCES, Billed, FailureClass, NextStep
 from theo_workers.messages import Attempt, FinishReason, Outcome, Usage
 from theo_workers.model_worker import CallFailed, Completed
 from theo_workers.prices import Price, cost_nano
@@ -43,12 +43,16 @@ class AttemptObserver(Protocol):
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         """A provider billed more than its own limits allow; the model is stopped. Nano-dollars."""
 
+    def on_model_unknown(self, model: str, detail: str) -> None:
+        """The provider does not know the configured model; told again only after it has answered in between."""
+
 
 class Bookings:
     """What a call cost goes on its flight, and into the ledger with the flight's next commit."""
 
     def __init__(self, *, fleet: Fleet, observer: AttemptObserver, clock: Clock) -> None:
         self._fleet, self._observer, self._clock = fleet, observer, clock
+        self._unknown: set[str] = set()  # models that their providers do not know, and told
 
     def answered(self, flight: Flight, started: Started, result: Completed) -> Result:
         """The model answered: the flight's result."""
@@ -65,6 +69,8 @@ class Bookings:
         )
         cost = 0 if started.price is None else cost_nano(started.price, usage)
         self._check_bill(want, cost, usage)
+        if self._unknown:
+            self._unknown.discard(want.model)
         if self._fleet.learner is not None:
             self._learn(flight, want, result, usage=usage)
         done = attempt(want, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200)
@@ -104,6 +110,9 @@ class Bookings:
         self._note(flight, done, cost, usage=error.usage)
         flight.settled = settled(want, state, cost_nano=cost, latency_ms=result.latency_ms, error=error)
         flight.last_error = error
+        if error.failure is FailureClass.MODEL_UNKNOWN and want.model not in self._unknown:
+            self._unknown.add(want.model)
+            self._observer.on_model_unknown(want.model, error.detail)
         flight.tried.append(
             Tried(want.model, error.failure, error.retryable, error.retry_after_s, error.code)
         )
@@ -185,6 +194,9 @@ class Bookings:
             cost_nano=cost_nano,
             usage=usage,
             finish_reason=finish_reason,
+            resent=flight.doubtful,
         )
+        if done.outcome in IN_DOUBT:
+            flight.doubtful = True
         flight.records.append(record)
         self._observer.on_settled(record)

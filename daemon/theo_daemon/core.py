@@ -53,6 +53,7 @@ class CoreObserver(RegionObserver, DispatchObserver, Protocol):
 class Core:
     """Opens the ledger it is given, starts the workers; `dispatch` then builds the dispatcher over them."""
 
+    reception: Reception
     dispatcher: Dispatcher
 
     def __init__(
@@ -138,14 +139,15 @@ class Core:
     ) -> Dispatcher:
         """Build the dispatcher between an intake and `publisher`."""
         config = self.config
+        self.reception = Reception(
+            catalogue=self.catalogue,
+            max_job_bytes=config.ingress.max_job_bytes,
+            reply_refusal=reply_refusal,
+            on_refusal=self._observer.on_refusal,
+        )
         self.dispatcher = Dispatcher(
             config,
-            reception=Reception(
-                catalogue=self.catalogue,
-                max_job_bytes=config.ingress.max_job_bytes,
-                reply_refusal=reply_refusal,
-                on_refusal=self._observer.on_refusal,
-            ),
+            reception=self.reception,
             fleet=self.fleet,
             ledger=self.ledger,
             publisher=publisher,

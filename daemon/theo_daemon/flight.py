@@ -13,7 +13,9 @@ from theo_daemon.reception import Accepted
 from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.errors import UpstreamError
-from theo_workers.messages import Attempt
+from theo_workers.messages import Attempt, Outcome
+
+IN_DOUBT = (Outcome.MAYBE, Outcome.UNKNOWN)
 
 
 class Ticket:
@@ -21,7 +23,8 @@ class Ticket:
 
     __slots__ = (
         "deadline", "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "job",
-        "key", "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size", "stored",
+        "key", "lost_calls", "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size",
+        "stored",
     )  # fmt: skip
 
     def __init__(self, accepted: Accepted, *, received: float) -> None:
@@ -33,7 +36,8 @@ class Ticket:
         self.redelivered = delivery.redelivered
         self.size = accepted.size
         self.queued_ms = 0
-        self.deaths = 0  # of processes that ran it before
+        self.deaths = 0  # of processes, over this job
+        self.lost_calls = 0  # whatever their processes died of
         self.records: tuple[AttemptRecord, ...] = ()  # its own attempts, once it has ended
         self.repeat = False  # a repeated id: it gets the outcome of another push, and pays nothing
         self.ended = False
@@ -48,7 +52,7 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "flush", "holding",
+        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush", "holding",
         "in_order", "key", "landing", "last_error", "lead", "line", "listed", "looked", "measured", "names", "place",
         "prompt_bounds", "queued_at", "records", "route", "sent_attempt", "settled", "task", "text", "tried",
         "tried_before", "waited_since_ms", "waiters", "wake", "withdrawn",
@@ -82,6 +86,7 @@ class Flight:
         self.tried_before = 0  # of these, how many before its present names
         self.last_error: UpstreamError | None = None  # of this round's attempts
         self.cost_nano = 0
+        self.doubtful = False  # a call for the lead's entry may have been billed for nothing
         self.settled: Settled | None = None  # the last attempt's end, to be recorded with the outcome
         self.prompt_bounds: dict[str, int] = {}  # most prompt tokens by model, where counted beforehand
         self.attempt_number = 0  # grows through all rounds, so that deltas of an earlier one are told apart
@@ -99,7 +104,7 @@ class Flight:
         self.line, self.barred = self.route.name, {}
         self.in_order, self.measured, self.tried_before = False, (), 0
         self.attempts, self.records, self.tried, self.listed = [], [], [], set()
-        self.cost_nano, self.settled, self.last_error = 0, None, None
+        self.cost_nano, self.settled, self.last_error, self.doubtful = 0, None, None, False
         self.looked, self.landing, self.sent_attempt = False, False, None
         self.withdrawn = None
         self.text = []
@@ -138,10 +143,11 @@ class Flight:
     def list_prior(self, prior: Sequence[PriorAttempt]) -> None:
         """Calls that earlier owners of the lead's entry sent: in its reply they come first, and it pays for them."""
         for one in sorted(prior, key=lambda one: one.attempt_id):
-            if one.attempt_id not in self.listed:
+            if one.is_call and one.attempt_id not in self.listed:
                 self.listed.add(one.attempt_id)
                 self.attempts.append(earlier(one))
                 self.cost_nano += one.cost_nano
+                self.doubtful = self.doubtful or one.state in IN_DOUBT
                 self.attempt_number += 1
 
     def _promote(self) -> None:

@@ -9,7 +9,6 @@ import msgspec
 
 from theo_daemon.attempts import Attempts, NotGranted
 from theo_daemon.ceilings import hold_wait_s, last_word
-from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.job import Answer, Answered, EntryRef, OnUnknown
 from theo_daemon.ledger.port import Claims, OnId, OnKey, Token
@@ -27,6 +26,7 @@ from theo_daemon.ledger.records import (
     Verdict,
     Want,
 )
+from theo_daemon.ledger.unknown_calls import NOT_ERRORS
 from theo_daemon.measuring import Measuring
 from theo_daemon.outcomes import Result, replayed
 from theo_daemon.reply import decode_outcome
@@ -69,30 +69,36 @@ class LedgerQuestions:
     def heed_prior(self, flight: Flight, prior: Sequence[PriorAttempt]) -> None:
         """List what earlier owners of this very entry sent. Raises DeliveryLimitExceeded or OutcomeUnknown."""
         flight.list_prior(prior)
-        flight.lead.deaths = deaths = sum(one.state is Outcome.UNKNOWN for one in prior)
-        if deaths == 0:
-            return
+        flight.lead.deaths = deaths = len(deaths_among(prior))
+        flight.lead.lost_calls = lost = sum(one.is_call and one.state is Outcome.UNKNOWN for one in prior)
         if deaths >= self._max_deliveries:
-            raise DeliveryLimitExceeded(
-                f"{deaths} processes died while they ran this job; it is not run again"
-            )
+            raise over_the_limit(deaths)
         policy = flight.lead.job.on_unknown or self._on_unknown
-        if policy == "fail" or deaths >= self._max_attempts:
+        if lost and (policy == "fail" or lost >= self._max_attempts):
             raise OutcomeUnknown(
-                f"a process died after sending this job ({deaths} time(s)); the provider may have done the work"
+                f"a process died after sending this job ({lost} time(s)); the provider may have done the work"
             )
+
+
+def deaths_among(prior: Sequence[PriorAttempt]) -> list[PriorAttempt]:
+    """Those that a process died over: not that which only stood still, nor that which died of another job."""
+    return [one for one in prior if one.state is Outcome.UNKNOWN and one.error_code not in NOT_ERRORS]
+
+
+def over_the_limit(deaths: int) -> DeliveryLimitExceeded:
+    """Why a job is not run again."""
+    return DeliveryLimitExceeded(f"{deaths} processes died while they ran this job; it is not run again")
 
 
 class Generation:
     """Runs flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Claims, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
+        self, *, measuring: Measuring, ledger: Claims, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
         clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._ledger, self._turns = ledger, turns
-        self._attempts, self._questions = attempts, questions
-        self._measuring = Measuring(fleet)
+        self._attempts, self._questions, self._measuring = attempts, questions, measuring
         self._clock, self._rng = clock, rng
 
     async def run(self, flight: Flight) -> Result:
@@ -118,7 +124,10 @@ class Generation:
             return self._without_candidates(flight) if flight.looked else None
         try:
             started = await self._turns.turn(flight)
-            return await self._attempts.run(flight, started)
+            try:
+                return await self._attempts.run(flight, started)
+            finally:
+                self._turns.over(flight)
         except NoModelAvailable:
             if flight.last_error is None:
                 raise

@@ -27,6 +27,9 @@ class JobObserver(Protocol):
     def on_job(self, ticket: Ticket, outcome: JobOutcome, attempts: tuple[AttemptRecord, ...]) -> None:
         """A job's reply is published."""
 
+    def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
+        """The job had its reply already, from another process: this one was thrown away."""
+
 
 class Landings:
     """Ends jobs. A reply leaves only after what it says is durable."""
@@ -125,6 +128,8 @@ class Landings:
         if ticket.stored:
             self._ledger.forget(ticket.ref)
         self._manifest.remove(ticket)
+        if future.result() is Finish.ALREADY:
+            self._observer.on_duplicate(ticket, outcome)
         self._observer.on_job(ticket, outcome, ticket.records)
 
 

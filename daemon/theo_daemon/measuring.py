@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from theo_daemon.catalogue import Route
 from theo_daemon.ceilings import Barred
 from theo_daemon.config import ModelConfig
 from theo_daemon.fleet import LARGE_BYTES, Fleet
@@ -32,16 +33,16 @@ class Measuring:
         """Take the candidates away that cannot take the job; no call is made, no breaker hears of it."""
         flight.measured = flight.names
         job, large = flight.lead.job, flight.lead.size > LARGE_BYTES
-        known: dict[tuple[str, str], Measure] = {}
+        known: dict[tuple[str, str, bool], Measure] = {}
         misfits: list[Misfit] = []
         for name in flight.names:
             member = self._fleet[name]
             config, priced = member.config, large and not member.free
             if not priced and (config.context_window is None or self._is_short(job, config)):
                 continue
-            key = (config.provider, config.model)
+            key = (config.provider, config.model, priced)
             if key not in known:
-                known[key] = await self._measure(job, config, bound=priced)
+                known[key] = await self.count(job, config, bound=priced)
             measure = known[key]
             if priced and measure.bound is not None:
                 flight.prompt_bounds[name] = measure.bound
@@ -53,14 +54,14 @@ class Measuring:
             for one in misfits:
                 flight.bar(one.model, barred)
 
-    def _is_short(self, job: Job, config: ModelConfig) -> bool:
-        """Does it fit by its length alone? Much cheaper to know than how many tokens it has."""
-        bound = self._counter.loose_bound_request(
-            job.messages, job.params, provider=config.provider, model=config.model
-        )
-        return bound is not None and misfit(job, config, bound, "tokenizer") is None
+    async def rehearse(self, route: Route, job: Job) -> None:
+        """Count all there is to count, for what may come of it."""
+        for config in route.candidates:
+            if config.context_window is not None or not self._fleet[config.name].free:
+                await self.count(job, config, bound=True)
 
-    async def _measure(self, job: Job, config: ModelConfig, *, bound: bool) -> Measure:
+    async def count(self, job: Job, config: ModelConfig, *, bound: bool) -> Measure:
+        """The prompt's tokens in this model, and with `bound` the most that they can be; long texts in a thread."""
         if bound:
             return await self._counter.measure_request_async(
                 job.messages, job.params, provider=config.provider, model=config.model
@@ -69,3 +70,10 @@ class Measuring:
             job.messages, job.params, provider=config.provider, model=config.model
         )
         return Measure(count, None)
+
+    def _is_short(self, job: Job, config: ModelConfig) -> bool:
+        """Does it fit by its length alone? Much cheaper to know than how many tokens it has."""
+        bound = self._counter.loose_bound_request(
+            job.messages, job.params, provider=config.provider, model=config.model
+        )
+        return bound is not None and misfit(job, config, bound, "tokenizer") is None

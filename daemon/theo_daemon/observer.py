@@ -56,6 +56,9 @@ class DaemonObserver:
             "bound_violated", model=model, cost=format_usd(cost_nano), bound=format_usd(bound_nano)
         )
 
+    def on_model_unknown(self, model: str, detail: str) -> None:
+        self._events.emit("model_unknown", model=model, reason=detail)
+
     def on_news(self, news: News) -> None:
         match news:
             case CeilingNear(scope, spent_nano):
@@ -102,6 +105,14 @@ class DaemonObserver:
                 finished_at=self._clock.monotonic(),
                 attempts=attempts,
             )
+        )
+
+    def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
+        self._events.emit(
+            "duplicate_suppressed",
+            entry_id=ticket.ref.entry_id,
+            job_stream=ticket.ref.stream,
+            cost=format_usd(outcome.cost_nano),
         )
 
     def on_refusal(self, refused: Refused) -> None:
@@ -153,6 +164,9 @@ class LibraryObserver:
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         _log.error("bound_violated model=%s cost_nano=%d bound_nano=%d", model, cost_nano, bound_nano)
 
+    def on_model_unknown(self, model: str, detail: str) -> None:
+        _log.error("model_unknown model=%s: %s", model, detail)
+
     def on_news(self, news: News) -> None:
         match news:
             case CeilingNear(scope, spent_nano):
@@ -175,6 +189,9 @@ class LibraryObserver:
             len(attempts),
             outcome.cost_nano,
         )
+
+    def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
+        """A library's jobs have no second process."""
 
     def on_refusal(self, refused: Refused) -> None:
         _log.debug("job_refused code=%s", refused.outcome.code)

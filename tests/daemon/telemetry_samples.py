@@ -33,6 +33,7 @@ def attempt_record(
     status_code: int | None = 200,
     cost_nano: int = 42_000,
     usage: Usage | None = USAGE,
+    resent: bool = False,
 ) -> AttemptRecord:
     attempt = Attempt(
         model=model,
@@ -51,6 +52,7 @@ def attempt_record(
         cost_nano=cost_nano,
         usage=usage,
         finish_reason="stop" if outcome is Outcome.OK else None,
+        resent=resent,
     )
 
 

@@ -114,6 +114,15 @@ def test_attempts_tokens_and_cost_are_counted_by_model() -> None:
     }
 
 
+def test_attempts_after_one_that_may_have_been_billed_are_counted_with_their_cost() -> None:
+    metrics = Metrics([FAST, CLAUDE])
+    metrics.attempt_finished(attempt_record(outcome=Outcome.MAYBE))
+    metrics.attempt_finished(attempt_record(number=2, resent=True))
+    metrics.attempt_finished(attempt_record("claude", number=3, resent=True, cost_nano=1))
+    assert read(metrics, names.ATTEMPTS_RESENT) == {("fast",): 1, ("claude",): 1}
+    assert read(metrics, names.RESENT_COST) == {("fast",): 0.000042, ("claude",): 1e-9}
+
+
 def test_calls_have_the_labels_of_the_gen_ai_conventions() -> None:
     metrics = Metrics([CLAUDE])
     metrics.attempt_finished(attempt_record("claude"))

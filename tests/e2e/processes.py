@@ -153,6 +153,23 @@ class Fleet:
         self.processes.append(process)
         return process
 
+    def command(self, *words: str) -> Any:
+        """What a command prints as JSON, run beside the processes with their configuration."""
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'daemon'}{os.pathsep}{ROOT / 'workers'}"}
+        command = [
+            sys.executable,
+            "-m",
+            "theo_daemon",
+            *words,
+            "--json",
+            "--config",
+            str(self.folder / "config.toml"),
+        ]
+        done = subprocess.run(
+            command, check=True, cwd=self.folder, env=environment, capture_output=True, text=True
+        )
+        return json.loads(done.stdout)
+
     def start_all(self, *names: str) -> list[Serve]:
         """Start several at once; ready when this returns."""
         return [process.wait_ready() for process in [self.start(name) for name in names]]

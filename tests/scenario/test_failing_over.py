@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from msgspec import structs
 
 from tests.scenario.stage import Stage, model, staged
-from theo_daemon.config import RoutingConfig
+from theo_workers.errors import InvalidRequest
+from theo_workers.failures import FailureClass
 from theo_workers.upstreams.script import Fate
 
 DOWN = Fate(error="provider_unavailable", status_code=503, message="down")
@@ -271,55 +271,13 @@ async def test_a_model_never_has_more_calls_than_its_concurrency() -> None:
         assert stage.ends(refs) == ["ok"] * 10
 
 
-async def test_models_of_equal_weight_share_by_load_when_one_is_nearly_full() -> None:
-    slow = Fate(text="x", latency_ms=60_000)
-    async with staged(model("a", slow, concurrency=8), model("b", slow, concurrency=80)) as stage:
-        stage.push_all([f"q{n}" for n in range(80)])
-        await stage.advance(1)
-        assert len(stage.upstreams["a"].running) == pytest.approx(8, abs=2)
-        shares = [len(stage.upstreams[name].running) / stage.core.fleet[name].worker.limit for name in "ab"]
-        assert shares[0] == pytest.approx(shares[1], abs=0.13)  # a step of load apart at most
-
-
-async def _known(stage: Stage) -> None:
-    """What each model usually takes is known."""
-    for number in range(10):
-        for name in stage.upstreams:
-            stage.push(f"to know {name} {number}", model=name)
-    await stage.advance(10)
-
-
-async def test_a_job_in_a_hurry_goes_to_a_model_that_usually_makes_it() -> None:
-    slow = model("slow", Fate(text="x", latency_ms=2_000), routing={"weight": 1e6})
-    async with staged(slow, model("quick", Fate(text="x", latency_ms=500))) as stage:
-        await _known(stage)
-        assert told(stage, await _pushed(stage, 3)) == [("slow", "ok", None)]
-        hurry = stage.push("hurry", ttl_ms="1500")
-        await stage.advance(1)
-        assert told(stage, hurry) == [("quick", "ok", None)]
-        patient = stage.push("patient", ttl_ms="2500")
-        await stage.advance(3)
-        assert told(stage, patient) == [("slow", "ok", None)]
-
-
-async def test_a_job_that_usually_no_model_makes_is_still_sent_to_the_fastest() -> None:
-    lucky = model("fast", *[Fate(text="x", latency_ms=800)] * 10, Fate(text="in time", latency_ms=300))
-    async with staged(model("slow", Fate(text="x", latency_ms=2_000), routing=FIRST), lucky) as stage:
-        await _known(stage)
-        ref = stage.push("hurry", ttl_ms="500")
-        await stage.advance(1)
-        assert stage.ok(ref).answer.output == "in time"
-
-
-async def test_what_is_left_of_the_deadline_decides_after_a_failure_too() -> None:
-    failing = model("failing", *[Fate(text="x")] * 10, Fate(error="provider_unavailable", latency_ms=900))
-    slow = model("slow", Fate(text="x", latency_ms=800), routing={"weight": 1e6})
-    async with staged(
-        structs.replace(failing, routing=RoutingConfig(**FIRST)),
-        slow,
-        model("quick", Fate(text="x", latency_ms=100)),
-    ) as stage:
-        await _known(stage)
-        ref = stage.push("hurry", ttl_ms="1500")
-        await stage.advance(2)
-        assert [name for name, _, _ in told(stage, ref)] == ["failing", "quick"]
+async def test_a_model_that_its_provider_does_not_know_is_skipped_and_told_once_until_it_answers() -> None:
+    async with staged(model("renamed", routing=FIRST), model("up", HELLO)) as stage:
+        unknown = InvalidRequest("no such model", failure=FailureClass.MODEL_UNKNOWN)
+        fates: list[Fate | BaseException] = [unknown, unknown, HELLO, unknown]
+        stage.upstreams["renamed"].fate_for = lambda _: fates.pop(0)
+        for answered_by, told_of in (("up", 1), ("up", 1), ("renamed", 1), ("up", 2)):
+            ref = stage.push(prompt=f"after {len(fates)}")
+            await stage.advance(0.1)
+            assert stage.ok(ref).answer.model == answered_by
+            assert stage.observer.unknown == ["renamed"] * told_of

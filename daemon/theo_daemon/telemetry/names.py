@@ -104,12 +104,10 @@ LEDGER_OPENED = _event("ledger_opened", "info", "The ledger is open and of the r
 LEDGER_UNRECORDED = _event(
     "ledger_unrecorded", "error", "The process ends, and says how many ended calls it could not record."
 )
-MODEL_UNKNOWN = _event("model_unknown", "error", "A provider does not know the configured model.")
 PRICE_UNKNOWN = _event("price_unknown", "warning", "No price is known for a model, and none is configured.")
 WORKER_RESTARTED = _event(
     "worker_restarted", "error", "A model's worker died of a bug and was started again."
 )
-WORKER_GAVE_UP = _event("worker_gave_up", "error", "A model's worker died too often and stays down.")
 UNCAUGHT_BUG = _event("uncaught_bug", "error", "An unforeseen exception ended one job as internal_error.")
 STATUS_PORT_OPENED = _event("status_port_opened", "info", "The status port listens; says where.")
 STATUS_PORT_TAKEN = _event("status_port_taken", "warning", "The configured status port was taken.")
@@ -120,7 +118,9 @@ LOG_LINES_DROPPED = _event("log_lines_dropped", "warning", "Standard error was b
 LIBRARY_LOG = _event("library_log", "warning", "A library logged a warning or worse (at its own level).")
 
 _STREAM_LEVELS: dict[str, Level] = {
-    **dict.fromkeys(("bound_violated", "model_disabled", "worker_restarted", "ledger_trouble"), "error"),
+    **dict.fromkeys(
+        ("bound_violated", "model_disabled", "model_unknown", "worker_restarted", "ledger_trouble"), "error"
+    ),
     **dict.fromkeys(("budget_warning", "budget_exhausted", "circuit_opened", "outcome_unknown"), "warning"),
     "region_evicted": "warning",
     **dict.fromkeys(
@@ -215,6 +215,20 @@ ATTEMPTS_UNKNOWN = _metric(
     Kind.COUNTER,
     "{attempt}",
     "Attempts sent of which nobody knows whether they were billed (outcome maybe or unknown).",
+    labels=("model",),
+)
+ATTEMPTS_RESENT = _metric(
+    "theo.attempts.resent",
+    Kind.COUNTER,
+    "{attempt}",
+    "Attempts made for a job after one of which nobody knows whether it was billed.",
+    labels=("model",),
+)
+RESENT_COST = _metric(
+    "theo.attempts.resent_cost",
+    Kind.COUNTER,
+    "USD",
+    "What those attempts cost: the most that may have been paid twice.",
     labels=("model",),
 )
 
