@@ -14,6 +14,7 @@ from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fallbacks import Fallbacks
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
+from theo_daemon.hedged import Hedging, Rival
 from theo_daemon.job import OnUnknown
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import (
@@ -72,6 +73,12 @@ class Attempts:
         self._max_attempts, self._max_wait_s, self._on_unknown = max_attempts, max_wait_s, on_unknown
         self._fallbacks, self._bookings, self._redis_now_ms = fallbacks, bookings, redis_now_ms
         self._clock, self._rng = clock, rng
+        self._hedging: Hedging | None = None
+        if any(one.config.routing.hedge_after_ms is not None for one in fleet.members()):
+            self._hedging = Hedging(
+                fleet=fleet, ledger=ledger, asking=asking, bookings=bookings, submit=self._submit,
+                on_unknown=on_unknown, clock=clock,
+            )  # fmt: skip
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:
         """Hand the next attempt to a worker with a free slot, now; None when there is none."""
@@ -87,6 +94,8 @@ class Attempts:
     async def run(self, flight: Flight, started: Started) -> Result | None:
         """From the first call on; None: another turn is needed, to begin or to go on. Raises NotGranted."""
         while True:
+            if self._hedging is not None:
+                started = await self._hedging.race(flight, started)
             step = await self._end_of(flight, started)
             match step:
                 case None | Result():
@@ -180,7 +189,7 @@ class Attempts:
 
     # -- sending -------------------------------------------------------------------------------------
 
-    def _submit(self, flight: Flight, model: str) -> Started | None:
+    def _submit(self, flight: Flight, model: str, rival: Rival | None = None) -> Started | None:
         member, job = self._fleet[model], flight.lead.job
         want = Want(
             attempt_id=self._ledger.next_attempt_id(),
@@ -190,15 +199,16 @@ class Attempts:
             scopes=self._fleet.scopes(model),
             rate=self._fleet.rate(model, job, flight.lead.size),
         )
-        on_delta = self._deltas.begin(flight)
+        on_delta = self._deltas.begin(flight) if rival is None else None  # streamed calls have no rivals
+        claim = self._claim if rival is None else rival.claim
         call = Call(
             request=Request(messages=job.messages, params=job.params, stream=on_delta is not None),
             deadline=member.worker.starts_at(self._clock.monotonic()) + member.config.routing.timeout_s,
             on_delta=on_delta,
-            before_send=partial(self._claim, flight, want),
+            before_send=partial(claim, flight, want),
         )
         try:
-            return Started(want, member.price, member.worker.submit(call))
+            return Started(want, member.price, member.worker.submit(call), streamed=on_delta is not None)
         except (WorkerStopped, MailboxFull):
             return None
 

@@ -32,6 +32,7 @@ class Started(msgspec.Struct, frozen=True):
     want: Want
     price: Price | None  # at its start; None: unknown
     result: asyncio.Future[Completed | CallFailed]
+    streamed: bool = False
 
 
 class AttemptObserver(Protocol):
@@ -124,10 +125,24 @@ class Bookings:
         """
         if flight.sent_attempt != want.attempt_id:
             return False
+        self.charge(flight, want, outcome, code=code)
+        return True
+
+    def charge(self, flight: Flight, want: Want, outcome: Outcome, *, code: str | None) -> None:
+        """A call that was sent and ended without a word: at its bound."""
         cost = want.bound_nano or 0
         self._note(flight, attempt(want, outcome, latency_ms=0.0, cost_nano=cost, code=code), cost)
         flight.settled = settled(want, outcome, cost_nano=cost, latency_ms=0.0, code=code)
-        return True
+
+    def spare(self, flight: Flight, started: Started, result: Completed) -> None:
+        """An answer that came at the same moment as the one that counts: paid for, and not used."""
+        want, completion = started.want, result.completion
+        usage = completion.usage or self._fleet.estimate(want.model, flight.lead.job, completion.output)
+        cost = 0 if started.price is None else cost_nano(started.price, usage)
+        self._check_bill(want, cost, usage)
+        done = attempt(want, Outcome.CANCELLED, latency_ms=result.latency_ms, cost_nano=cost)
+        self._note(flight, done, cost, usage=usage)
+        flight.settled = settled(want, Outcome.CANCELLED, cost_nano=cost, latency_ms=result.latency_ms)
 
     def _learn(
         self,

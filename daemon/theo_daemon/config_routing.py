@@ -12,14 +12,8 @@ from theo_daemon.spend_window import SpendWindow, parse_window
 
 _PER_JOB = (
     *("default", "when_unavailable", "max_wait_s", "max_attempts"),
-    *(
-        "strategy",
-        "predictive_usd_per_s",
-        "regions",
-        "region_eviction_ratio",
-        "context_window_fallbacks",
-        "content_policy_fallbacks",
-    ),
+    *("strategy", "predictive_usd_per_s", "regions", "region_eviction_ratio"),
+    *("context_window_fallbacks", "content_policy_fallbacks"),
 )
 """What is decided for a job before, or across, the models that it may run on."""
 

@@ -20,7 +20,7 @@ from theo_daemon.routing import AWAY, LATE, LOAD_STEPS, SLOW, Candidate, best, c
 from theo_daemon.spend_window import window_of
 from theo_daemon.standings import Standings
 from theo_daemon.usual import UsualLatency
-from theo_workers.breaker import Breaker
+from theo_workers.breaker import Breaker, Closed
 from theo_workers.clock import Clock
 from theo_workers.messages import Usage
 from theo_workers.model_worker import ModelWorker
@@ -125,7 +125,7 @@ class Fleet:
 
     def _learnt(self, learner: Learner, pool: Sequence[str], workflow: str, size: int, now: float) -> str:
         for name in pool:
-            if self._members[name].worker.half_open:
+            if not isinstance(self._members[name].breaker.peek(now), Closed):
                 learner.forgive(name)
         return learner.choose(pool, workflow=workflow, size=size, now=now)
 

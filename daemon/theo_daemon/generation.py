@@ -26,6 +26,7 @@ from theo_daemon.ledger.records import (
     Verdict,
     Want,
 )
+from theo_daemon.ledger.shared import owner_of
 from theo_daemon.ledger.unknown_calls import NOT_ERRORS
 from theo_daemon.measuring import Measuring
 from theo_daemon.outcomes import Result, replayed
@@ -80,9 +81,13 @@ class LedgerQuestions:
             )
 
 
-def deaths_among(prior: Sequence[PriorAttempt]) -> list[PriorAttempt]:
-    """Those that a process died over: not that which only stood still, nor that which died of another job."""
-    return [one for one in prior if one.state is Outcome.UNKNOWN and one.error_code not in NOT_ERRORS]
+def deaths_among(prior: Sequence[PriorAttempt]) -> set[int]:
+    """The processes that died over it, each once though it had two calls out at a time.
+
+    Not that which only stood still, nor that which died of another job.
+    """
+    unknown = (one for one in prior if one.state is Outcome.UNKNOWN and one.error_code not in NOT_ERRORS)
+    return {owner_of(one.attempt_id) for one in unknown}
 
 
 def over_the_limit(deaths: int) -> DeliveryLimitExceeded:

@@ -142,6 +142,8 @@ BAD_TABLES = [
         "[routing.context_window_fallbacks]\nfast = ['lnog']\n[groups]\nlong = ['fast']",
         ['[routing] context_window_fallbacks fast: "lnog"', 'did you mean "long"?'],
     ),
+    ("[routing]\nhedge_after_ms = 0", ["[routing] hedge_after_ms", "above 0"]),
+    ("[routing]\nhedge_max_cost = -1", ["[routing] hedge_max_cost", "at least 0"]),
     ("[routing]\nstrategy = 'predicting'", ["[routing] strategy", 'one of "predictive", "weighted"']),
     ("[routing]\npredictive_usd_per_s = -1", ["[routing] predictive_usd_per_s", "at least 0"]),
     ("[routing]\nregions = ['eu', 'us', 'eu']", ['[routing] regions: "eu" is in it twice']),
