@@ -19,9 +19,9 @@ from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock
 from theo_workers.errors import UpstreamError
 from theo_workers.failures import CONSEQUENCES, Billed, FailureClass, NextStep
-from theo_workers.messages import Attempt, FinishReason, Outcome, Usage
+from theo_workers.messages import Attempt, BilledUsage, Completion, Outcome, Usage
 from theo_workers.model_worker import CallFailed, Completed
-from theo_workers.prices import Price, cost_nano
+from theo_workers.prices import Price, charge_nano
 
 _encode_answer = msgspec.json.Encoder().encode
 
@@ -59,6 +59,9 @@ class Bookings:
         """The model answered: the flight's result."""
         want, completion, job = started.want, result.completion, flight.lead.job
         usage = completion.usage or self._fleet.estimate(want.model, job, completion.output)
+        cost = charge_nano(started.price, usage)
+        if isinstance(usage, BilledUsage):
+            usage = usage.plain()
         answer = Answer(
             model=want.model,
             provider=want.provider,
@@ -68,14 +71,13 @@ class Bookings:
             latency_ms=round(result.latency_ms, 3),
             tool_calls=completion.tool_calls,
         )
-        cost = 0 if started.price is None else cost_nano(started.price, usage)
         self._check_bill(want, cost, usage)
         if self._unknown:
             self._unknown.discard(want.model)
         if self._fleet.learner is not None:
             self._learn(flight, want, result, usage=usage)
         done = attempt(want, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200)
-        self._note(flight, done, cost, usage=usage, finish_reason=completion.finish_reason)
+        self._note(flight, done, cost, usage=usage, completion=completion)
         flight.settled = Settled(
             attempt_id=want.attempt_id,
             model=want.model,
@@ -89,6 +91,7 @@ class Bookings:
             provider_request_id=completion.provider_request_id,
             cache=self._cache_write(flight, answer),
         )
+        flight.held = completion.held
         outcome = Answered(answer=answer, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))
         return Result(outcome, shared=True, remember=True, answer=answer)
 
@@ -138,10 +141,10 @@ class Bookings:
         """An answer that came at the same moment as the one that counts: paid for, and not used."""
         want, completion = started.want, result.completion
         usage = completion.usage or self._fleet.estimate(want.model, flight.lead.job, completion.output)
-        cost = 0 if started.price is None else cost_nano(started.price, usage)
+        cost = charge_nano(started.price, usage)
         self._check_bill(want, cost, usage)
         done = attempt(want, Outcome.CANCELLED, latency_ms=result.latency_ms, cost_nano=cost)
-        self._note(flight, done, cost, usage=usage)
+        self._note(flight, done, cost, usage=usage, completion=completion)
         flight.settled = settled(want, Outcome.CANCELLED, cost_nano=cost, latency_ms=result.latency_ms)
 
     def _learn(
@@ -182,7 +185,7 @@ class Bookings:
     def _cost_of(self, started: Started, error: UpstreamError, *, doubtful: bool) -> int:
         """What the provider said it used, else the bound where it may have worked, else nothing."""
         if error.usage is not None:
-            cost = 0 if started.price is None else cost_nano(started.price, error.usage)
+            cost = charge_nano(started.price, error.usage)
             self._check_bill(started.want, cost, error.usage)
             return cost
         return (started.want.bound_nano or 0) if doubtful else 0
@@ -195,7 +198,7 @@ class Bookings:
 
     def _note(
         self, flight: Flight, done: Attempt, cost_nano: int, *, usage: Usage | None = None,
-        finish_reason: FinishReason | None = None,
+        completion: Completion | None = None,
     ) -> None:  # fmt: skip
         """Add an attempt to the job's list and tell telemetry."""
         flight.cost_nano += cost_nano
@@ -208,7 +211,8 @@ class Bookings:
             finished_at=now,
             cost_nano=cost_nano,
             usage=usage,
-            finish_reason=finish_reason,
+            finish_reason=None if completion is None else completion.finish_reason,
+            first_token_ms=None if completion is None else completion.first_token_ms,
             resent=flight.doubtful,
         )
         if done.outcome in IN_DOUBT:

@@ -18,7 +18,8 @@ _PER_JOB = (
 """What is decided for a job before, or across, the models that it may run on."""
 
 
-def _window(value: object) -> SpendWindow:
+def read_window(value: object) -> SpendWindow:
+    """The value of a `spend_window`. Raises ValueError."""
     return parse_window(value if isinstance(value, str) else "")
 
 
@@ -36,7 +37,7 @@ def _is_list_of_texts(value: object) -> bool:
 _ROUTING = Shape(
     cls=RoutingConfig,
     readers={
-        "spend_window": _window,
+        "spend_window": read_window,
         "context_window_fallbacks": _fallbacks,
         "content_policy_fallbacks": _fallbacks,
     },
@@ -48,7 +49,7 @@ _ROUTING = Shape(
 def read_global(raw: object, report: Report) -> dict[str, Any]:
     """The keys that `[routing]` sets."""
     given = read_table(_ROUTING, raw, "[routing]", report)
-    return _with_warning_ratio(given, {}, "[routing]", report)
+    return with_warning_ratio(given, {}, "[routing]", report)
 
 
 def read_own(raw: object, inherited: Mapping[str, Any], at: str, report: Report) -> dict[str, Any]:
@@ -59,10 +60,10 @@ def read_own(raw: object, inherited: Mapping[str, Any], at: str, report: Report)
             report.warn(
                 f"{at} {key}", "has no effect here: it concerns jobs, not models; set it in [routing]"
             )
-    return {**inherited, **_with_warning_ratio(given, inherited, at, report)}
+    return {**inherited, **with_warning_ratio(given, inherited, at, report)}
 
 
-def _with_warning_ratio(
+def with_warning_ratio(
     given: dict[str, Any], inherited: Mapping[str, Any], at: str, report: Report
 ) -> dict[str, Any]:
     """`soft_budget`, an amount, becomes the ratio to the ceiling that holds for this table."""

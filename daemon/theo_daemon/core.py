@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
+from theo_daemon.budgets import Budgets
 from theo_daemon.catalogue import Catalogue
 from theo_daemon.config import Config, ModelConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
@@ -35,6 +36,7 @@ from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
 from theo_workers.tokens.count import TokenCounter
 from theo_workers.upstreams.build import build_upstream
+from theo_workers.upstreams.room import Room
 
 
 class CoreObserver(RegionObserver, DispatchObserver, Protocol):
@@ -68,6 +70,7 @@ class Core:
         self.config, self.ledger, self.clock = config, ledger, clock
         self._observer = observer
         self._rng = rng or random.Random()
+        self._room = Room()
         self.catalogue = Catalogue(config)
         self.counter = TokenCounter()
         self.regions = _regions(config, clock, observer)
@@ -76,6 +79,7 @@ class Core:
         self.ledger.on_tidings(observer.on_tidings)
         self.fleet = Fleet(
             {model.name: self._member(model) for model in config.models},
+            budgets=Budgets(config),
             standings=self.standings,
             counter=self.counter,
             clock=clock,
@@ -163,7 +167,7 @@ class Core:
 
     def _member(self, model: ModelConfig) -> Member:
         routing = model.routing
-        upstream = build_upstream(_spec(model), self.clock, self._rng)
+        upstream = build_upstream(_spec(model), self.clock, self._rng, self._room)
         breaker = Breaker(
             threshold=routing.circuit_breaker_threshold, timeout_s=routing.circuit_breaker_timeout_s
         )

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct, structs
 
+from theo_daemon.budgets import Budgets, Draw
+from theo_daemon.catalogue import Route
 from theo_daemon.config import ModelConfig
+from theo_daemon.downgrade import Option, prefer_cheaper
 from theo_daemon.job import Job
 from theo_daemon.learner import Learner
-from theo_daemon.ledger.figures import MODEL_SCOPE
 from theo_daemon.ledger.rates import Rate
-from theo_daemon.ledger.records import Scope, Verdict, Want
-from theo_daemon.money import NANO, to_nano
+from theo_daemon.ledger.records import Granted, OtherWindow, Verdict, Want
+from theo_daemon.money import NANO
 from theo_daemon.preflight import output_cap
 from theo_daemon.region_watch import RegionWatch
 from theo_daemon.routing import AWAY, LATE, LOAD_STEPS, SLOW, Candidate, best, choose
-from theo_daemon.spend_window import window_of
 from theo_daemon.standings import Standings
 from theo_daemon.usual import UsualLatency
 from theo_workers.breaker import Breaker, Closed
 from theo_workers.clock import Clock
 from theo_workers.messages import Usage
 from theo_workers.model_worker import ModelWorker
-from theo_workers.prices import MTOK, Price, bound_nano, cost_nano
+from theo_workers.prices import MTOK, Price, bound_nano, cost_nano, snapshot
 from theo_workers.standing import Available
 from theo_workers.tokens.count import TokenCounter
 
@@ -44,6 +46,7 @@ class Member(Struct, frozen=True):
     usual: UsualLatency
     free: bool = False  # certainly nothing is charged
     place: int = 0  # of its region, in order of preference
+    snapshot: str | None = None  # of the price, for the books
 
 
 class Fleet:
@@ -53,6 +56,7 @@ class Fleet:
         self,
         members: Mapping[str, Member],
         *,
+        budgets: Budgets,
         standings: Standings,
         counter: TokenCounter,
         clock: Clock,
@@ -60,11 +64,10 @@ class Fleet:
         regions: RegionWatch | None = None,
     ) -> None:
         self._members = {name: _priced(member, member.price) for name, member in members.items()}
-        self._standings = standings
+        self._budgets, self._standings = budgets, standings
         self._counter, self._clock, self._rng = counter, clock, rng
         self.counter, self._regions = counter, regions
         self.learner: Learner | None = None  # None: among the best, weights decide
-        self._scopes: dict[str, tuple[tuple[Scope, ...], int | None]] = {}
 
     def __getitem__(self, model: str) -> Member:
         return self._members[model]
@@ -134,6 +137,23 @@ class Fleet:
         now = self._clock.monotonic()
         return next((name for name in models if self._members[name].worker.free(now) > 0), None)
 
+    def preferred(self, models: Sequence[str], route: Route, job: Job, size: int) -> Sequence[str]:
+        """Of these, the ones to choose from: all of them, or the cheaper ones while a budget is under pressure."""
+        if not self._budgets.may_strain or len(models) == 1:
+            return models
+        now = self._clock.monotonic()
+        return prefer_cheaper(
+            [
+                Option(
+                    model=name,
+                    cost=self._expected_cost(self._members[name], job, size),
+                    strained=self._budgets.strained(self.draw(name, route, job)),
+                    free=self._members[name].worker.free(now) > 0,
+                )
+                for name in models
+            ]
+        )
+
     def available(self, models: Sequence[str]) -> list[str]:
         """Of these, those that take calls at all, now or when a slot frees."""
         now = self._clock.monotonic()
@@ -184,14 +204,19 @@ class Fleet:
         return structs.replace(want, probe_until_ms=int((self._clock.wall() + lease_s) * 1000))
 
     def heed(self, want: Want, verdict: Verdict) -> None:
-        """What the claim's answer tells of its model."""
+        """What the claim's answer tells of its model, or of its budgets."""
         if want.rate is not None or want.probe_until_ms is not None:
             self._standings.heed(want.model, verdict)
+        if isinstance(verdict, OtherWindow):
+            self._budgets.learn(verdict)
+        elif self._budgets.may_strain and isinstance(verdict, Granted):
+            self._budgets.note(want.scopes, verdict.strained)
 
-    def bound_nano(self, model: str, job: Job, prompt_bound: int | None) -> int | None:
+    def bound_nano(self, model: str, job: Job, prompt_bound: int | None, *, tight: bool) -> int | None:
         """The most that a call may cost, in nano-dollars; None when price or output cap are unknown.
 
-        `prompt_bound` is the most prompt tokens, where they were counted before.
+        `prompt_bound` is the most prompt tokens, where they were counted before. Unless `tight`, a cheap and
+        far too high one will do: no ceiling depends on it.
         """
         member = self._members[model]
         if member.price is None:
@@ -202,7 +227,6 @@ class Fleet:
         if cap is None:
             return None
         if prompt_bound is None:
-            tight = member.config.routing.spend_ceiling is not None or job.max_cost_nano is not None
             bound = self._counter.bound_request if tight else self._counter.loose_bound_request
             prompt_bound = bound(
                 job.messages, job.params, provider=member.config.provider, model=member.config.model
@@ -224,23 +248,10 @@ class Fleet:
         per_mtok = prompt_tokens * price.rates.input + completion_tokens * price.rates.output
         return (per_mtok / MTOK + price.per_call) / NANO
 
-    def scopes(self, model: str) -> tuple[Scope, ...]:
-        """The budgets a call draws on: always the model's total, and its window when it has one."""
-        scopes, reset_ms = self._scopes.get(model, ((), 0))
-        if reset_ms is not None and int(self._clock.wall() * 1000) >= reset_ms:
-            scopes, reset_ms = self._scopes[model] = self._scopes_now(model)
-        return scopes
-
-    def _scopes_now(self, model: str) -> tuple[tuple[Scope, ...], int | None]:
-        """The scopes, and when they change (Unix ms; None: never)."""
-        routing = self._members[model].config.routing
-        ceiling = None if routing.spend_ceiling is None else to_nano(routing.spend_ceiling)
-        warn = round(ceiling * routing.warning_ratio) if ceiling else None
-        name = f"{MODEL_SCOPE}{model}"
-        start_ms, reset_ms = window_of(routing.spend_window, int(self._clock.wall() * 1000))
-        if start_ms == 0:
-            return (Scope(name, 0, ceiling, None, warn),), None
-        return (Scope(name, 0), Scope(name, start_ms, ceiling, reset_ms, warn)), reset_ms
+    def draw(self, model: str, route: Route, job: Job) -> Draw:
+        """The budgets that a call draws on: always the model's total, and every ceiling that fits the job."""
+        now_ms = int(self._clock.wall() * 1000)
+        return self._budgets.draw(model, route.name, job.workflow, job.tenant, now_ms)
 
     def estimate(self, model: str, job: Job, output: str) -> Usage:
         """Usage counted by ourselves, for a provider that reported none."""
@@ -254,10 +265,21 @@ class Fleet:
             estimated=True,
         )
 
+    def _expected_cost(self, member: Member, job: Job, size: int) -> float:
+        """What a usual answer would cost, in nano-dollars, from the size of the job alone; infinite: unknown."""
+        if member.price is None:
+            return math.inf
+        usage = Usage(
+            prompt_tokens=size // BYTES_PER_TOKEN, completion_tokens=_expected_output(job, member.config)
+        )
+        return cost_nano(member.price, usage)
+
 
 def _priced(member: Member, price: Price | None) -> Member:
     free = price is not None and bound_nano(price, 10**9, 10**9) == 0
-    return structs.replace(member, price=price, free=free)
+    return structs.replace(
+        member, price=price, free=free, snapshot=None if price is None else snapshot(price)
+    )
 
 
 def _expected_output(job: Job, config: ModelConfig) -> int:

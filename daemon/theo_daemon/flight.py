@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from theo_daemon.ceilings import Barred
 from theo_daemon.job import EntryRef, Failed
-from theo_daemon.ledger.records import PriorAttempt, Settled
+from theo_daemon.ledger.records import PriorAttempt, Scope, Settled
 from theo_daemon.outcomes import earlier
 from theo_daemon.reception import Accepted
 from theo_daemon.retry import Tried
@@ -22,8 +22,9 @@ class Ticket:
     """One job from delivery to reply. Exactly one outcome is published for it."""
 
     __slots__ = (
-        "deadline", "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "job",
-        "key", "lost_calls", "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size",
+        "deadline", "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "held",
+        "job", "key", "lost_calls", "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq",
+        "size",
         "stored",
     )  # fmt: skip
 
@@ -41,6 +42,7 @@ class Ticket:
         self.records: tuple[AttemptRecord, ...] = ()  # its own attempts, once it has ended
         self.repeat = False  # a repeated id: it gets the outcome of another push, and pays nothing
         self.ended = False
+        self.held: object = None  # of a large answer, until it is published
         self.stored = False  # its outcome lies in the ledger until it is published
         self.flight: Flight | None = None
         self.deadline: float | None = None  # monotonic seconds
@@ -52,10 +54,10 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush", "holding",
-        "in_order", "key", "landing", "last_error", "lead", "line", "listed", "looked", "measured", "names", "place",
-        "prompt_bounds", "queued_at", "records", "route", "sent_attempt", "settled", "task", "text", "tried",
-        "tried_before", "waited_since_ms", "waiters", "wake", "withdrawn",
+        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush", "held",
+        "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed", "looked", "measured", "names",
+        "place", "prompt_bounds", "queued_at", "records", "route", "scopes", "sent_attempt", "settled", "task", "text",
+        "tried", "tried_before", "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, key: str, lead: Ticket) -> None:
@@ -72,6 +74,7 @@ class Flight:
         self.place = key  # among the flights of this process, whoever leads
         self.awaited: EntryRef | None = None  # the push of the same id, elsewhere, that we wait for
         self.wake: asyncio.Future[None] | None = None  # ends that wait, or the wait for another's call
+        self.scopes: tuple[Scope, ...] = ()  # what its last call drew on
         self.holding = False  # the ledger's claim on the key is ours
         self.landing = False  # the outcome is being recorded: too late to withdraw
         self.looked = False  # the ledger was asked for answers already
@@ -91,6 +94,7 @@ class Flight:
         self.prompt_bounds: dict[str, int] = {}  # most prompt tokens by model, where counted beforehand
         self.attempt_number = 0  # grows through all rounds, so that deltas of an earlier one are told apart
         self.text: list[str] = []  # streamed so far in this attempt
+        self.held: object = None  # what its large answer takes of the process's room
         self.flush: asyncio.Future[None] | None = None  # rings when the next delta is due
 
     @property

@@ -11,6 +11,7 @@ from theo_daemon.bookings import Bookings, Started
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.hedge import Allowance, affordable
+from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import OnUnknown
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import Ask, Granted, Landing, Verdict, Want
@@ -65,10 +66,11 @@ class Hedging:
 
     def __init__(
         self, *, fleet: Fleet, ledger: Claims, asking: Asking, bookings: Bookings, submit: Submit,
-        on_unknown: OnUnknown, clock: Clock,
+        on_unknown: OnUnknown, hold_lines: HoldLines, clock: Clock,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._asking = fleet, ledger, asking
-        self._bookings, self._submit, self._on_unknown, self._clock = bookings, submit, on_unknown, clock
+        self._bookings, self._submit, self._on_unknown = bookings, submit, on_unknown
+        self._hold_lines, self._clock = hold_lines, clock
         self._allowance = Allowance()
 
     async def race(self, flight: Flight, first: Started) -> Started:
@@ -121,7 +123,7 @@ class Hedging:
             return False
         most = member.config.routing.hedge_max_cost
         return affordable(
-            self._fleet.bound_nano(name, flight.lead.job, flight.prompt_bounds.get(name)),
+            self._fleet.bound_nano(name, flight.lead.job, flight.prompt_bounds.get(name), tight=True),
             most_nano=None if most is None else to_nano(most),
             left_nano=left_nano,
         )
@@ -157,6 +159,7 @@ class Hedging:
         if flight.settled is not None:
             self._ledger.tell(Landing(settled=flight.settled))
             flight.settled = None
+            self._hold_lines.freed(call.want.scopes)
 
     def _give_up(self, flight: Flight, first: Started) -> None:
         """Nobody waits for the flight any more."""

@@ -33,6 +33,7 @@ def attempt_record(
     status_code: int | None = 200,
     cost_nano: int = 42_000,
     usage: Usage | None = USAGE,
+    first_token_ms: float | None = None,
     resent: bool = False,
 ) -> AttemptRecord:
     attempt = Attempt(
@@ -51,6 +52,7 @@ def attempt_record(
         finished_at=finished_at,
         cost_nano=cost_nano,
         usage=usage,
+        first_token_ms=first_token_ms,
         finish_reason="stop" if outcome is Outcome.OK else None,
         resent=resent,
     )

@@ -58,6 +58,10 @@ class Serve:
         return self._log.read_text("utf-8", "replace")
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process.poll() is None
 

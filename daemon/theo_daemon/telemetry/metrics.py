@@ -74,7 +74,7 @@ class _Model:
     """What is counted for one model."""
 
     __slots__ = (
-        *("attempts", "cost_nano", "durations", "input", "name", "output"),
+        *("attempts", "cost_nano", "durations", "first_chunk", "input", "name", "output"),
         *("resent", "resent_cost_nano", "tokens"),
     )
 
@@ -85,6 +85,7 @@ class _Model:
         self.resent = self.resent_cost_nano = 0
         self.tokens = [0] * len(names.TOKEN_KINDS)
         self.durations: dict[str, Histogram] = {NONE: Histogram(names.GEN_AI_DURATION)}
+        self.first_chunk = Histogram(names.GEN_AI_FIRST_CHUNK)
         self.input = Histogram(names.GEN_AI_TOKENS)
         self.output = Histogram(names.GEN_AI_TOKENS)
 
@@ -137,6 +138,8 @@ class Metrics:
             code = code if code in self._codes else OTHER
             durations = model.durations.setdefault(code, Histogram(names.GEN_AI_DURATION))
         durations.observe(record.finished_at - record.started_at)
+        if record.first_token_ms is not None:
+            model.first_chunk.observe(record.first_token_ms / 1_000)
         if usage is not None:
             tokens = model.tokens
             tokens[0] += usage.prompt_tokens
@@ -236,6 +239,10 @@ def _durations(model: _Model) -> list[Sample]:
     return [Sample((*_gen_ai(model), code), histogram.read()) for code, histogram in model.durations.items()]
 
 
+def _first_chunk(model: _Model) -> list[Sample]:
+    return [Sample(_gen_ai(model), model.first_chunk.read())]
+
+
 def _usage(model: _Model) -> list[Sample]:
     labels = _gen_ai(model)
     return [Sample((*labels, "input"), model.input.read()), Sample((*labels, "output"), model.output.read())]
@@ -253,6 +260,7 @@ _PER_MODEL: dict[Metric, Callable[[_Model], list[Sample]]] = {
     names.MODEL_TOKENS: _tokens,
     names.MODEL_COST: _cost,
     names.GEN_AI_DURATION: _durations,
+    names.GEN_AI_FIRST_CHUNK: _first_chunk,
     names.GEN_AI_TOKENS: _usage,
 }
 

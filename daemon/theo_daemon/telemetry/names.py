@@ -121,7 +121,8 @@ _STREAM_LEVELS: dict[str, Level] = {
     **dict.fromkeys(
         ("bound_violated", "model_disabled", "model_unknown", "worker_restarted", "ledger_trouble"), "error"
     ),
-    **dict.fromkeys(("budget_warning", "budget_exhausted", "circuit_opened", "outcome_unknown"), "warning"),
+    **dict.fromkeys(("budget_warning", "budget_downgrade", "budget_exhausted"), "warning"),
+    **dict.fromkeys(("circuit_opened", "outcome_unknown"), "warning"),
     "region_evicted": "warning",
     **dict.fromkeys(
         ("ledger_wal_large", "lease_lost", "entries_reclaimed", "entries_vanished", "dead_lettered"),
@@ -186,6 +187,13 @@ JOB_TOTAL = _metric(
 MODEL_RUNNING = _metric(
     "theo.model.running", Kind.GAUGE, "{call}", "Calls to a model that run now.", labels=("model",)
 )
+MODEL_AMENDMENTS = _metric(
+    "theo.model.amendments",
+    Kind.COUNTER,
+    "{request}",
+    "Requests refused for a parameter's name and sent again at once under another.",
+    labels=("model",),
+)
 BREAKER_STATE = _metric(
     "theo.model.breaker_state",
     Kind.GAUGE,
@@ -203,6 +211,33 @@ MODEL_TOKENS = _metric(
 )
 TOKEN_KINDS = ("prompt", "completion", "cached", "cache_write", "reasoning")
 MODEL_COST = _metric("theo.model.cost", Kind.COUNTER, "USD", "Settled spend of a model.", labels=("model",))
+BUDGET_SPENT = _metric(
+    "theo.budget.spent",
+    Kind.GAUGE,
+    "USD",
+    "Spent against a ceiling in the window that runs; with `*` in its name, all its scopes together.",
+    labels=("budget",),
+)
+BUDGET_HELD = _metric(
+    "theo.budget.held", Kind.GAUGE, "USD", "Held by calls in flight, counted likewise.", labels=("budget",)
+)
+BUDGET_CEILING = _metric(
+    "theo.budget.ceiling", Kind.GAUGE, "USD", "The ceiling, of each scope.", labels=("budget",)
+)
+BUDGET_USED = _metric(
+    "theo.budget.used",
+    Kind.GAUGE,
+    "1",
+    "How much of its ceiling the most used scope has spent or holds; 1 is all of it.",
+    labels=("budget",),
+)
+BUDGET_SCOPES = _metric(
+    "theo.budget.scopes",
+    Kind.GAUGE,
+    "{scope}",
+    "Scopes on record in the window that runs: with `tenant=*`, tenants that have spent anything.",
+    labels=("budget",),
+)
 ATTEMPTS_FINISHED = _metric(
     "theo.attempts.finished",
     Kind.COUNTER,
@@ -238,6 +273,14 @@ GEN_AI_DURATION = _metric(
     "s",
     "One call to a provider; `error.type` is the error code, `none` when ok.",
     labels=("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "model", "error.type"),
+    buckets=_GENAI_SECONDS,
+)
+GEN_AI_FIRST_CHUNK = _metric(
+    "gen_ai.client.operation.time_to_first_chunk",
+    Kind.HISTOGRAM,
+    "s",
+    "From asking a provider to the first text of its streamed answer.",
+    labels=("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "model"),
     buckets=_GENAI_SECONDS,
 )
 GEN_AI_TOKENS = _metric(
@@ -306,6 +349,9 @@ GEN_AI_OPERATION = _attribute("gen_ai.operation.name", "Always `chat`.")
 GEN_AI_PROVIDER = _attribute("gen_ai.provider.name", "The provider, by the name of the conventions.")
 GEN_AI_MODEL = _attribute("gen_ai.request.model", "The provider's own name of the model.")
 GEN_AI_FINISH = _attribute("gen_ai.response.finish_reasons", "Why the model stopped.")
+GEN_AI_FIRST_CHUNK_S = _attribute(
+    "gen_ai.response.time_to_first_chunk", "Seconds to the first text of a streamed answer."
+)
 GEN_AI_INPUT = _attribute("gen_ai.usage.input_tokens", "Prompt tokens, cached ones included.")
 GEN_AI_OUTPUT = _attribute("gen_ai.usage.output_tokens", "Completion tokens, reasoning included.")
 GEN_AI_CACHED = _attribute(
