@@ -20,7 +20,7 @@ from tests.evaluation.scenarios import (
     Weather,
 )
 from tests.scenario.stage import Stage, said, staged
-from theo_daemon.config import ModelConfig, RoutingConfig
+from theo_daemon.config import BudgetConfig, ModelConfig, RoutingConfig
 from theo_daemon.job import Answered, EntryRef
 from theo_workers.clock import Clock, sleep_until
 from theo_workers.errors import ProviderTimeout, ProviderUnavailable, RateLimited
@@ -98,7 +98,8 @@ async def run(scenario: Scenario, feature: Feature, seed: int) -> Run:
     models = [_config(model, feature) for model in scenario.models]
     luck = random.Random(f"{seed}/{scenario.name}")
     pushed: list[tuple[EntryRef, float]] = []
-    async with staged(*models, routing=routing, ingress={"max_in_flight": 100_000}, seed=seed) as stage:
+    ingress, budgets = {"max_in_flight": 100_000}, _budgets(scenario, feature)
+    async with staged(*models, routing=routing, ingress=ingress, budgets=budgets, seed=seed) as stage:
         for model in scenario.models:
             stage.core.fleet[model.name].worker.upstream = Provider(stage.clock, model, seed)
         began = stage.clock.monotonic()
@@ -125,6 +126,13 @@ def _config(model: Model, feature: Feature) -> ModelConfig:
         output_cost_per_mtok=first.output_usd,
         routing=RoutingConfig(weight=model.weight_by_hand if feature.weights_by_hand else 1.0),
     )
+
+
+def _budgets(scenario: Scenario, feature: Feature) -> list[BudgetConfig]:
+    if scenario.group_ceiling is None:
+        return []
+    ratio = feature.routing.get("downgrade_ratio")
+    return [BudgetConfig(group="all", spend_ceiling=scenario.group_ceiling, downgrade_ratio=ratio)]
 
 
 def _arrivals(scenario: Scenario, luck: random.Random) -> Iterator[float]:
@@ -188,6 +196,6 @@ def why_not(scenario: Scenario, feature: Feature) -> str | None:
     """Why this router cannot run it; None when it can."""
     if feature.missing:
         return f"there is no key {', '.join(feature.missing)}"
-    if scenario.group_ceiling is not None:
-        return "there are no ceilings for groups"
+    if "downgrade_ratio" in feature.routing and scenario.group_ceiling is None:
+        return "there is no ceiling"
     return None
