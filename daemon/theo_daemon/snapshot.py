@@ -19,9 +19,9 @@ from theo_daemon.publisher import StreamPublisher
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
 from theo_daemon.telemetry.metrics import Metrics
-from theo_daemon.telemetry.status import LaneStatus, ModelState, ModelStatus, Status
+from theo_daemon.telemetry.status import BreakerState, LaneStatus, ModelState, ModelStatus, Status
 from theo_daemon.wire import Wire
-from theo_workers.breaker import HalfOpen
+from theo_workers.breaker import Closed, HalfOpen, Open, State
 from theo_workers.clock import Clock, sleep
 from theo_workers.standing import Unavailable
 
@@ -33,6 +33,16 @@ _STATES: dict[str, ModelState] = {
     "disabled": "disabled",
     "stopped": "stopped",
 }
+
+
+def _breaker_state(state: State) -> BreakerState:
+    match state:
+        case Closed():
+            return "closed"
+        case Open():
+            return "open"
+        case HalfOpen():
+            return "half_open"
 
 
 class Snapshot:
@@ -139,6 +149,7 @@ class Snapshot:
             provider=config.provider,
             model=config.model,
             state=state,
+            breaker=_breaker_state(member.breaker.peek(self._clock.monotonic())),
             retry_in_s=retry_in_s,
             running=member.worker.running,
             concurrency=config.concurrency,
