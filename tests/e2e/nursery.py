@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.e2e.commands import alive
-from tests.e2e.processes import API_KEY, ROOT, Fleet, Serve, toml, until
+from tests.e2e.processes import API_KEY, ROOT, Fleet, Serve, until
 from theo_daemon import app, core, reception
 from theo_daemon.cli import main, serve
 from theo_daemon.fleet import Fleet as Models
@@ -82,9 +82,7 @@ class Nursery:
     def start(self, name: str) -> Forked:
         """Another life of the fleet; use `wait_ready` before relying on it."""
         fleet, log = self._fleet, self._fleet.folder / f"{name}.log"
-        path = fleet.folder / "config.toml"
-        path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in fleet.config.items()))
-        words = ["theo-router", "serve", "--config", str(path), "--redis-url", fleet.url]
+        words = ["theo-router", "serve", "--config", str(fleet.write_config()), "--redis-url", fleet.url]
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"words": words, "log": str(log)}) + "\n")

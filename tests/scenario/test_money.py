@@ -138,7 +138,10 @@ async def test_when_every_budget_is_spent_the_first_to_reset_is_named() -> None:
         refused = await stage.answer()
         assert isinstance(refused, Failed)
         assert (refused.code, refused.retryable) == ("budget_exceeded", True)
-        assert refused.message.startswith("model:daily has spent 0 of 0.5 USD")
+        assert refused.message == (
+            "the budget of model daily has spent 0 of 0.5 USD; this call may cost 1 USD; "
+            "it resets at 2023-11-15 00:00:00 UTC"
+        )
         assert 0 < (refused.retry_after_ms or 0) <= 86_400_000
 
 
