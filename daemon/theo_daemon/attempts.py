@@ -192,7 +192,11 @@ class Attempts:
         )
         on_delta = self._deltas.begin(flight)
         call = Call(
-            request=Request(messages=job.messages, params=job.params, stream=on_delta is not None),
+            request=Request(
+                messages=job.messages,
+                params=self._fleet.capped_params(model, job) if tight else job.params,
+                stream=on_delta is not None,
+            ),
             deadline=member.worker.starts_at(self._clock.monotonic()) + member.config.routing.timeout_s,
             on_delta=on_delta,
             before_send=partial(self._claim, flight, want),

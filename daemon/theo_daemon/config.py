@@ -126,6 +126,10 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     cache_max_entries: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 128
 
 
+CAP_UNDER_CEILINGS = 4_096
+"""Tokens of an answer that neither its job nor its model caps, where a ceiling needs to know the most it can cost."""
+
+
 class ModelConfig(Struct, frozen=True, kw_only=True):
     """One model at one endpoint with one credential."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct, structs
 
 from theo_daemon.budgets import Budgets, Draw
 from theo_daemon.catalogue import Route
-from theo_daemon.config import ModelConfig
+from theo_daemon.config import CAP_UNDER_CEILINGS, ModelConfig
 from theo_daemon.downgrade import Option, prefer_cheaper
 from theo_daemon.job import Job
 from theo_daemon.ledger.rates import Rate
@@ -173,10 +174,10 @@ class Fleet:
             self._budgets.note(want.scopes, verdict.strained)
 
     def bound_nano(self, model: str, job: Job, prompt_bound: int | None, *, tight: bool) -> int | None:
-        """The most that a call may cost, in nano-dollars; None when price or output cap are unknown.
+        """The most that a call may cost, in nano-dollars; None when its price is unknown.
 
         `prompt_bound` is the most prompt tokens, where they were counted before. Unless `tight`, a cheap and
-        far too high one will do: no ceiling depends on it.
+        far too high one will do, or none: no ceiling depends on it.
         """
         member = self._members[model]
         if member.price is None:
@@ -185,7 +186,9 @@ class Fleet:
         if member.free:
             return 0
         if cap is None:
-            return None
+            if not tight:
+                return None
+            cap = CAP_UNDER_CEILINGS
         if prompt_bound is None:
             bound = self._counter.bound_request if tight else self._counter.loose_bound_request
             prompt_bound = bound(
@@ -194,6 +197,13 @@ class Fleet:
             if prompt_bound is None:
                 return None
         return bound_nano(member.price, prompt_bound, cap)
+
+    def capped_params(self, model: str, job: Job) -> Mapping[str, Any]:
+        """The job's, for a call under a ceiling: where nothing else caps its answer, with the cap of the bound."""
+        member = self._members[model]
+        if member.free or output_cap(job, member.config) is not None:
+            return job.params
+        return {**job.params, "max_tokens": CAP_UNDER_CEILINGS}
 
     async def prompt_bounds(self, route: Route, job: Job) -> dict[str, int]:
         """The most prompt tokens of a large job, by model, counted off the loop."""
