@@ -84,6 +84,13 @@ async def test_an_answer_that_nothing_caps_is_capped_under_a_job_s_own_ceiling_a
         assert asked == [{"max_tokens": 4096}, {"max_tokens": 900, "seed": 1}, {"seed": 1}]
 
 
+async def test_a_small_window_keeps_half_of_itself_for_the_prompt() -> None:
+    small = model("small", HELLO, output_cost_per_mtok=1000.0, context_window=6000)
+    async with staged(small) as stage:
+        assert isinstance(await stage.answer(max_cost="3"), Answered)
+        assert [dict(params) for params in stage.upstreams["small"].params] == [{"max_tokens": 3000}]
+
+
 async def test_a_model_s_ceiling_caps_what_nothing_else_caps() -> None:
     endless = model("endless", HELLO, output_cost_per_mtok=1000.0, routing={"spend_ceiling": 4.5})
     async with staged(endless) as stage:
