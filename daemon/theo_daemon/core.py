@@ -15,16 +15,18 @@ from theo_daemon.catalogue import Catalogue
 from theo_daemon.config import Config, ModelConfig, RoutingConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
 from theo_daemon.fleet import Fleet, Member
+from theo_daemon.learner import Learner
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.condition import Tidings
 from theo_daemon.ledger.records import News
 from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Reception, Refused
+from theo_daemon.region_watch import RegionObserver, RegionWatch, Watched
 from theo_daemon.repricing import keep_prices
 from theo_daemon.retry_budget import RetryBudget
 from theo_daemon.standings import Standings
+from theo_daemon.usual import UsualLatency
 from theo_workers.breaker import Breaker
-from theo_workers.call import Observer
 from theo_workers.clock import Clock
 from theo_workers.failure_rate import RateRule
 from theo_workers.health import ModelHealth
@@ -41,8 +43,8 @@ from theo_workers.upstreams.build import build_upstream
 from theo_workers.upstreams.room import Room
 
 
-class CoreObserver(Observer, DispatchObserver, Protocol):
-    """Hears of workers, jobs and defects."""
+class CoreObserver(RegionObserver, DispatchObserver, Protocol):
+    """Hears of workers, regions, jobs and defects."""
 
     def on_refusal(self, refused: Refused) -> None:
         """A job was refused before it ran."""
@@ -75,7 +77,8 @@ class Core:
         self._room = Room()
         self.catalogue = Catalogue(config)
         self.counter = TokenCounter()
-        self.standings = Standings(self.ledger, clock=clock, observer=observer)
+        self.regions = _regions(config, clock, observer)
+        self.standings = Standings(self.ledger, clock=clock, observer=self.regions or observer)
         self.ledger.on_news(observer.on_news)
         self.ledger.on_tidings(observer.on_tidings)
         self._retries: dict[str, RetryBudget] = {}  # by endpoint
@@ -86,7 +89,12 @@ class Core:
             counter=self.counter,
             clock=clock,
             rng=self._rng,
+            regions=self.regions,
         )
+        if config.routing.strategy == "predictive":
+            self.fleet.learner = Learner(
+                self._rng, cost=self.fleet.usd, usd_per_s=config.routing.predictive_usd_per_s
+            )
         for member in self.fleet.members():
             self.standings.add(member.worker, _fingerprint(member.config))
         workers = [member.worker for member in self.fleet.members()]
@@ -175,10 +183,16 @@ class Core:
             rng=self._rng,
             observer=self.standings,
         )
-        # Models without an address are places of their own.
-        place = model.base_url or f"{model.provider}:{model.name}"
-        retries = self._retries.setdefault(place, RetryBudget(self.config.routing.retry_budget))
-        return Member(model, worker, self._price(model), breaker, retries)
+        # Models without an address are endpoints of their own.
+        endpoint = model.base_url or f"{model.provider}:{model.name}"
+        retries = self._retries.setdefault(endpoint, RetryBudget(self.config.routing.retry_budget))
+        place = 0
+        if self.regions is not None:
+            place = self.regions.place(model.region)
+            if model.region is not None:
+                self.regions.add(Watched(model.name, model.region, breaker, worker))
+        usual = UsualLatency(worker.health)
+        return Member(model, worker, self._price(model), breaker, retries, usual, place=place)
 
     def _price(self, model: ModelConfig) -> Price | None:
         return price_for(
@@ -212,6 +226,14 @@ def _slots(model: ModelConfig) -> Slots:
     if routing.adaptive_concurrency:
         load = Load(model.concurrency, least_slow_ms=routing.latency_threshold_ms)
     return Slots(model.concurrency, ramp_s=routing.circuit_breaker_ramp_s, load=load)
+
+
+def _regions(config: Config, clock: Clock, observer: RegionObserver) -> RegionWatch | None:
+    """None: regions make no difference."""
+    routing = config.routing
+    if not routing.regions:
+        return None
+    return RegionWatch(routing.regions, ratio=routing.region_eviction_ratio, clock=clock, observer=observer)
 
 
 def _spec(model: ModelConfig) -> ModelSpec:

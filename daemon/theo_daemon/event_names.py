@@ -19,6 +19,8 @@ EVENTS: Final = MappingProxyType(
         "model_paused": "the provider asked to wait; details: retry_after_ms, error_code, status_code",
         "retries_spent": "an endpoint fails so often that jobs are not repeated there, told once until it recovers",
         "bound_violated": "a provider billed more than its own limits allow; the model is stopped",
+        "region_evicted": "a region is out of order as a whole; details: region, circuits that are open",
+        "region_readmitted": "a probe of an evicted region was answered; details: region, probed",
         "worker_restarted": "a model's actor died and was started again",
         # money
         "budget_warning": "spend passed `warning_ratio` of a ceiling; details: scope, spent, ceiling",

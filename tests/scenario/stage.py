@@ -47,6 +47,7 @@ class WatchedUpstream(ScriptedUpstream):
         super().__init__(clock, fates, **options)
         self.prompts: list[str] = []
         self.streamed: list[bool] = []
+        self.params: list[Mapping[str, Any]] = []
         self.running: list[str] = []
         self.closed: list[str] = []  # calls that were cancelled
         self.fate_for: Callable[[str], Fate | BaseException] | None = None
@@ -55,6 +56,7 @@ class WatchedUpstream(ScriptedUpstream):
         prompt = said(request)
         self.prompts.append(prompt)
         self.streamed.append(request.stream)
+        self.params.append(request.params)
         self.running.append(prompt)
         try:
             if self.fate_for is not None:
@@ -77,6 +79,7 @@ class Listening(LibraryObserver):
         self.bugs: list[BaseException] = []
         self.defects: list[BaseException] = []
         self.transitions: list[tuple[str, str]] = []
+        self.regions: list[tuple[str, str]] = []
         self.news: list[News] = []
         self.violations: list[str] = []
         self.retries_spent: list[str] = []
@@ -95,6 +98,9 @@ class Listening(LibraryObserver):
 
     def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
         self.transitions.append((model, event))
+
+    def on_region(self, event: str, region: str, details: Mapping[str, Any]) -> None:
+        self.regions.append((event, region))
 
     def on_news(self, news: News) -> None:
         self.news.append(news)

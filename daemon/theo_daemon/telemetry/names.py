@@ -122,7 +122,7 @@ _STREAM_LEVELS: dict[str, Level] = {
         ("bound_violated", "model_disabled", "model_unknown", "worker_restarted", "ledger_trouble"), "error"
     ),
     **dict.fromkeys(("budget_warning", "budget_downgrade", "budget_exhausted"), "warning"),
-    **dict.fromkeys(("circuit_opened", "outcome_unknown", "retries_spent"), "warning"),
+    **dict.fromkeys(("circuit_opened", "outcome_unknown", "retries_spent", "region_evicted"), "warning"),
     **dict.fromkeys(
         ("ledger_wal_large", "lease_lost", "entries_reclaimed", "entries_vanished", "dead_lettered"),
         "warning",
