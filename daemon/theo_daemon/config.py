@@ -34,6 +34,14 @@ Usd = Annotated[float, Meta(ge=0, le=1e9)]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
 
 Provider = Literal["openai", "openai_responses", "anthropic", "gemini", "local", "scripted"]
+Selector = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(?:\*|[A-Za-z0-9._:-]{1,64})\Z",
+        extra={"allowed": f'"*" for each one by itself, or a name: {NAME_ALLOWED}'},
+    ),
+]
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -105,8 +113,12 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     weight: Annotated[float, Meta(ge=0, le=1e12)] = 1.0
     spend_ceiling: Usd | None = None  # None: none; 0 forbids
     spend_window: SpendWindow = SpendWindow()
+    calendar_aligned: bool = True
     latency_threshold_ms: Milliseconds = 5000.0
     warning_ratio: Ratio = 0.8  # of the ceiling; `soft_budget` ends up here
+    downgrade_ratio: Ratio | None = (
+        None  # of the ceiling: from here on cheaper models come first; None: never
+    )
     circuit_breaker_threshold: ShortCount = 3
     circuit_breaker_timeout_s: Seconds = 60.0
     cache_enabled: bool = True
@@ -149,6 +161,22 @@ class WorkflowConfig(Struct, frozen=True, kw_only=True):
     model: str  # model or group
 
 
+class BudgetConfig(Struct, frozen=True, kw_only=True):
+    """One ceiling over what several calls have in common. Selectors that are None make no difference."""
+
+    tenant: Selector | None = None
+    workflow: Selector | None = None
+    group: Selector | None = None  # as the job asked for it, or its workflow or the default did
+    model: Selector | None = None
+    spend_ceiling: Usd  # 0 forbids
+    spend_window: SpendWindow = SpendWindow()
+    calendar_aligned: bool = True
+    warning_ratio: Ratio = 0.8  # of the ceiling; `soft_budget` ends up here
+    downgrade_ratio: Ratio | None = (
+        None  # of the ceiling: from here on cheaper models come first; None: never
+    )
+
+
 class TelemetryConfig(Struct, frozen=True, kw_only=True):
     """What operators see. Empty strings turn an exit off."""
 
@@ -171,6 +199,7 @@ class Config(Struct, frozen=True, kw_only=True):
     models: tuple[ModelConfig, ...] = ()
     groups: dict[str, tuple[str, ...]] = {}
     workflows: dict[str, WorkflowConfig] = {}
+    budgets: tuple[BudgetConfig, ...] = ()
     telemetry: TelemetryConfig = TelemetryConfig()
     source: Path | None = None  # the file it was read from
     warnings: tuple[str, ...] = ()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from theo_daemon.config import NAME_ALLOWED, Config, Name, WorkflowConfig
+from theo_daemon.config import NAME_ALLOWED, BudgetConfig, Config, Name, WorkflowConfig
+from theo_daemon.config_budgets import check_budgets
 from theo_daemon.config_models import model_label
 from theo_daemon.config_table import Report, Shape, read_table, read_value, unknown
 
@@ -49,8 +50,13 @@ def read_workflows(raw: object, report: Report) -> dict[str, WorkflowConfig]:
     return workflows
 
 
-def check_names(config: Config, raw: Mapping[str, Any], report: Report) -> None:
-    """`raw` too, since a model or group that is wrong in other ways is not unknown by name."""
+def check_names(
+    config: Config, budgets: Mapping[str, BudgetConfig], raw: Mapping[str, Any], report: Report
+) -> None:
+    """`raw` too, since a model or group that is wrong in other ways is not unknown by name.
+
+    `budgets` are those of `config`, by where they are in the file.
+    """
     models = _model_names(raw.get("models"), report)
     raw_groups = raw.get("groups")
     groups = set(raw_groups) if isinstance(raw_groups, Mapping) else set()
@@ -70,6 +76,7 @@ def check_names(config: Config, raw: Mapping[str, Any], report: Report) -> None:
     for at, target in targets.items():
         if target not in models | groups:
             report.error(at, f'"{target[:64]}": {unknown("model or group", target, models | groups)}')
+    check_budgets(budgets, models, {**dict.fromkeys(groups, ()), **config.groups}, report)
 
 
 def _model_names(raw: object, report: Report) -> set[str]:

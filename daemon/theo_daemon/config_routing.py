@@ -14,13 +14,14 @@ _PER_JOB = ("default", "when_unavailable", "max_wait_s", "max_attempts")
 """What is decided for a job before, or across, the models that it may run on."""
 
 
-def _window(value: object) -> SpendWindow:
+def read_window(value: object) -> SpendWindow:
+    """The value of a `spend_window`. Raises ValueError."""
     return parse_window(value if isinstance(value, str) else "")
 
 
 _ROUTING = Shape(
     cls=RoutingConfig,
-    readers={"spend_window": _window},
+    readers={"spend_window": read_window},
     extras={"soft_budget": Usd},
     aliases={"max_budget": "spend_ceiling", "budget_duration": "spend_window"},
 )
@@ -29,7 +30,7 @@ _ROUTING = Shape(
 def read_global(raw: object, report: Report) -> dict[str, Any]:
     """The keys that `[routing]` sets."""
     given = read_table(_ROUTING, raw, "[routing]", report)
-    return _with_warning_ratio(given, {}, "[routing]", report)
+    return with_warning_ratio(given, {}, "[routing]", report)
 
 
 def read_own(raw: object, inherited: Mapping[str, Any], at: str, report: Report) -> dict[str, Any]:
@@ -40,10 +41,10 @@ def read_own(raw: object, inherited: Mapping[str, Any], at: str, report: Report)
             report.warn(
                 f"{at} {key}", "has no effect here: it concerns jobs, not models; set it in [routing]"
             )
-    return {**inherited, **_with_warning_ratio(given, inherited, at, report)}
+    return {**inherited, **with_warning_ratio(given, inherited, at, report)}
 
 
-def _with_warning_ratio(
+def with_warning_ratio(
     given: dict[str, Any], inherited: Mapping[str, Any], at: str, report: Report
 ) -> dict[str, Any]:
     """`soft_budget`, an amount, becomes the ratio to the ceiling that holds for this table."""

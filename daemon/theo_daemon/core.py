@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
+from theo_daemon.budgets import Budgets
 from theo_daemon.catalogue import Catalogue
 from theo_daemon.config import Config, ModelConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
@@ -75,6 +76,7 @@ class Core:
         self.ledger.on_tidings(observer.on_tidings)
         self.fleet = Fleet(
             {model.name: self._member(model) for model in config.models},
+            budgets=Budgets(config),
             standings=self.standings,
             counter=self.counter,
             clock=clock,

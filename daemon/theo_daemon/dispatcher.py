@@ -19,6 +19,7 @@ from theo_daemon.fair_queue import FairQueue
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight, Ticket, flight_key
 from theo_daemon.generation import Generation, LedgerQuestions
+from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import Delivery, EntryRef, Envelope, Failed
 from theo_daemon.landing import JobObserver, Landings
 from theo_daemon.ledger.port import Claims
@@ -67,6 +68,7 @@ class Dispatcher:
             ledger=ledger, publisher=publisher, manifest=self._manifest, deltas=deltas,
             redis_now_ms=redis_now_ms, observer=observer,
         )  # fmt: skip
+        self._hold_lines = HoldLines(clock, rng)
         routing, on_unknown = config.routing, config.ledger.on_unknown
         questions = LedgerQuestions(
             on_unknown=on_unknown,
@@ -77,7 +79,7 @@ class Dispatcher:
             fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, max_attempts=routing.max_attempts,
             max_wait_s=routing.max_wait_s if routing.when_unavailable == "park" else 0.0,
             on_unknown=on_unknown, bookings=Bookings(fleet=fleet, observer=observer, clock=clock),
-            redis_now_ms=redis_now_ms, clock=clock, rng=rng,
+            hold_lines=self._hold_lines, redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
         self._turns = TurnQueue(
             FairQueue(config.ingress.lanes),
@@ -94,8 +96,8 @@ class Dispatcher:
             turns=self._turns,
             attempts=attempts,
             questions=questions,
+            hold_lines=self._hold_lines,
             clock=clock,
-            rng=rng,
         )
         self._flights: dict[str, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -312,6 +314,7 @@ class Dispatcher:
                     flight.key, None
                 )  # who comes now finds the answer in the ledger, or flies anew
             await self._landings.land(flight, result, all_of_it=serves_all)
+            self._hold_lines.freed(flight.scopes)
             if serves_all:
                 return
             flight.restart()

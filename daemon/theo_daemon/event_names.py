@@ -19,6 +19,7 @@ EVENTS: Final = MappingProxyType(
         "worker_restarted": "a model's actor died and was started again",
         # money
         "budget_warning": "spend passed `warning_ratio` of a ceiling; details: scope, spent, ceiling",
+        "budget_downgrade": "spend passed `downgrade_ratio`: cheaper models come first; details: scope, spent, ceiling",
         "budget_exhausted": "a ceiling is reached; details: scope, retry_after_ms",
         "outcome_unknown": "a call was sent and nobody knows whether it was billed; charged at its bound",
         # processes

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct, structs
 
+from theo_daemon.budgets import Budgets, Draw
 from theo_daemon.catalogue import Route
 from theo_daemon.config import ModelConfig
+from theo_daemon.downgrade import Option, prefer_cheaper
 from theo_daemon.job import Job
-from theo_daemon.ledger.figures import MODEL_SCOPE
 from theo_daemon.ledger.rates import Rate
-from theo_daemon.ledger.records import Scope, Verdict, Want
-from theo_daemon.money import to_nano
+from theo_daemon.ledger.records import Granted, OtherWindow, Verdict, Want
 from theo_daemon.routing import Candidate, choose
-from theo_daemon.spend_window import window_of
 from theo_daemon.standings import Standings
 from theo_workers.breaker import Breaker
 from theo_workers.clock import Clock
 from theo_workers.messages import Usage
 from theo_workers.model_worker import ModelWorker
-from theo_workers.prices import Price, bound_nano, snapshot
+from theo_workers.prices import Price, bound_nano, cost_nano, snapshot
 from theo_workers.standing import Available
 from theo_workers.tokens.count import TokenCounter
 
@@ -49,15 +49,15 @@ class Fleet:
         self,
         members: Mapping[str, Member],
         *,
+        budgets: Budgets,
         standings: Standings,
         counter: TokenCounter,
         clock: Clock,
         rng: random.Random,
     ) -> None:
         self._members = {name: _priced(member, member.price) for name, member in members.items()}
-        self._standings = standings
+        self._budgets, self._standings = budgets, standings
         self._counter, self._clock, self._rng = counter, clock, rng
-        self._scopes: dict[str, tuple[tuple[Scope, ...], int | None]] = {}
 
     def __getitem__(self, model: str) -> Member:
         return self._members[model]
@@ -96,6 +96,23 @@ class Fleet:
             for name in models
         ]
         return choose(candidates, self._rng.random())
+
+    def preferred(self, models: Sequence[str], route: Route, job: Job, size: int) -> Sequence[str]:
+        """Of these, the ones to choose from: all of them, or the cheaper ones while a budget is under pressure."""
+        if not self._budgets.may_strain or len(models) == 1:
+            return models
+        now = self._clock.monotonic()
+        return prefer_cheaper(
+            [
+                Option(
+                    model=name,
+                    cost=self._expected_cost(self._members[name], job, size),
+                    strained=self._budgets.strained(self.draw(name, route, job)),
+                    free=self._members[name].worker.free(now) > 0,
+                )
+                for name in models
+            ]
+        )
 
     def available(self, models: Sequence[str]) -> list[str]:
         """Of these, those that take calls at all, now or when a slot frees."""
@@ -147,14 +164,19 @@ class Fleet:
         return structs.replace(want, probe_until_ms=int((self._clock.wall() + lease_s) * 1000))
 
     def heed(self, want: Want, verdict: Verdict) -> None:
-        """What the claim's answer tells of its model."""
+        """What the claim's answer tells of its model, or of its budgets."""
         if want.rate is not None or want.probe_until_ms is not None:
             self._standings.heed(want.model, verdict)
+        if isinstance(verdict, OtherWindow):
+            self._budgets.learn(verdict)
+        elif self._budgets.may_strain and isinstance(verdict, Granted):
+            self._budgets.note(want.scopes, verdict.strained)
 
-    def bound_nano(self, model: str, job: Job, prompt_bound: int | None) -> int | None:
+    def bound_nano(self, model: str, job: Job, prompt_bound: int | None, *, tight: bool) -> int | None:
         """The most that a call may cost, in nano-dollars; None when price or output cap are unknown.
 
-        `prompt_bound` is the most prompt tokens, where they were counted before.
+        `prompt_bound` is the most prompt tokens, where they were counted before. Unless `tight`, a cheap and
+        far too high one will do: no ceiling depends on it.
         """
         member = self._members[model]
         if member.price is None:
@@ -165,7 +187,6 @@ class Fleet:
         if cap is None:
             return None
         if prompt_bound is None:
-            tight = member.config.routing.spend_ceiling is not None or job.max_cost_nano is not None
             bound = self._counter.bound_request if tight else self._counter.loose_bound_request
             prompt_bound = bound(
                 job.messages, job.params, provider=member.config.provider, model=member.config.model
@@ -186,23 +207,10 @@ class Fleet:
                     bounds[config.name] = measure.bound
         return bounds
 
-    def scopes(self, model: str) -> tuple[Scope, ...]:
-        """The budgets a call draws on: always the model's total, and its window when it has one."""
-        scopes, reset_ms = self._scopes.get(model, ((), 0))
-        if reset_ms is not None and int(self._clock.wall() * 1000) >= reset_ms:
-            scopes, reset_ms = self._scopes[model] = self._scopes_now(model)
-        return scopes
-
-    def _scopes_now(self, model: str) -> tuple[tuple[Scope, ...], int | None]:
-        """The scopes, and when they change (Unix ms; None: never)."""
-        routing = self._members[model].config.routing
-        ceiling = None if routing.spend_ceiling is None else to_nano(routing.spend_ceiling)
-        warn = round(ceiling * routing.warning_ratio) if ceiling else None
-        name = f"{MODEL_SCOPE}{model}"
-        start_ms, reset_ms = window_of(routing.spend_window, int(self._clock.wall() * 1000))
-        if start_ms == 0:
-            return (Scope(name, 0, ceiling, None, warn),), None
-        return (Scope(name, 0), Scope(name, start_ms, ceiling, reset_ms, warn)), reset_ms
+    def draw(self, model: str, route: Route, job: Job) -> Draw:
+        """The budgets that a call draws on: always the model's total, and every ceiling that fits the job."""
+        now_ms = int(self._clock.wall() * 1000)
+        return self._budgets.draw(model, route.name, job.workflow, job.tenant, now_ms)
 
     def estimate(self, model: str, job: Job, output: str) -> Usage:
         """Usage counted by ourselves, for a provider that reported none."""
@@ -215,6 +223,15 @@ class Fleet:
             completion_tokens=self._counter.count_text(output, config.model).tokens,
             estimated=True,
         )
+
+    def _expected_cost(self, member: Member, job: Job, size: int) -> float:
+        """What a usual answer would cost, in nano-dollars, from the size of the job alone; infinite: unknown."""
+        if member.price is None:
+            return math.inf
+        usage = Usage(
+            prompt_tokens=size // BYTES_PER_TOKEN, completion_tokens=_expected_output(job, member.config)
+        )
+        return cost_nano(member.price, usage)
 
     def _slow(self, member: Member) -> bool:
         threshold = member.config.routing.latency_threshold_ms

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from theo_daemon.ceilings import Barred
 from theo_daemon.job import EntryRef, Failed
-from theo_daemon.ledger.records import PriorAttempt, Settled
+from theo_daemon.ledger.records import PriorAttempt, Scope, Settled
 from theo_daemon.outcomes import earlier
 from theo_daemon.reception import Accepted
 from theo_daemon.retry import Tried
@@ -55,7 +55,7 @@ class Flight:
         "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush", "held",
         "holding",
         "key", "landing", "last_error", "lead", "line", "listed", "looked", "place", "prompt_bounds",
-        "queued_at", "records", "route", "sent_attempt", "settled", "task", "text", "tried",
+        "queued_at", "records", "route", "scopes", "sent_attempt", "settled", "task", "text", "tried",
         "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
 
@@ -70,6 +70,7 @@ class Flight:
         self.place = key  # among the flights of this process, whoever leads
         self.awaited: EntryRef | None = None  # the push of the same id, elsewhere, that we wait for
         self.wake: asyncio.Future[None] | None = None  # ends that wait, or the wait for another's call
+        self.scopes: tuple[Scope, ...] = ()  # what its last call drew on
         self.holding = False  # the ledger's claim on the key is ours
         self.landing = False  # the outcome is being recorded: too late to withdraw
         self.looked = False  # the ledger was asked for answers already

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 import msgspec
 
 from theo_daemon.attempts import Attempts, NotGranted
-from theo_daemon.ceilings import hold_wait_s
 from theo_daemon.fleet import LARGE_BYTES, Fleet
 from theo_daemon.flight import Flight
+from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import Answer, Answered, EntryRef, OnUnknown
 from theo_daemon.ledger.port import Claims, OnId, OnKey, Token
 from theo_daemon.ledger.records import (
@@ -31,7 +30,7 @@ from theo_daemon.ledger.unknown_calls import NOT_ERRORS
 from theo_daemon.outcomes import Result, replayed
 from theo_daemon.reply import decode_outcome
 from theo_daemon.turns import Found, TurnQueue
-from theo_workers.clock import Clock, sleep
+from theo_workers.clock import Clock
 from theo_workers.errors import (
     DeliveryLimitExceeded,
     IdConflict,
@@ -95,16 +94,22 @@ class Generation:
 
     def __init__(
         self, *, fleet: Fleet, ledger: Claims, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
-        clock: Clock, rng: random.Random,
+        hold_lines: HoldLines, clock: Clock,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._turns = fleet, ledger, turns
         self._attempts, self._questions = attempts, questions
-        self._clock, self._rng = clock, rng
+        self._hold_lines, self._clock = hold_lines, clock
 
     async def run(self, flight: Flight) -> Result:
         """Bring the flight to its end. Raises GenerationError for what ends it without a call."""
         if flight.lead.size > LARGE_BYTES:
             flight.prompt_bounds = await self._fleet.prompt_bounds(flight.route, flight.lead.job)
+        try:
+            return await self._to_the_end(flight)
+        finally:
+            self._hold_lines.over(flight)
+
+    async def _to_the_end(self, flight: Flight) -> Result:
         # The claim itself looks for answers; a look before it is for those that are likely to have one.
         look_first = flight.lead.redelivered
         while True:
@@ -180,13 +185,14 @@ class Generation:
     async def _wait_elsewhere(self, flight: Flight, token: Token) -> None:
         if flight.waited_since_ms is None:
             flight.waited_since_ms = int(self._clock.wall() * 1000)
+        self._hold_lines.over(flight)
         flight.wake = self._ledger.wait(token)
         await flight.wake
 
     async def _over_budget(self, flight: Flight, model: str, verdict: OverBudget) -> None:
-        """Blocked by holds: wait a little. Blocked by what is spent, or an unknown price: the others are left."""
+        """Blocked by holds: wait for room. Blocked by what is spent, or an unknown price: the others are left."""
         if verdict.by_holds:
-            await sleep(self._clock, hold_wait_s(self._rng.random()))
+            await self._hold_lines.wait(flight, verdict.scope)
             return
         flight.looked = True  # the claim has looked for answers, too
         self._attempts.bar(flight, model, verdict)

@@ -9,6 +9,7 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from theo_daemon import __version__
+from theo_daemon.budget_gauges import BudgetGauges
 from theo_daemon.core import Core
 from theo_daemon.fleet import Member
 from theo_daemon.intake import StreamIntake
@@ -45,6 +46,7 @@ class Snapshot:
         self._core, self._intake, self._publisher = core, intake, publisher
         self._wire, self._keys, self._clock, self._metrics = wire, keys, clock, metrics
         self._consumer = consumer
+        self._budgets = BudgetGauges(core.config, core.ledger, clock)
         self._started = clock.monotonic()
         self._lanes: tuple[LaneStatus, ...] = ()
         self._consumers: int | None = None
@@ -59,7 +61,10 @@ class Snapshot:
         return None
 
     async def run(self) -> None:
-        """Look at the lanes until cancelled."""
+        """Look at lanes and budgets until cancelled."""
+        await asyncio.gather(self._look_at_lanes(), self._budgets.run())
+
+    async def _look_at_lanes(self) -> None:
         while True:
             try:
                 await self._look()
@@ -85,11 +90,13 @@ class Snapshot:
             jobs=self._metrics.totals(),
             lanes=self._lanes,
             models=tuple(self._model(member, spend) for member in self._core.fleet.members()),
+            budgets=self._budgets.status(),
         )
 
     def observe(self, telemetry: Telemetry) -> None:
         """Register the gauges."""
         dispatcher, fleet = self._core.dispatcher, self._core.fleet
+        self._budgets.observe(telemetry)
         telemetry.gauge(names.JOBS_IN_FLIGHT, {}, lambda: dispatcher.held)
         telemetry.gauge(names.JOBS_WAITING, {}, lambda: dispatcher.waiting)
         telemetry.gauge(names.LEDGER_SIZE, {}, lambda: self._core.ledger.size)

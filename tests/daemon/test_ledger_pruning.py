@@ -14,7 +14,7 @@ import pytest
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.records import Ask, Clear
 from theo_daemon.ledger.sqlite import SqliteLedger
-from theo_daemon.ledger.sqlite.pruning import ANSWERS, ROWS, Keep, Pruner
+from theo_daemon.ledger.sqlite.pruning import LOOKED_AT, ROWS, Keep, Pruner
 from theo_daemon.ledger.sqlite.schema import open_ledger
 
 DAY_MS = 86_400_000
@@ -87,7 +87,7 @@ def test_what_is_too_old_goes_and_the_rest_stays(db: apsw.Connection) -> None:
     add_owner(db, 1, NOW_MS - 40 * DAY_MS)
     add_attempts(db, 1, 250, NOW_MS - 31 * DAY_MS)
     add_attempts(db, 1, 50, NOW_MS - 29 * DAY_MS, first=250)
-    assert run(db) <= 300 // ANSWERS + 1
+    assert run(db) <= 300 // LOOKED_AT + 1
     assert {table: count(db, table) for table in ("ids", "outcomes", "cache", "attempts")} == dict.fromkeys(
         ("ids", "outcomes", "cache", "attempts"), 50
     )
@@ -124,14 +124,23 @@ def test_names_of_processes_go_with_their_last_attempt_but_never_the_newest(db: 
 
 
 def test_answers_that_end_early_go_although_older_ones_stay(db: apsw.Connection) -> None:
-    add_answers(db, 3 * ANSWERS, NOW_MS + DAY_MS)
+    add_answers(db, 3 * LOOKED_AT, NOW_MS + DAY_MS)
     add_answers(db, 10, NOW_MS - DAY_MS)
     pruner = Pruner(KEEP)
     run(db, pruner)
-    assert count(db, "cache") == 3 * ANSWERS
+    assert count(db, "cache") == 3 * LOOKED_AT
     add_answers(db, 10, NOW_MS - 2 * DAY_MS)
     run(db, pruner)  # and it begins anew
-    assert count(db, "cache") == 3 * ANSWERS
+    assert count(db, "cache") == 3 * LOOKED_AT
+
+
+def test_windows_of_budgets_that_are_long_over_go_unless_something_is_held(db: apsw.Connection) -> None:
+    insert = "INSERT INTO spend(scope, window_start, spent_nano, held_nano, reset_at) VALUES(?, ?, 1, ?, ?)"
+    long_ago, lately = NOW_MS - 31 * DAY_MS, NOW_MS - 29 * DAY_MS
+    db.executemany(insert, ((f"t{n}", 1, 0, long_ago) for n in range(2_000)))
+    db.executemany(insert, [("held", 1, 5, long_ago), ("lately", 1, 0, lately), ("total", 0, 0, None)])
+    run(db)
+    assert {row[0] for row in db.execute("SELECT scope FROM spend")} == {"held", "lately", "total"}
 
 
 @pytest.mark.parametrize("age", ["old", "fresh"])

@@ -16,7 +16,7 @@ from msgspec import structs
 from tests.fakes import Delta, Final, MemoryBooks, MemoryLedger, MemoryReplies, QuickCounter, VirtualClock
 from theo_daemon import core as core_module
 from theo_daemon.cancellations import Cancel
-from theo_daemon.config import Config, IngressConfig, LedgerConfig, ModelConfig, RoutingConfig
+from theo_daemon.config import BudgetConfig, Config, IngressConfig, LedgerConfig, ModelConfig, RoutingConfig
 from theo_daemon.core import Core
 from theo_daemon.dispatcher import Dispatcher
 from theo_daemon.flight import Ticket
@@ -254,16 +254,18 @@ class Stage:
 async def staged(
     *models: ModelConfig, routing: Mapping[str, Any] | None = None, ingress: Mapping[str, Any] | None = None,
     groups: Mapping[str, tuple[str, ...]] | None = None, on_unknown: Any = "retry", seed: int = 7,
-    books: MemoryBooks | None = None, name: str | None = None,
+    books: MemoryBooks | None = None, name: str | None = None, budgets: Sequence[BudgetConfig] = (),
+    clock: VirtualClock | None = None,
 ) -> AsyncIterator[Stage]:  # fmt: skip
     """A dispatcher in virtual time over books in memory. The group `all` has every model."""
-    clock = VirtualClock()
+    clock = clock or VirtualClock()
     own_books = MemoryBooks() if books is None else books
     everything = RoutingConfig(default="all", **(routing or {}))
     config = Config(
         routing=everything,
         models=tuple(merged(one, routing or {}) for one in models),
         groups={"all": tuple(one.name for one in models), **(groups or {})},
+        budgets=tuple(budgets),
         ingress=IngressConfig(**(ingress or {})),
         ledger=LedgerConfig(url=Path("unused.db"), on_unknown=on_unknown),
     )

@@ -38,6 +38,30 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     window: str | None = None
 
 
+class ScopeStatus(Struct, frozen=True, kw_only=True):
+    """One scope of a budget in the window that runs: a tenant's, where the budget counts each tenant."""
+
+    name: str
+    spent_usd: float
+    held_usd: float
+    used: float  # of the ceiling; 1 is all of it
+    resets_at: float | None = None
+
+
+class BudgetStatus(Struct, frozen=True, kw_only=True):
+    """One of `[[budgets]]`, for the whole fleet. Spent and held are those of all its scopes together."""
+
+    name: str
+    ceiling_usd: float  # of each scope
+    window: str
+    spent_usd: float
+    held_usd: float
+    used: float  # by the most used scope
+    downgrading: bool = False  # cheaper models are preferred for its sake
+    scopes: int = 1  # on record
+    most_used: tuple[ScopeStatus, ...] = ()
+
+
 class JobTotals(Struct, frozen=True, kw_only=True):
     """Jobs this process ended since it started."""
 
@@ -63,3 +87,4 @@ class Status(Struct, frozen=True, kw_only=True):
     jobs: JobTotals = JobTotals()
     lanes: tuple[LaneStatus, ...] = ()
     models: tuple[ModelStatus, ...] = ()
+    budgets: tuple[BudgetStatus, ...] = ()

@@ -14,6 +14,7 @@ from theo_daemon.ledger.records import (
     Ask,
     Bury,
     CallLost,
+    CeilingEased,
     CeilingNear,
     Changed,
     Check,
@@ -25,7 +26,7 @@ from theo_daemon.ledger.records import (
     Settled,
     Verdict,
 )
-from theo_daemon.ledger.rules import decide, near_ceiling
+from theo_daemon.ledger.rules import decide, eases, near_ceiling
 from theo_daemon.ledger.shared import (
     CircuitClosed,
     CircuitOpened,
@@ -133,8 +134,13 @@ class Committer:
 
     def _warn(self, booked: Iterable[Scope]) -> None:
         """Tell of ceilings that came near with this batch, unless some process did before."""
-        for scope in {scope for scope in booked if scope.warn_nano is not None}:
+        for scope in {
+            scope for scope in booked if scope.warn_nano is not None or scope.ease_nano is not None
+        }:
             balance = store.read_balance(self._db, scope.name, scope.window_start_ms)
+            if eases(scope, balance):
+                store.mark_told(self._db, scope, "eased")
+                self.news.append(CeilingEased(scope, balance.spent_nano))
             if near_ceiling(scope, balance):
                 store.mark_told(self._db, scope, "warned")
                 self.news.append(CeilingNear(scope, balance.spent_nano))

@@ -7,8 +7,8 @@ from typing import Any
 import apsw
 from msgspec import Struct
 
-ROWS = 100  # of a kind in one batch: some milliseconds of the writer's time
-ANSWERS = 25  # looked at in one batch: each may be large, and its age is found behind it
+ROWS = 100  # of a kind deleted in one batch: some milliseconds of the writer's time
+LOOKED_AT = 25  # answers in one batch: each may be large, and its end is found behind it
 STALE_ANSWER_S = 60.0  # an answer past its time still serves those who waited for it
 OUTCOME_S = 3_600.0  # as long as the done marker in Redis
 
@@ -27,12 +27,15 @@ _OLD_OWNERS = (
     " AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.id >= o.id << 40 AND attempts.id < (o.id + 1) << 40)"
     " LIMIT ?)"
 )
+_OLD_SPEND = (
+    "DELETE FROM spend WHERE rowid IN (SELECT rowid FROM spend WHERE reset_at < ? AND held_nano = 0 LIMIT ?)"
+)
 
 
 class Keep(Struct, frozen=True, kw_only=True):
     """How long history is kept, in seconds."""
 
-    attempts_s: float
+    attempts_s: float  # and what was spent in windows that are over
     ids_s: float
 
 
@@ -45,24 +48,25 @@ class Pruner:
 
     def prune(self, db: apsw.Connection, now_ms: int) -> bool:
         """One batch of each kind, in one transaction. True: there may be more."""
+        history_ms = now_ms - int(self._keep.attempts_s * 1000)
         with db:
             more = [
                 self._answers(db, now_ms - int(STALE_ANSWER_S * 1000)),
                 _delete(db, _OLD_IDS, now_ms - int(self._keep.ids_s * 1000), ROWS) >= ROWS,
                 _delete(db, _OLD_OUTCOMES, now_ms - int(OUTCOME_S * 1000), ROWS) >= ROWS,
-                _attempts(db, now_ms - int(self._keep.attempts_s * 1000)),
+                _delete(db, _OLD_SPEND, history_ms, ROWS) >= ROWS,
+                _attempts(db, history_ms),
             ]
         return any(more)
 
     def _answers(self, db: apsw.Connection, before_ms: int) -> bool:
         rows: list[Any] = db.execute(
             "SELECT rowid, fresh_until FROM cache WHERE rowid > ? ORDER BY rowid LIMIT ?",
-            (self._answer_row, ANSWERS),
+            (self._answer_row, LOOKED_AT),
         ).fetchall()
-        db.executemany(
-            "DELETE FROM cache WHERE rowid = ?", [(row,) for row, until in rows if until < before_ms]
-        )
-        self._answer_row = rows[-1][0] if len(rows) == ANSWERS else 0
+        over = [(row,) for row, fresh_until in rows if fresh_until < before_ms]
+        db.executemany("DELETE FROM cache WHERE rowid = ?", over)
+        self._answer_row = rows[-1][0] if len(rows) == LOOKED_AT else 0
         return self._answer_row > 0
 
 
