@@ -25,6 +25,7 @@ from tests.e2e.processes import API_KEY, ROOT, Fleet, Serve, until
 from theo_daemon import app, core, reception
 from theo_daemon.cli import main, serve
 from theo_daemon.fleet import Fleet as Models
+from theo_daemon.measuring import Measuring
 from theo_daemon.wire import Wire
 from theo_workers.tokens.count import TokenCounter
 from theo_workers.tokens.ranks import Encodings
@@ -108,9 +109,10 @@ def deadly(work: Callable[..., Any], of: bytes, words: Callable[..., object]) ->
 def poison() -> None:
     """Make this process, and all it forks, die of certain words."""
     reception.decode = deadly(reception.decode, b"poison:decode", lambda one, **_: one.fields)  # type: ignore[attr-defined]
-    for name in ("bound_nano", "prompt_bounds"):
-        work = deadly(getattr(Models, name), b"poison:count", lambda _self, _one, job, *_: job.messages)
-        setattr(Models, name, work)
+    bound = deadly(Models.bound_nano, b"poison:count", lambda _self, _model, job, *_: job.messages)
+    Models.bound_nano = bound  # type: ignore[method-assign]
+    count = deadly(Measuring.count, b"poison:count", lambda _self, job, *_, **__: job.messages)
+    Measuring.count = count  # type: ignore[method-assign]
     ask_all = Wire.ask_all
 
     async def read(self: Wire, commands: Any) -> Any:
