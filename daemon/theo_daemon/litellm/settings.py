@@ -7,7 +7,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from theo_daemon.config import RoutingConfig
 from theo_daemon.litellm.settings_table import NO_EQUIVALENT, ROUTING_KEYS, SILENT, STRATEGIES
 from theo_daemon.litellm.values import Values
 
@@ -75,10 +74,6 @@ class _Reading:
                 "router_settings timeout",
                 f"is not set: a call may take {DEFAULT_TIMEOUT_S:g} s here, not 6000",
             )
-        for key in FALLBACKS[1:]:
-            if settings.fallbacks[key] and key not in RoutingConfig.__struct_fields__:
-                notes.lost(key, "has no equivalent here")
-                settings.fallbacks[key] = {}
         return settings
 
     def _fallbacks(self, where: str, key: str, value: Any) -> None:
