@@ -38,7 +38,7 @@ EVENTS: Final = MappingProxyType(
         "entries_vanished": "pending entries were deleted from the job stream by somebody else: lost jobs",
         "group_created": "the consumer group was created, or created again after its stream was lost",
         "duplicate_suppressed": "a second answer to a job was not published; details: entry_id, job_stream, cost",
-        "dead_lettered": "a job went to the dead-letter stream; details: code, reason",
+        "dead_lettered": "a job went to the dead-letter stream, which has the reason; details: code, entry_id",
         "dead_replayed": "an operator pushed dead letters again",
         # connections and files
         "redis_lost": "jobs cannot be read: Redis is away or refuses; details: reason",

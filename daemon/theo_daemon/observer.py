@@ -13,7 +13,7 @@ from theo_daemon.ledger.condition import Recovered, Tidings, Troubled, Unrecorde
 from theo_daemon.ledger.records import CallLost, CeilingEased, CeilingNear, CeilingReached, News, Scope
 from theo_daemon.money import format_usd
 from theo_daemon.outcomes import earlier
-from theo_daemon.ports import Events
+from theo_daemon.ports import DeadLetter, Events
 from theo_daemon.reception import Refused
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
@@ -133,7 +133,10 @@ class DaemonObserver:
             )
         )
         if refused.dead is not None:
-            self._events.emit("dead_lettered", code=refused.dead.code, entry_id=refused.envelope.ref.entry_id)
+            self.on_dead(refused.envelope.ref, refused.dead)
+
+    def on_dead(self, ref: EntryRef, letter: DeadLetter) -> None:
+        self._events.emit("dead_lettered", code=letter.code, entry_id=ref.entry_id)
 
     def on_bug(self, error: BaseException, ref: EntryRef) -> None:
         self._telemetry.event(names.UNCAUGHT_BUG, entry_id=ref.entry_id, exc_info=error)
@@ -205,6 +208,9 @@ class LibraryObserver:
 
     def on_refusal(self, refused: Refused) -> None:
         _log.debug("job_refused code=%s", refused.outcome.code)
+
+    def on_dead(self, ref: EntryRef, letter: DeadLetter) -> None:
+        _log.warning("dead_lettered code=%s entry_id=%s", letter.code, ref.entry_id)
 
     def on_bug(self, error: BaseException, ref: EntryRef) -> None:
         _log.error("the router failed on job %s", ref.entry_id, exc_info=error)

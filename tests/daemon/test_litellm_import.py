@@ -75,7 +75,7 @@ def test_endpoints_limits_prices_and_budgets_are_taken_over() -> None:
     assert (claude.provider, claude.context_window, claude.max_output_tokens) == ("anthropic", 200_000, 4096)
     assert (claude.input_cost_per_mtok, claude.output_cost_per_mtok) == (3.0, 15.0)
     assert (claude.routing.spend_ceiling, str(claude.routing.spend_window)) == (20.0, "30d")
-    assert claude.routing.warning_ratio == 0.5
+    assert (claude.routing.warning_ratio, claude.routing.calendar_aligned) == (0.5, False)
 
 
 def test_deployments_of_one_name_are_a_group_by_their_weights_and_fallbacks_come_last() -> None:
@@ -131,11 +131,10 @@ def test_fallbacks_by_kind_are_written(key: str) -> None:
     }
 
 
-def test_a_ceiling_over_everything_is_written_where_it_exists_and_told_where_it_does_not() -> None:
-    result = imported(SETTINGS_OF_ALL_KINDS)
-    written = "budgets" in tomllib.loads(result.toml)
-    assert written == ("budgets" in Config.__struct_fields__)
-    assert written != ("one ceiling over all models has no equivalent" in said(result))
+def test_a_ceiling_over_everything_is_a_budget_without_selectors() -> None:
+    (budget,) = config_of(imported(SETTINGS_OF_ALL_KINDS)).budgets
+    assert (budget.spend_ceiling, str(budget.spend_window), budget.calendar_aligned) == (100.0, "1mo", False)
+    assert (budget.tenant, budget.workflow, budget.group, budget.model) == (None, None, None, None)
 
 
 def test_literal_keys_become_variables_to_set_the_same_key_the_same_variable() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.e2e.commands import Background, Shell, alive
 from tests.e2e.processes import until
 from theo_daemon.embedded_llm import LocalModelMissing, weights
 from theo_daemon.embedded_valkey import EmbeddedValkey, free_port
+from theo_daemon.ledger.sqlite.schema import open_ledger
 
 pytestmark = pytest.mark.e2e
 
@@ -271,6 +274,63 @@ def test_a_replayed_job_runs_anew_although_its_id_was_answered_before(
     letter = str(client.xadd(f"{shell.prefix}:dead", fields | about))
     entry_id = shell.json("dead", "replay", letter)["replayed"][letter]
     assert float(reply_to(client, shell, entry_id)["cost"]) > 0
+
+
+def letter_of(client: redis_client.Redis, shell: Shell, fields: dict[str, str], lane: str = "") -> str:
+    """A dead letter as the router would have written it."""
+    about = {
+        "dead_reason": "r",
+        "dead_code": "delivery_limit_exceeded",
+        "dead_deliveries": "5",
+        "dead_entry_id": "1-1",
+    }
+    about |= {"dead_stream": f"{shell.prefix}:jobs{lane}", "dead_at_ms": "1"}
+    return str(client.xadd(f"{shell.prefix}:dead", fields | about))
+
+
+def test_a_replay_waits_for_a_push_of_its_id_that_runs(shell: Shell, client: redis_client.Redis) -> None:
+    fields = {"prompt": "one at a time", "id": "busy", "model": "slow", "cache": "off"}
+    first = str(client.xadd(f"{shell.prefix}:jobs", fields))
+    until(lambda: running(shell, "slow"), 10.0)
+    letter = letter_of(client, shell, fields)
+    replayed = shell.json("dead", "replay", letter)["replayed"][letter]
+    paid, waited = reply_to(client, shell, first), reply_to(client, shell, replayed)
+    assert (paid["output"], waited["output"], waited["cost"]) == ("at last", "at last", "0")
+    assert len(json.loads(paid["attempts"])) == 1
+
+
+def test_an_id_that_is_held_by_an_entry_that_is_gone_is_cleared_by_a_replay(
+    shell: Shell, client: redis_client.Redis
+) -> None:
+    fields = {"prompt": "gone", "id": "held", "model": "spare"}
+    holder = ("", "held", "another payload", f"{shell.prefix}:jobs", "1-1", None, int(time.time() * 1000))
+    with contextlib.closing(open_ledger(shell.folder / "theo-ledger.db")) as books:
+        books.execute("INSERT INTO ids VALUES(?, ?, ?, ?, ?, ?, ?)", holder)
+    letter = letter_of(client, shell, fields)
+    replayed = shell.json("dead", "replay", letter)["replayed"][letter]
+    assert reply_to(client, shell, replayed)["status"] == "ok"
+
+
+def test_a_letter_of_a_lane_that_nobody_reads_is_kept(shell: Shell, client: redis_client.Redis) -> None:
+    letter = letter_of(client, shell, {"prompt": "x"}, lane=":express")
+    status, said = shell.refused("dead", "replay", letter)
+    assert (status, "none of the lanes that are read (high, default, low)" in said) == (1, True)
+    assert client.exists(f"{shell.prefix}:jobs:express") == 0
+    assert shell.json("dead", "purge", letter, "--yes") == {"purged": 1}
+
+
+def test_many_large_letters_are_listed_in_parts_and_shown_whole(
+    quiet: Shell, client: redis_client.Redis
+) -> None:
+    text = "x" * 200_000
+    for number in range(60):
+        letter = letter_of(client, quiet, {"prompt": text, "id": f"job-{number}"})
+    listed = quiet.json("dead", "ls", "-n", "60")
+    assert (listed["total"], [one["job_id"] for one in listed["letters"]][:2]) == (60, ["job-59", "job-58"])
+    assert quiet.json("dead", "show", letter)["fields"][0] == ["prompt", text]
+    said = quiet.ok("dead", "show", letter)
+    assert "job-59" in said
+    assert "1970-01-01 00:00:00 UTC" in said
 
 
 def test_a_letter_without_its_whole_job_is_not_replayed(shell: Shell, client: redis_client.Redis) -> None:

@@ -24,6 +24,7 @@ from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.records import News
 from theo_daemon.observer import LibraryObserver
+from theo_daemon.ports import DeadLetter
 from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock, sleep
 from theo_workers.messages import Completion, DeltaSink, Request
@@ -86,6 +87,10 @@ class Listening(LibraryObserver):
         self.unknown: list[str] = []
         self.duplicates: list[EntryRef] = []
         self.attempts: list[AttemptRecord] = []
+        self.dead: list[tuple[EntryRef, str]] = []
+
+    def on_dead(self, ref: EntryRef, letter: DeadLetter) -> None:
+        self.dead.append((ref, letter.code))
 
     def on_settled(self, record: AttemptRecord) -> None:
         self.attempts.append(record)

@@ -264,6 +264,7 @@ async def test_a_job_given_up_after_too_many_deaths_is_charged_for_all_of_them(b
         failed = await retried(stage, ref)
         assert isinstance(failed, Failed)
         assert (failed.code, failed.cost_nano) == ("delivery_limit_exceeded", DOLLAR)
+        assert stage.observer.dead == [(ref, "delivery_limit_exceeded")]
         assert bill(failed) == [("dear", "unknown", 1.0)]
 
 
