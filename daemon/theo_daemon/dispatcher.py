@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol
 
 from msgspec import structs
@@ -116,6 +118,16 @@ class Dispatcher:
     def waiting(self) -> int:
         """Flights that wait for a slot."""
         return len(self._turns)
+
+    @property
+    def at_rest(self) -> int:
+        """Flights that make no call at the moment: they wait for a slot, a model, money, or another's call."""
+        return len(self._flights) - self._turns.flying
+
+    def waiting_kinds(self) -> Counter[tuple[str, str, str]]:
+        """How many flights wait for their turn, by lane, tenant and route."""
+        waiting = chain(self._turns.waiting(), self._hold_lines.waiting())
+        return Counter((one.lead.job.lane, one.lead.job.tenant, one.route.name) for one in waiting)
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Take a batch on. Returns at once; every job of it gets its one reply later."""

@@ -7,7 +7,7 @@ the process dies once more then, no other job can have done it, and none of thos
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from theo_daemon.bookings import Started
@@ -63,6 +63,15 @@ class TurnQueue:
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    @property
+    def flying(self) -> int:
+        """Flights whose turn it is."""
+        return self._flying
+
+    def waiting(self) -> Iterable[Flight]:
+        """Those that wait for a slot, or are parked."""
+        return self._turns
 
     async def turn(self, flight: Flight) -> Started:
         """Wait for a slot and start there; `over` must be called when what was started has ended.
