@@ -165,6 +165,21 @@ class Dispatcher:
         for ticket in [ticket for ticket in self._manifest if cancel.covers(ticket.job)]:
             self._withdraw(ticket, failed(Cancelled("the job was cancelled")))
 
+    def give_way(self, count: int) -> list[EntryRef]:
+        """Let go of about so many parked jobs, for others that could run; the entries to hand back.
+
+        The latest go first, and none that has cost anything.
+        """
+        back: list[EntryRef] = []
+        for flight in self._turns.parked():
+            if len(back) >= count:
+                break
+            if flight.cost_nano == 0 and not flight.landing and flight.task is not None:
+                back += [ticket.ref for ticket in flight.tickets if not ticket.ended]
+                flight.gives_way = True
+                flight.task.cancel()
+        return back
+
     def pump(self) -> None:
         """Slots may have become free: start who is next."""
         self._turns.pump()
@@ -351,7 +366,7 @@ class Dispatcher:
     def _crashed(self, flight: Flight, task: asyncio.Task[None]) -> None:
         """The end of a flight's task: a bug must cost its own jobs an error and nobody else anything."""
         if task.cancelled():
-            if self._draining:
+            if self._draining or flight.gives_way:
                 self._hand_back(flight)
             elif flight.withdrawn is not None:
                 self._never_began(flight, flight.withdrawn)

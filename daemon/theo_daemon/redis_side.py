@@ -109,6 +109,7 @@ class RedisSide:
             room=room,
             behind=lambda: self.intake.behind,
             waiting=partial(_waiting, core),
+            give_way=dispatcher.give_way,
         )
         self.control = ControlReader(
             wire=link.wire(timeout_s=READ_TIMEOUT_S), keys=keys, on_cancel=dispatcher.cancel, on_order=on_order,
@@ -184,6 +185,7 @@ def _scout_rules(config: Config) -> ScoutRules:
         group=ingress.group,
         lanes=tuple(ingress.lanes),
         max_job_bytes=ingress.max_job_bytes,
+        lease_s=ingress.lease_s,
         few=max(1, min(FEW, ingress.max_in_flight // 8)),
         most=ingress.max_in_flight // 2,
     )

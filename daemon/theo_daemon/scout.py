@@ -20,7 +20,7 @@ from theo_daemon.backoff import delay_s
 from theo_daemon.held import HeldEntries, Room
 from theo_daemon.job import Delivery, EntryRef
 from theo_daemon.keys import Keys
-from theo_daemon.scout_scripts import PEEK, TAKE_EARLY
+from theo_daemon.scout_scripts import PEEK, SHELVE, TAKE_EARLY
 from theo_daemon.wire import Wire, Word
 from theo_workers.clock import Clock, sleep
 
@@ -30,6 +30,7 @@ REST_S = 0.1  # the last look found nothing
 PAGE = 500  # entries in a look: a millisecond or two of the server's time
 PAGE_BYTES = 500_000
 EARLY_MS = 3_600_000
+SHELVED_S = 5.0
 FORGET_AFTER_S = 10.0  # a read that came by an entry just before it was finished has been dealt with by then
 
 Deliver = Callable[[Sequence[Delivery]], None]
@@ -45,6 +46,7 @@ class ScoutRules(Struct, frozen=True, kw_only=True):
     group: str
     lanes: Sequence[str]
     max_job_bytes: int
+    lease_s: float = 30.0
     few: int = 32
     most: int = 512
 
@@ -54,12 +56,12 @@ class Scout:
 
     def __init__(
         self, *, wire: Wire, keys: Keys, rules: ScoutRules, consumer: str, held: HeldEntries,
-        room: Callable[[], Room], behind: Callable[[], bool], waiting: Callable[[], Waiting], clock: Clock,
-        rng: random.Random,
+        room: Callable[[], Room], behind: Callable[[], bool], waiting: Callable[[], Waiting],
+        give_way: Callable[[int], Sequence[EntryRef]], clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         """`behind`: is there, or may there be, more in the lanes than is read now?"""
         self._wire, self._rules, self._consumer, self._held = wire, rules, consumer, held
-        self._room, self._behind, self._waiting = room, behind, waiting
+        self._room, self._behind, self._waiting, self._give_way = room, behind, waiting, give_way
         self._clock, self._rng = clock, rng
         self._early = keys.early
         self._backlogs = {lane: Backlog() for lane in rules.lanes}
@@ -98,6 +100,8 @@ class Scout:
         for lane in self._rules.lanes:
             wanted += await self._take(lane, wants[lane], deliver)
         self.wanted = wanted
+        if wanted and self._room().jobs <= 0:
+            await self._shelve(self._give_way(wanted))
         return AGAIN_S if len(self._taken) > before else LOOK_EVERY_S
 
     def _wants(self, waiting: Waiting, lane: str) -> Wants:
@@ -146,6 +150,15 @@ class Scout:
         if fresh:
             deliver(fresh)
         return wanted - len(ids)
+
+    async def _shelve(self, refs: Sequence[EntryRef]) -> None:
+        """Parked jobs go back for a while: whoever has room then takes them over."""
+        ids: dict[str, list[str]] = {}
+        for ref in refs:
+            ids.setdefault(ref.stream, []).append(ref.entry_id)
+        idle_ms = int(max(0.0, self._rules.lease_s - SHELVED_S) * 1000)
+        for stream, own in ids.items():
+            await self._wire.run(SHELVE, (stream,), (self._rules.group, self._consumer, idle_ms, *own))
 
     async def _forget(self) -> None:
         """Entries that were finished a while ago cannot be come by any more."""

@@ -99,7 +99,7 @@ local taken = {}
 for i = 4, last and #ARGV or 3 do
     local id = ARGV[i]
     if later(id, last) and #redis.call('XPENDING', key, group, id, id, 1) == 0 then
-        local entry = redis.call('XCLAIM', key, group, consumer, 0, id, 'FORCE')[1]
+        local entry = redis.call('XCLAIM', key, group, consumer, 0, id, 'RETRYCOUNT', 1, 'FORCE')[1]
         if entry then
             taken[#taken + 1] = entry
             redis.call('HSET', early, key .. ' ' .. id, consumer)
@@ -128,4 +128,18 @@ for i = 3, #ARGV do
     end
 end
 return passed
+""")
+
+SHELVE: Final = Script("""
+-- KEYS: job stream. ARGV: group, consumer, idle ms to set, entry ids. Own entries that this process lets go of: they
+-- are taken over, by itself or a peer, once their lease is over by that. It counts as no delivery.
+local key, group, consumer = KEYS[1], ARGV[1], ARGV[2]
+for i = 4, #ARGV do
+    local pending = redis.call('XPENDING', key, group, ARGV[i], ARGV[i], 1, consumer)[1]
+    if pending then
+        redis.call('XCLAIM', key, group, consumer, 0, ARGV[i], 'IDLE', ARGV[3],
+            'RETRYCOUNT', math.max(0, pending[4] - 1), 'JUSTID')
+    end
+end
+return 0
 """)

@@ -55,7 +55,7 @@ class TurnQueue:
         self._routing, self._clock = routing, clock
         self._turns: dict[Flight, asyncio.Future[Started]] = {}
         self._lines: dict[str, tuple[str, ...]] = {}  # the models that each line waits for
-        self._parked: set[Flight] = set()
+        self._parked: dict[Flight, None] = {}  # in the order in which they were
         self._sweep: asyncio.Future[None] | None = None
         self._alone_from = alone_from
         self._alone: Flight | None = None  # it runs alone, or waits until the others have ended
@@ -68,6 +68,10 @@ class TurnQueue:
     def flying(self) -> int:
         """Flights whose turn it is."""
         return self._flying
+
+    def parked(self) -> list[Flight]:
+        """Those whose models take no calls, the latest first."""
+        return list(reversed(self._parked))
 
     def waiting(self) -> Iterable[Flight]:
         """Those that wait for a slot, or are parked."""
@@ -102,7 +106,7 @@ class TurnQueue:
             raise
         finally:
             self._queue.discard(flight)
-            self._parked.discard(flight)
+            self._parked.pop(flight, None)
             del self._turns[flight]
             if self._alone is flight and not _started(future):
                 self._alone = None  # given up while it waited for the others to end
@@ -206,7 +210,7 @@ class TurnQueue:
         if self._routing.when_unavailable == "fail" or not self._fleet.may_recover(models):
             future.set_exception(self._unavailable(models))
             return
-        self._parked.add(flight)
+        self._parked[flight] = None
         rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         rung.add_done_callback(lambda _: self._waited(flight))
         self._clock.call_at(self._clock.monotonic() + self._routing.max_wait_s, rung)
@@ -214,7 +218,7 @@ class TurnQueue:
     def _waited(self, flight: Flight) -> None:
         """The longest wait is over: the job fails, unless a model came back and is only busy."""
         future = self._turns.get(flight)
-        self._parked.discard(flight)
+        self._parked.pop(flight, None)
         if future is not None and not future.done() and not self._fleet.any_available(flight.candidates):
             future.set_exception(self._unavailable(flight.candidates))
 
