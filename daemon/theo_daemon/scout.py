@@ -25,7 +25,7 @@ from theo_daemon.wire import Wire, Word
 from theo_workers.clock import Clock, sleep
 
 AGAIN_S = 0.003  # something was taken: it may have started by then
-LOOK_EVERY_S = 0.025
+LOOK_EVERY_S = 0.05
 REST_S = 0.1  # the last look found nothing
 PAGE = 500  # entries in a look: a millisecond or two of the server's time
 PAGE_BYTES = 500_000
