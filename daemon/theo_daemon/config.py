@@ -124,6 +124,14 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     cache_enabled: bool = True
     cache_ttl_seconds: PauseSeconds = 300.0
     cache_max_entries: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 128
+    strategy: Literal["weighted", "predictive"] = "weighted"
+    predictive_usd_per_s: Annotated[float, Meta(ge=0, le=1e6)] = 0.001  # what a second of latency is worth
+    regions: tuple[Text, ...] = ()  # labels of models, in order of preference; empty: they make no difference
+    region_eviction_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    hedge_after_ms: Milliseconds | None = None  # None: no call has a rival
+    hedge_max_cost: Usd | None = None  # of a rival; None: only those that cost nothing
+    context_window_fallbacks: dict[str, tuple[str, ...]] = {}  # model or group -> models or groups
+    content_policy_fallbacks: dict[str, tuple[str, ...]] = {}
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from theo_daemon.cancellations import Cancel, Cancellations
 from theo_daemon.config import Config
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fair_queue import FairQueue
+from theo_daemon.fallbacks import Fallbacks
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight, Ticket, flight_key
 from theo_daemon.generation import Generation, LedgerQuestions
@@ -27,6 +28,7 @@ from theo_daemon.landing import JobObserver, Landings
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import Check, Conflict, Replay, Verdict
 from theo_daemon.manifest import Manifest
+from theo_daemon.measuring import Measuring
 from theo_daemon.outcomes import Result, failed, replayed
 from theo_daemon.ports import Finish, Holds, Publisher
 from theo_daemon.reception import Accepted, Reception, Refused
@@ -62,7 +64,7 @@ class Dispatcher:
         holds: Holds, clock: Clock, redis_now_ms: Callable[[], int], rng: random.Random, observer: DispatchObserver,
     ) -> None:  # fmt: skip
         self._reception, self._ledger, self._publisher, self._holds = reception, ledger, publisher, holds
-        self._fleet = fleet
+        self._measuring = Measuring(fleet)
         self._clock, self._redis_now_ms, self._observer = clock, redis_now_ms, observer
         self._manifest = Manifest(holds)
         deltas = DeltaFeed(publisher, clock)
@@ -80,8 +82,9 @@ class Dispatcher:
         attempts = Attempts(
             fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, max_attempts=routing.max_attempts,
             max_wait_s=routing.max_wait_s if routing.when_unavailable == "park" else 0.0,
-            on_unknown=on_unknown, bookings=Bookings(fleet=fleet, observer=observer, clock=clock),
-            hold_lines=self._hold_lines, redis_now_ms=redis_now_ms, clock=clock, rng=rng,
+            on_unknown=on_unknown, fallbacks=Fallbacks(config),
+            bookings=Bookings(fleet=fleet, observer=observer, clock=clock), hold_lines=self._hold_lines,
+            redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
         self._turns = TurnQueue(
             FairQueue(config.ingress.lanes),
@@ -93,7 +96,7 @@ class Dispatcher:
             alone_from=alone_from(config.ingress.max_deliveries, routing.max_attempts),
         )
         self._generation = Generation(
-            fleet=fleet,
+            measuring=self._measuring,
             ledger=ledger,
             turns=self._turns,
             attempts=attempts,
@@ -140,7 +143,7 @@ class Dispatcher:
         if isinstance(received, Accepted):
             # What it raises is a bug that the job's own flight will meet and tell.
             await asyncio.gather(
-                self._fleet.prompt_bounds(received.route, received.job), return_exceptions=True
+                self._measuring.rehearse(received.route, received.job), return_exceptions=True
             )
         return received
 
@@ -270,8 +273,8 @@ class Dispatcher:
             return True
         rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         rung.add_done_callback(partial(self._deadline, ticket))
-        ticket.deadline_timer = rung
-        self._clock.call_at(self._clock.monotonic() + left_s, rung)
+        ticket.deadline_timer, ticket.deadline = rung, self._clock.monotonic() + left_s
+        self._clock.call_at(ticket.deadline, rung)
         return False
 
     def _deadline(self, ticket: Ticket, rung: asyncio.Future[None]) -> None:

@@ -33,6 +33,9 @@ class DaemonObserver:
     def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
         self._events.emit(event, model=model, **details)
 
+    def on_region(self, event: str, region: str, details: Mapping[str, Any]) -> None:
+        self._events.emit(event, region=region, **details)
+
     def on_attempt(
         self, model: str, outcome: Outcome, latency_ms: float, error: BaseException | None
     ) -> None:
@@ -148,6 +151,9 @@ class LibraryObserver:
 
     def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
         _log.warning("%s model=%s %s", event, model, dict(details))
+
+    def on_region(self, event: str, region: str, details: Mapping[str, Any]) -> None:
+        _log.warning("%s region=%s %s", event, region, dict(details))
 
     def on_attempt(
         self, model: str, outcome: Outcome, latency_ms: float, error: BaseException | None

@@ -77,6 +77,7 @@ class Listening(LibraryObserver):
         self.bugs: list[BaseException] = []
         self.defects: list[BaseException] = []
         self.transitions: list[tuple[str, str]] = []
+        self.regions: list[tuple[str, str]] = []
         self.news: list[News] = []
         self.violations: list[str] = []
         self.unknown: list[str] = []
@@ -94,6 +95,9 @@ class Listening(LibraryObserver):
 
     def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
         self.transitions.append((model, event))
+
+    def on_region(self, event: str, region: str, details: Mapping[str, Any]) -> None:
+        self.regions.append((event, region))
 
     def on_news(self, news: News) -> None:
         self.news.append(news)

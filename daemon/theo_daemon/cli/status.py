@@ -24,7 +24,7 @@ from theo_workers.errors import LedgerError
 
 _HEALTH = (
     *("state", "retry_in_s", "running", "concurrency", "total_failures", "consecutive_failures"),
-    *("last_success_at", "last_failure_at", "latency_ms"),
+    *("last_success_at", "last_failure_at", "latency_ms", "region", "why"),
 )
 MOST_USED = 5  # scopes of one budget
 _COLOURS = {"closed": "green", "half_open": "yellow", "paused": "yellow", "open": "red"}
@@ -138,6 +138,7 @@ def _document(
         "lanes": queues.lanes,
         "consumers": queues.consumers,
         "models": models,
+        "regions": None if daemon is None else [structs.asdict(one) for one in daemon.regions],
         "jobs": None if daemon is None else {**structs.asdict(daemon.jobs), **_rates(daemon.jobs)},
         "process": process,
         "notes": [*notes, *([trouble] if trouble else [])],
@@ -195,6 +196,22 @@ def _show(
         out.print()
         money = ("budget", "spent>", "held>", "ceiling>", "used>", "most used")
         out.print(table(money, [_budget_row(use) for use in uses]))
+    for model in () if daemon is None else daemon.models:
+        for told in model.why[:1]:
+            out.print(
+                f"{model.name}: expected {told.latency_ms:.0f} ms, {100 * told.success:.1f} % answered, "
+                f"{told.cost_usd:.6f} USD for a prompt of 1 kB, from {told.calls:.0f} calls",
+                style="dim",
+                markup=False,
+            )
+    for region in () if daemon is None else daemon.regions:
+        if region.evicted_s is not None:
+            broken = ", ".join(region.circuits)
+            out.print(
+                f"region {region.name}: evicted {duration(region.evicted_s)} ago, open circuits: {broken}",
+                style="yellow",
+                markup=False,
+            )
     out.print()
     if daemon is None:
         out.print(f"breakers and hit rates are not known: {about}", style="dim", markup=False)

@@ -123,6 +123,7 @@ _STREAM_LEVELS: dict[str, Level] = {
     ),
     **dict.fromkeys(("budget_warning", "budget_downgrade", "budget_exhausted"), "warning"),
     **dict.fromkeys(("circuit_opened", "outcome_unknown"), "warning"),
+    "region_evicted": "warning",
     **dict.fromkeys(
         ("ledger_wal_large", "lease_lost", "entries_reclaimed", "entries_vanished", "dead_lettered"),
         "warning",
