@@ -212,7 +212,11 @@ class Attempts:
         on_delta = self._deltas.begin(flight) if rival is None else None  # streamed calls have no rivals
         claim = self._claim if rival is None else rival.claim
         call = Call(
-            request=Request(messages=job.messages, params=job.params, stream=on_delta is not None),
+            request=Request(
+                messages=job.messages,
+                params=self._fleet.capped_params(model, job) if tight else job.params,
+                stream=on_delta is not None,
+            ),
             deadline=member.worker.starts_at(self._clock.monotonic()) + member.config.routing.timeout_s,
             on_delta=on_delta,
             before_send=partial(claim, flight, want),

@@ -134,6 +134,10 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     content_policy_fallbacks: dict[str, tuple[str, ...]] = {}
 
 
+CAP_UNDER_CEILINGS = 4_096
+"""Tokens of an answer that neither its job nor its model caps, where a ceiling needs to know the most it can cost."""
+
+
 class ModelConfig(Struct, frozen=True, kw_only=True):
     """One model at one endpoint with one credential."""
 

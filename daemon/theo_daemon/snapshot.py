@@ -22,9 +22,17 @@ from theo_daemon.regions import Evicted
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
 from theo_daemon.telemetry.metrics import Metrics
-from theo_daemon.telemetry.status import LaneStatus, ModelState, ModelStatus, Prediction, RegionStatus, Status
+from theo_daemon.telemetry.status import (
+    BreakerState,
+    LaneStatus,
+    ModelState,
+    ModelStatus,
+    Prediction,
+    RegionStatus,
+    Status,
+)
 from theo_daemon.wire import Wire
-from theo_workers.breaker import HalfOpen
+from theo_workers.breaker import Closed, HalfOpen, Open, State
 from theo_workers.clock import Clock, sleep
 from theo_workers.standing import Unavailable
 
@@ -37,6 +45,16 @@ _STATES: dict[str, ModelState] = {
     "disabled": "disabled",
     "stopped": "stopped",
 }
+
+
+def _breaker_state(state: State) -> BreakerState:
+    match state:
+        case Closed():
+            return "closed"
+        case Open():
+            return "open"
+        case HalfOpen():
+            return "half_open"
 
 
 class Snapshot:
@@ -151,6 +169,7 @@ class Snapshot:
             model=config.model,
             region=config.region,
             state=state,
+            breaker=_breaker_state(member.breaker.peek(self._clock.monotonic())),
             retry_in_s=retry_in_s,
             running=member.worker.running,
             concurrency=config.concurrency,

@@ -144,7 +144,7 @@ def test_status_tells_lanes_consumers_models_and_hits(shell: Shell) -> None:
     assert [lane["lane"] for lane in status["lanes"]] == ["high", "default", "low"]
     assert len(status["consumers"]) == 1
     models = {model["name"]: model for model in status["models"]}
-    assert models["echo"]["state"] == "closed"
+    assert (models["echo"]["state"], models["echo"]["breaker"]) == ("closed", "closed")
     assert models["echo"]["ceiling_usd"] == 5.0
     assert models["echo"]["spent_usd"] > 0
     assert status["jobs"]["cache_hits"] >= 1
@@ -308,7 +308,7 @@ def test_check_config_lists_every_problem(quiet: Shell) -> None:
     status, out, _ = quiet.here("check-config", str(bad), "--json")
     report = json.loads(out)
     assert (status, report["ok"], len(report["problems"])) == (1, False, 2)
-    assert quiet.refused("check-config", "missing.toml")[0] == 1
+    assert quiet.refused("check-config", "missing.toml")[0] == 2
 
 
 # -- import -----------------------------------------------------------------------------------------------------------
@@ -368,6 +368,8 @@ def test_commands_need_no_configuration_file_when_they_are_told_the_address(
     assert quiet.json("dead", "ls", "--redis-url", valkey.url)["letters"] is not None
     status, said = quiet.refused("status")
     assert (status, "no Redis address" in said) == (2, True)
+    status, said = quiet.refused("serve")
+    assert (status, "no configuration file" in said, "THEO_REDIS_URL" in said) == (2, True, True)
 
 
 def test_a_drain_lets_a_sent_call_finish_and_exits_0(quiet: Shell, client: redis_client.Redis) -> None:

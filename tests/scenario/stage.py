@@ -47,6 +47,7 @@ class WatchedUpstream(ScriptedUpstream):
         super().__init__(clock, fates, **options)
         self.prompts: list[str] = []
         self.streamed: list[bool] = []
+        self.params: list[Mapping[str, Any]] = []
         self.running: list[str] = []
         self.closed: list[str] = []  # calls that were cancelled
         self.fate_for: Callable[[str], Fate | BaseException] | None = None
@@ -55,6 +56,7 @@ class WatchedUpstream(ScriptedUpstream):
         prompt = said(request)
         self.prompts.append(prompt)
         self.streamed.append(request.stream)
+        self.params.append(request.params)
         self.running.append(prompt)
         try:
             if self.fate_for is not None:

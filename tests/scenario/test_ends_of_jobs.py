@@ -83,6 +83,21 @@ async def test_a_cancel_reaches_jobs_that_were_pushed_before_it_and_no_others() 
         assert stage.ends([early.ref, later]) == ["cancelled", "ok"]
 
 
+@pytest.mark.parametrize("publishing_s", [0.0, 5.0])
+async def test_an_id_is_free_for_another_payload_as_soon_as_its_job_is_cancelled(publishing_s: float) -> None:
+    async with staged(model("m", SLOW)) as stage:
+        stage.replies.takes_s = publishing_s
+        unread, running = stage.entry("x", id="unread"), stage.push("x", id="running")
+        await stage.advance(1)
+        stage.cancel("unread")
+        stage.cancel("running")
+        stage.dispatcher.deliver([unread, one := stage.entry("y", id="unread", age_s=-1)])
+        await stage.advance(0.1)
+        other = stage.push("z", id="running")
+        await stage.advance(10)
+        assert stage.ends([unread.ref, running, one.ref, other]) == ["cancelled", "cancelled", "ok", "ok"]
+
+
 async def test_a_cancel_by_entry_id_ends_that_job_alone() -> None:
     async with staged(model("m", SLOW)) as stage:
         one, other = stage.push("x", id="mine"), stage.push("x", id="other")

@@ -343,13 +343,6 @@ async def test_messages_and_a_system_prompt_are_taken_too(face: Face) -> None:
     assert result.output == "in a list"
 
 
-async def test_a_model_s_spend_is_refused_for_an_unknown_bound_under_a_ceiling(tmp_path: Path) -> None:
-    config = CONFIG.replace("[groups]", "routing = { spend_ceiling = 5.0 }\n\n[groups]")
-    async with opened(tmp_path, config) as face:
-        (error,) = await face.fail(model="dear")
-        assert error.code == "budget_exceeded"
-
-
 async def test_leaving_the_router_ends_what_still_runs(tmp_path: Path) -> None:
     async with opened(tmp_path) as face:
         face.upstream.fate_for = lambda _: Fate(text="never", latency_ms=1e9)

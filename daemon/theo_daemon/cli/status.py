@@ -23,7 +23,7 @@ from theo_daemon.telemetry.status import JobTotals, ModelStatus, Status
 from theo_workers.errors import LedgerError
 
 _HEALTH = (
-    *("state", "retry_in_s", "running", "concurrency", "total_failures", "consecutive_failures"),
+    *("state", "breaker", "retry_in_s", "running", "concurrency", "total_failures", "consecutive_failures"),
     *("last_success_at", "last_failure_at", "latency_ms", "region", "why"),
 )
 MOST_USED = 5  # scopes of one budget

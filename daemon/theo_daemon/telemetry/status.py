@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+BreakerState = Literal["closed", "half_open", "open"]
 ModelState = Literal["closed", "half_open", "open", "paused", "disabled", "stopped"]
 
 
@@ -34,7 +35,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     provider: str
     model: str
     region: str | None = None
-    state: ModelState
+    state: ModelState  # what stands in the way of calls, or the breaker's
+    breaker: BreakerState = "closed"
     retry_in_s: float | None = None  # until an open or paused model is tried again
     running: int = 0
     concurrency: int = 0
