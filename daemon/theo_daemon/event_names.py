@@ -34,7 +34,7 @@ EVENTS: Final = MappingProxyType(
         # entries
         "lease_lost": "entries this process held are another's now, or gone; details: job_stream, count, why",
         "entries_reclaimed": "entries of a process that does not renew them were taken over",
-        "entries_adopted": "entries that were delivered to this process but never arrived were fetched",
+        "entries_adopted": "entries of this process that had not arrived, or had given way to others, were fetched",
         "entries_vanished": "pending entries were deleted from the job stream by somebody else: lost jobs",
         "group_created": "the consumer group was created, or created again after its stream was lost",
         "duplicate_suppressed": "a second answer to a job was not published; details: entry_id, job_stream, cost",

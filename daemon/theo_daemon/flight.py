@@ -54,10 +54,11 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush", "held",
-        "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed", "looked", "measured", "names",
-        "passed", "place", "prompt_bounds", "queued_at", "records", "route", "scopes", "sent_attempt", "settled",
-        "targets", "task", "text", "tried", "tried_before", "waited_since_ms", "waiters", "wake", "withdrawn",
+        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush",
+        "gives_way", "held", "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed",
+        "looked", "measured", "names", "passed", "place", "prompt_bounds", "queued_at", "records", "route",
+        "scopes", "sent_attempt", "settled", "targets", "task", "text", "tried", "tried_before",
+        "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, key: str, lead: Ticket) -> None:
@@ -78,6 +79,7 @@ class Flight:
         self.wake: asyncio.Future[None] | None = None  # ends that wait, or the wait for another's call
         self.scopes: tuple[Scope, ...] = ()  # what its last call drew on
         self.holding = False  # the ledger's claim on the key is ours
+        self.gives_way = False  # it was parked, and is let go of for jobs that can run
         self.landing = False  # the outcome is being recorded: too late to withdraw
         self.looked = False  # the ledger was asked for answers already
         self.queued_at = 0.0  # monotonic seconds; since when it waits for a slot

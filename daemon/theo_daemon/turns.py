@@ -7,7 +7,7 @@ the process dies once more then, no other job can have done it, and none of thos
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from theo_daemon.bookings import Started
@@ -55,7 +55,7 @@ class TurnQueue:
         self._routing, self._clock = routing, clock
         self._turns: dict[Flight, asyncio.Future[Started]] = {}
         self._lines: dict[str, tuple[str, ...]] = {}  # the models that each line waits for
-        self._parked: set[Flight] = set()
+        self._parked: dict[Flight, None] = {}  # in the order in which they were
         self._sweep: asyncio.Future[None] | None = None
         self._alone_from = alone_from
         self._alone: Flight | None = None  # it runs alone, or waits until the others have ended
@@ -63,6 +63,19 @@ class TurnQueue:
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    @property
+    def flying(self) -> int:
+        """Flights whose turn it is."""
+        return self._flying
+
+    def parked(self) -> list[Flight]:
+        """Those whose models take no calls, the latest first."""
+        return list(reversed(self._parked))
+
+    def waiting(self) -> Iterable[Flight]:
+        """Those that wait for a slot, or are parked."""
+        return self._turns
 
     async def turn(self, flight: Flight) -> Started:
         """Wait for a slot and start there; `over` must be called when what was started has ended.
@@ -93,7 +106,7 @@ class TurnQueue:
             raise
         finally:
             self._queue.discard(flight)
-            self._parked.discard(flight)
+            self._parked.pop(flight, None)
             del self._turns[flight]
             if self._alone is flight and not _started(future):
                 self._alone = None  # given up while it waited for the others to end
@@ -204,7 +217,7 @@ class TurnQueue:
         if self._routing.when_unavailable == "fail" or not self._fleet.may_recover(models):
             future.set_exception(self._unavailable(models))
             return
-        self._parked.add(flight)
+        self._parked[flight] = None
         self._wait(flight, self._routing.max_wait_s)
 
     def _wait(self, flight: Flight, seconds: float) -> None:
@@ -218,12 +231,12 @@ class TurnQueue:
         One that has answered others since, and is out again just now, was back: the wait counts from its answer.
         """
         future = self._turns.get(flight)
-        self._parked.discard(flight)
+        self._parked.pop(flight, None)
         if future is None or future.done() or self._fleet.any_available(flight.targets):
             return
         left_s = self._routing.max_wait_s - self._fleet.silent_s(flight.targets)
         if left_s > 0:
-            self._parked.add(flight)
+            self._parked[flight] = None
             self._wait(flight, left_s)
         else:
             future.set_exception(self._unavailable(flight.targets))
