@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
+from msgspec import structs
+
 from theo_daemon.bookings import Bookings, Started
 from theo_daemon.ceilings import Barred, fits, hold_wait_s, last_word, over_ceiling, unaffordable
+from theo_daemon.config import RoutingConfig
 from theo_daemon.deltas import DeltaFeed
+from theo_daemon.fallbacks import Fallbacks
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
+from theo_daemon.hedged import Hedging, Rival
 from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import OnUnknown
 from theo_daemon.ledger.port import Claims
@@ -31,7 +36,8 @@ from theo_daemon.ledger.records import (
 )
 from theo_daemon.outcomes import Result, failed, settled
 from theo_daemon.ports import Holds
-from theo_daemon.retry import GiveUp, TryOneOf, after_failure
+from theo_daemon.retry import GiveUp, Limits, TryOneOf, after_failure
+from theo_daemon.retry_budget import repeat_cost
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import (
     GenerationError,
@@ -66,34 +72,54 @@ class Attempts:
     """Runs the attempts of flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, max_attempts: int, max_wait_s: float,
-        on_unknown: OnUnknown, holds: Holds, bookings: Bookings, hold_lines: HoldLines,
+        self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, routing: RoutingConfig,
+        on_unknown: OnUnknown, holds: Holds, fallbacks: Fallbacks, bookings: Bookings, hold_lines: HoldLines,
         redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
-        self._max_attempts, self._max_wait_s, self._on_unknown = max_attempts, max_wait_s, on_unknown
-        self._bookings, self._hold_lines, self._redis_now_ms = bookings, hold_lines, redis_now_ms
-        self._holds, self._clock, self._rng = holds, clock, rng
+        self._max_attempts, self._max_wait_s = routing.max_attempts, routing.max_wait_s
+        self._parks, self._on_unknown = routing.when_unavailable == "park", on_unknown
+        self._fallbacks, self._bookings, self._hold_lines = fallbacks, bookings, hold_lines
+        self._holds, self._redis_now_ms = holds, redis_now_ms
+        self._clock, self._rng = clock, rng
+        self._hedging: Hedging | None = None
+        if any(one.config.routing.hedge_after_ms is not None for one in fleet.members()):
+            self._hedging = Hedging(
+                fleet=fleet, ledger=ledger, asking=asking, bookings=bookings, submit=self._submit,
+                on_unknown=on_unknown, hold_lines=hold_lines, clock=clock,
+            )  # fmt: skip
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:
         """Hand the next attempt to a worker with a free slot, now; None when there is none."""
         lead = flight.lead
-        model = self._fleet.choose(self._fleet.preferred(models, flight.route, lead.job, lead.size))
+        if flight.in_order:
+            model = self._fleet.first_free(models)
+        else:
+            model = self._fleet.choose(
+                self._fleet.preferred(models, flight.route, lead.job, lead.size),
+                deadline=lead.deadline,
+                workflow=lead.job.workflow,
+                size=lead.size,
+            )
         return None if model is None else self._submit(flight, model)
 
     async def run(self, flight: Flight, started: Started) -> Result | None:
         """From the first call on; None: another turn is needed, to begin or to go on. Raises NotGranted."""
         while True:
+            if self._hedging is not None:
+                started = await self._hedging.race(flight, started)
             step = await self._end_of(flight, started)
             match step:
-                case None | Result():
+                case None:
+                    self._settle(flight)
+                    return None
+                case Result():
                     return step
                 case GiveUp(unknown):
                     return self.gave_up(flight, unknown=unknown)
-            flight.restrict(step.models)
-            following = await self._next(flight, step) or await self._again(flight, step)
+            following = await self._next(flight, step)
             if following is None:
-                return None if self._worth_waiting(step) else self.gave_up(flight)
+                return None if self._worth_waiting(flight.targets) else self.gave_up(flight)
             started = following
 
     async def _end_of(self, flight: Flight, started: Started) -> Result | TryOneOf | GiveUp | None:
@@ -102,13 +128,15 @@ class Attempts:
         try:
             result = await started.result
         except NotGranted as refused:
-            if flight.tried and isinstance(refused.verdict, OverBudget):
+            self._fleet[want.model].retries.give_back(started.repeat_cost)
+            if flight.under_way and isinstance(refused.verdict, OverBudget):
                 return self._refused(flight, refused.model, refused.verdict)
-            if flight.tried and isinstance(refused.verdict, OtherWindow | Throttled | Unfit):
+            if flight.under_way and isinstance(refused.verdict, OtherWindow | Throttled | Unfit):
                 return self._decide(flight)
             raise
         except (WorkerStopped, NotAdmitted):
             if not self._bookings.doubtful(flight, want, Outcome.MAYBE, code="internal_error"):
+                self._fleet[want.model].retries.give_back(started.repeat_cost)
                 return None
             raise InternalError("the model's worker failed after the call was sent") from None
         except asyncio.CancelledError:
@@ -121,7 +149,7 @@ class Attempts:
 
     def _book(
         self, flight: Flight, started: Started, result: Completed | CallFailed
-    ) -> Result | TryOneOf | GiveUp:
+    ) -> Result | TryOneOf | GiveUp | None:
         try:
             if isinstance(result, Completed):
                 return self._bookings.answered(flight, started, result)
@@ -153,16 +181,16 @@ class Attempts:
         flight.bar(model, Barred(over_ceiling(verdict, now_ms, tenant=tenant), own=False))
 
     def unaffordable(self, flight: Flight) -> Result:
-        """No candidate is left: the last one's own error, if one was called at all, else what money forbids."""
+        """No candidate is left: the last one's own error, if one was called at all, else what forbids the others."""
         if flight.last_error is not None:
             return self.gave_up(flight)
         last = last_word(flight.barred.values())
         # Who waits may have another ceiling of its own, or none.
         shared = last.error.shared and not any(barred.own for barred in flight.barred.values())
         outcome = failed(last.error, cost_nano=flight.cost_nano, attempts=flight.attempts)
-        return Result(outcome, shared=shared)
+        return Result(outcome, shared=shared, remember=last.error.remembered)
 
-    def _refused(self, flight: Flight, model: str, verdict: OverBudget) -> TryOneOf | GiveUp:
+    def _refused(self, flight: Flight, model: str, verdict: OverBudget) -> TryOneOf | GiveUp | None:
         """A later attempt does not fit under a ceiling: decide anew what follows the one before."""
         if not verdict.by_holds:
             self.bar(flight, model, verdict)
@@ -184,7 +212,7 @@ class Attempts:
 
     # -- sending -------------------------------------------------------------------------------------
 
-    def _submit(self, flight: Flight, model: str) -> Started | None:
+    def _submit(self, flight: Flight, model: str, rival: Rival | None = None) -> Started | None:
         member, job = self._fleet[model], flight.lead.job
         draw = self._fleet.draw(model, flight.route, job)
         tight = draw.capped or job.max_cost_nano is not None
@@ -197,15 +225,20 @@ class Attempts:
             rate=self._fleet.rate(model, job, flight.lead.size),
             price=member.snapshot,
         )
-        on_delta = self._deltas.begin(flight)
+        on_delta = self._deltas.begin(flight) if rival is None else None  # streamed calls have no rivals
+        claim = self._claim if rival is None else rival.claim
         call = Call(
-            request=Request(messages=job.messages, params=job.params, stream=on_delta is not None),
+            request=Request(
+                messages=job.messages,
+                params=self._fleet.capped_params(model, job) if tight else job.params,
+                stream=on_delta is not None,
+            ),
             deadline=member.worker.starts_at(self._clock.monotonic()) + member.config.routing.timeout_s,
             on_delta=on_delta,
-            before_send=partial(self._claim, flight, want),
+            before_send=partial(claim, flight, want),
         )
         try:
-            return Started(want, member.price, member.worker.submit(call))
+            return Started(want, member.price, member.worker.submit(call), streamed=on_delta is not None)
         except (WorkerStopped, MailboxFull):
             return None
 
@@ -214,6 +247,7 @@ class Attempts:
         if self._clock.monotonic() >= self._holds.kept_until:
             await self._holds.kept()
         want = self._fleet.admitted(want)
+        self._settle(flight)
         verdict = await self._granted(flight, want)
         self._fleet.heed(want, verdict)
         if not isinstance(verdict, Granted):
@@ -238,13 +272,17 @@ class Attempts:
         try:
             verdict = await asked
         except asyncio.CancelledError:
-            if (
-                not asked.cancelled()
-            ):  # it was answered in the very turn of the loop that we were cancelled in
+            if not asked.cancelled():  # it was answered in the very turn of the loop that we were cancelled in
                 self._void(flight, want, asked.result())
             raise
         assert verdict is not None
         return verdict
+
+    def _settle(self, flight: Flight) -> None:
+        """The last attempt's end goes on record: with the next one's claim, in one commit, unless that must wait."""
+        if flight.settled is not None:
+            self._ledger.tell(Landing(settled=flight.settled))
+            flight.settled = None
 
     def _void(self, flight: Flight, want: Want, verdict: Verdict | None) -> None:
         """Granted, but never sent: certainly not billed."""
@@ -256,57 +294,87 @@ class Attempts:
 
     async def _next(self, flight: Flight, step: TryOneOf) -> Started | None:
         """The next attempt on one of the step's models; None when none of them takes calls."""
-        if flight.settled is not None:
-            self._ledger.tell(Landing(settled=flight.settled))
-            flight.settled = None
         if step.delay_s > 0:
+            self._settle(flight)
             await sleep(self._clock, step.delay_s)
-        started = self.start(flight, step.models)
-        if started is not None:
+        costs = self._repeat_costs(flight)
+        unpaid = self._unpaid(costs)  # by now, as others were repeated meanwhile
+        flight.aim(tuple(model for model in step.models if model not in unpaid))
+        started = self._start_or_queue(flight, [model for model in flight.targets if model not in costs])
+        if started is None:
+            self._settle(flight)
+        elif (cost := costs.get(started.want.model)) is not None:
+            self._fleet[started.want.model].retries.take(cost)
+            return structs.replace(started, repeat_cost=cost)
+        return started
+
+    def _start_or_queue(self, flight: Flight, fresh: Sequence[str]) -> Started | None:
+        """At one with a free slot, a fresh one if there is, else in the mailbox of one that takes calls at all."""
+        if (started := self.start(flight, fresh) or self.start(flight, flight.targets)) is not None:
             return started
-        # Nobody has a free slot: queue at one that takes calls at all.
-        for model in self._fleet.available(step.models):
+        for model in self._fleet.available(flight.targets):
             if (queued := self._submit(flight, model)) is not None:
                 return queued
         return None
 
-    async def _again(self, flight: Flight, step: TryOneOf) -> Started | None:
-        """None of the step's models takes calls: those tried before come again sooner, if attempts are left."""
-        tried = {one.model for one in flight.tried}
-        instead = self._after_failure(
-            flight, [name for name in flight.route.names if name in tried and name not in flight.barred]
-        )
-        reopens = self._fleet.reopens_at(step.models)
-        if isinstance(instead, GiveUp) or not tried.isdisjoint(step.models):
-            return None
-        if reopens is not None and reopens <= self._clock.monotonic() + instead.delay_s:
-            return None
-        flight.restrict((*step.models, *instead.models))
-        return await self._next(flight, instead)
+    def _repeat_costs(self, flight: Flight) -> dict[str, int]:
+        """What a repeat of each model that was tried takes of its endpoint's budget; waiting for a turn is free."""
+        return {one.model: repeat_cost(one.failure) for one in flight.tried}
 
-    def _worth_waiting(self, step: TryOneOf) -> bool:
+    def _unpaid(self, costs: Mapping[str, int]) -> set[str]:
+        return {model for model, cost in costs.items() if not self._fleet[model].retries.covers(cost)}
+
+    def _worth_waiting(self, models: Sequence[str]) -> bool:
         """None of them takes calls now: will one do so before the longest wait is over?"""
-        reopens = self._fleet.reopens_at(step.models)
+        reopens = self._fleet.reopens_at(models)
         if reopens is None:  # a probe decides at any moment, or only an operator can help
-            return self._fleet.may_recover(step.models)
-        return reopens - self._clock.monotonic() <= self._max_wait_s
+            return self._fleet.may_recover(models)
+        return reopens - self._clock.monotonic() <= (self._max_wait_s if self._parks else 0.0)
 
     # -- ends ----------------------------------------------------------------------------------------
 
-    def _decide(self, flight: Flight) -> TryOneOf | GiveUp:
-        """What follows the last failed attempt, with what money is left."""
-        flight.restrict(None)
+    def _decide(self, flight: Flight) -> TryOneOf | GiveUp | None:
+        """What follows the last failed attempt, with what money is left. None: a turn with other candidates."""
         self.bar_unaffordable(flight)
-        return self._after_failure(flight, flight.candidates)
-
-    def _after_failure(self, flight: Flight, candidates: Sequence[str]) -> TryOneOf | GiveUp:
-        return after_failure(
-            flight.tried,
-            candidates,
+        unpaid = self._unpaid(self._repeat_costs(flight))
+        limits = Limits(
             max_attempts=self._max_attempts - flight.lead.lost_calls,
+            max_wait_s=self._max_wait_s,
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
+        )
+        step = after_failure(
+            flight.tried,
+            flight.candidates,
+            available=self._fleet.available(flight.candidates),
+            unpaid=unpaid,
+            limits=limits,
             jitter=self._rng.random(),
         )
+        if not isinstance(step, GiveUp):
+            return step
+        if flight.last_error is not None and self.detour(flight, flight.last_error):
+            return None
+        if unpaid and len(flight.tried) < limits.max_attempts:
+            for model in unpaid:
+                self._bookings.not_repeated(model)
+        return step
+
+    def detour(self, flight: Flight, error: GenerationError) -> bool:
+        """Send the flight to other models after the error of the ones it had; False: there are none."""
+        refused = [one.model for one in flight.tried if one.code == error.code]
+        refused += [model for model, barred in flight.barred.items() if barred.error.code == error.code]
+        way = self._fallbacks.after(
+            error.code,
+            flight.route.name,
+            candidates=flight.names,
+            refused=refused,
+            gone={*flight.barred, *(one.model for one in flight.tried)},
+        )
+        if way is None:
+            return False
+        self._settle(flight)
+        flight.divert(way.models, in_order=way.in_order)
+        return True
 
     def gave_up(self, flight: Flight, *, unknown: bool = False) -> Result:
         """The last candidate's own error is the job's."""

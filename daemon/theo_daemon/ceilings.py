@@ -10,13 +10,13 @@ from msgspec import Struct
 from theo_daemon.budget_names import in_words, selectors_of
 from theo_daemon.ledger.records import OverBudget
 from theo_daemon.money import format_usd
-from theo_workers.errors import BudgetExceeded
+from theo_workers.errors import BudgetExceeded, GenerationError
 
 
 class Barred(Struct, frozen=True):
     """A candidate that this job may not call. `own`: for the job's own ceiling, not for one that all share."""
 
-    error: BudgetExceeded
+    error: GenerationError
     own: bool
 
 
@@ -68,13 +68,17 @@ def hold_wait_s(jitter: float) -> float:
 
 
 def last_word(barred: Iterable[Barred]) -> Barred:
-    """Of the refusals of all candidates, the one that is the job's: that which ends first, else the last."""
+    """Of the refusals of all candidates, the one that is the job's: that which ends first, else the last.
+
+    Where some are of money it is one of those: these models could take the job.
+    """
     refusals: Sequence[Barred] = list(barred)
+    refusals = [one for one in refusals if isinstance(one.error, BudgetExceeded)] or refusals
     ending = [one for one in refusals if one.error.retry_after_s is not None]
     return min(ending, key=_ends_in_s) if ending else refusals[-1]
 
 
-_SET_PRICE = "set input_cost_per_mtok, output_cost_per_mtok and max_output_tokens"
+_SET_PRICE = "set input_cost_per_mtok and output_cost_per_mtok"
 
 
 def _utc(unix_ms: int) -> str:

@@ -10,7 +10,11 @@ from theo_daemon.config import RoutingConfig, Usd
 from theo_daemon.config_table import Report, Shape, read_table
 from theo_daemon.spend_window import SpendWindow, parse_window
 
-_PER_JOB = ("default", "when_unavailable", "max_wait_s", "max_attempts")
+_PER_JOB = (
+    *("default", "when_unavailable", "max_wait_s", "max_attempts", "retry_budget"),
+    *("strategy", "predictive_usd_per_s", "regions", "region_eviction_ratio"),
+    *("context_window_fallbacks", "content_policy_fallbacks"),
+)
 """What is decided for a job before, or across, the models that it may run on."""
 
 
@@ -19,9 +23,24 @@ def read_window(value: object) -> SpendWindow:
     return parse_window(value if isinstance(value, str) else "")
 
 
+def _fallbacks(value: object) -> dict[str, tuple[str, ...]]:
+    """Model or group -> who is asked after it, names unchecked."""
+    if not isinstance(value, Mapping) or not all(_is_list_of_texts(one) for one in value.values()):
+        raise ValueError('must be a table of lists that are not empty, as { chat = ["roomy"] }')
+    return {name: tuple(models) for name, models in value.items()}
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+
+
 _ROUTING = Shape(
     cls=RoutingConfig,
-    readers={"spend_window": read_window},
+    readers={
+        "spend_window": read_window,
+        "context_window_fallbacks": _fallbacks,
+        "content_policy_fallbacks": _fallbacks,
+    },
     extras={"soft_budget": Usd},
     aliases={"max_budget": "spend_ceiling", "budget_duration": "spend_window"},
 )

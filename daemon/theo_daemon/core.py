@@ -12,24 +12,30 @@ from typing import Protocol, Self
 
 from theo_daemon.budgets import Budgets
 from theo_daemon.catalogue import Catalogue
-from theo_daemon.config import Config, ModelConfig
+from theo_daemon.config import Config, ModelConfig, RoutingConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
 from theo_daemon.fleet import Fleet, Member
+from theo_daemon.learner import Learner
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.condition import Tidings
 from theo_daemon.ledger.records import News
 from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Reception, Refused
+from theo_daemon.region_watch import RegionObserver, RegionWatch, Watched
 from theo_daemon.repricing import keep_prices
+from theo_daemon.retry_budget import RetryBudget
 from theo_daemon.standings import Standings
+from theo_daemon.usual import UsualLatency
 from theo_workers.breaker import Breaker
-from theo_workers.call import Observer
 from theo_workers.clock import Clock
+from theo_workers.failure_rate import RateRule
 from theo_workers.health import ModelHealth
+from theo_workers.load import Load
 from theo_workers.model_spec import ModelSpec, Timeouts
 from theo_workers.model_worker import ModelWorker
 from theo_workers.price_table import price_for
 from theo_workers.prices import Price
+from theo_workers.slots import Slots
 from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
 from theo_workers.tokens.count import TokenCounter
@@ -37,8 +43,8 @@ from theo_workers.upstreams.build import build_upstream
 from theo_workers.upstreams.room import Room
 
 
-class CoreObserver(Observer, DispatchObserver, Protocol):
-    """Hears of workers, jobs and defects."""
+class CoreObserver(RegionObserver, DispatchObserver, Protocol):
+    """Hears of workers, regions, jobs and defects."""
 
     def on_refusal(self, refused: Refused) -> None:
         """A job was refused before it ran."""
@@ -71,9 +77,11 @@ class Core:
         self._room = Room()
         self.catalogue = Catalogue(config)
         self.counter = TokenCounter()
-        self.standings = Standings(self.ledger, clock=clock, observer=observer)
+        self.regions = _regions(config, clock, observer)
+        self.standings = Standings(self.ledger, clock=clock, observer=self.regions or observer)
         self.ledger.on_news(observer.on_news)
         self.ledger.on_tidings(observer.on_tidings)
+        self._retries: dict[str, RetryBudget] = {}  # by endpoint
         self.fleet = Fleet(
             {model.name: self._member(model) for model in config.models},
             budgets=Budgets(config),
@@ -81,7 +89,12 @@ class Core:
             counter=self.counter,
             clock=clock,
             rng=self._rng,
+            regions=self.regions,
         )
+        if config.routing.strategy == "predictive":
+            self.fleet.learner = Learner(
+                self._rng, cost=self.fleet.usd, usd_per_s=config.routing.predictive_usd_per_s
+            )
         for member in self.fleet.members():
             self.standings.add(member.worker, _fingerprint(member.config))
         workers = [member.worker for member in self.fleet.members()]
@@ -160,20 +173,26 @@ class Core:
     def _member(self, model: ModelConfig) -> Member:
         routing = model.routing
         upstream = build_upstream(_spec(model), self.clock, self._rng, self._room)
-        breaker = Breaker(
-            threshold=routing.circuit_breaker_threshold, timeout_s=routing.circuit_breaker_timeout_s
-        )
+        breaker, slots = _breaker(routing), _slots(model)
         worker = ModelWorker(
             model.name,
             upstream,
-            Standing(breaker, timeout_s=routing.timeout_s),
+            Standing(breaker, slots, timeout_s=routing.timeout_s),
             ModelHealth(),
             clock=self.clock,
             rng=self._rng,
             observer=self.standings,
-            limit=model.concurrency,
         )
-        return Member(model, worker, self._price(model), breaker)
+        # Models without an address are endpoints of their own.
+        endpoint = model.base_url or f"{model.provider}:{model.name}"
+        retries = self._retries.setdefault(endpoint, RetryBudget(self.config.routing.retry_budget))
+        place = 0
+        if self.regions is not None:
+            place = self.regions.place(model.region)
+            if model.region is not None:
+                self.regions.add(Watched(model.name, model.region, breaker, worker))
+        usual = UsualLatency(worker.health)
+        return Member(model, worker, self._price(model), breaker, retries, usual, place=place)
 
     def _price(self, model: ModelConfig) -> Price | None:
         return price_for(
@@ -184,6 +203,37 @@ class Core:
             base_url=model.base_url,
             at=self.clock.wall(),
         )
+
+
+def _breaker(routing: RoutingConfig) -> Breaker:
+    rate = None
+    if routing.circuit_breaker_failure_ratio > 0:
+        rate = RateRule(
+            ratio=routing.circuit_breaker_failure_ratio,
+            minimum_calls=routing.circuit_breaker_minimum_calls,
+            window_s=routing.circuit_breaker_window_s,
+        )
+    return Breaker(
+        threshold=routing.circuit_breaker_threshold,
+        timeout_s=routing.circuit_breaker_timeout_s,
+        rate=rate,
+        adaptive=routing.circuit_breaker_adaptive,
+    )
+
+
+def _slots(model: ModelConfig) -> Slots:
+    routing, load = model.routing, None
+    if routing.adaptive_concurrency:
+        load = Load(model.concurrency, least_slow_ms=routing.latency_threshold_ms)
+    return Slots(model.concurrency, ramp_s=routing.circuit_breaker_ramp_s, load=load)
+
+
+def _regions(config: Config, clock: Clock, observer: RegionObserver) -> RegionWatch | None:
+    """None: regions make no difference."""
+    routing = config.routing
+    if not routing.regions:
+        return None
+    return RegionWatch(routing.regions, ratio=routing.region_eviction_ratio, clock=clock, observer=observer)
 
 
 def _spec(model: ModelConfig) -> ModelSpec:

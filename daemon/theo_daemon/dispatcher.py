@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol
 
 from theo_daemon.attempts import Attempts
@@ -14,6 +16,7 @@ from theo_daemon.cancellations import Cancel, Cancellations
 from theo_daemon.config import Config
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fair_queue import FairQueue
+from theo_daemon.fallbacks import Fallbacks
 from theo_daemon.first_push import FirstPush
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight, Ticket, flight_key
@@ -25,6 +28,7 @@ from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import Check, Conflict, Replay, Verdict
 from theo_daemon.lookback import LookBack
 from theo_daemon.manifest import Manifest
+from theo_daemon.measuring import Measuring
 from theo_daemon.outcomes import Result, failed, replayed
 from theo_daemon.ports import Finish, Holds, Publisher
 from theo_daemon.reception import Accepted, Reception, Refused
@@ -60,7 +64,7 @@ class Dispatcher:
         holds: Holds, clock: Clock, redis_now_ms: Callable[[], int], rng: random.Random, observer: DispatchObserver,
     ) -> None:  # fmt: skip
         self._reception, self._ledger, self._publisher, self._holds = reception, ledger, publisher, holds
-        self._fleet = fleet
+        self._measuring = Measuring(fleet)
         self._clock, self._redis_now_ms, self._observer = clock, redis_now_ms, observer
         self._manifest = Manifest(holds)
         deltas = DeltaFeed(publisher, clock)
@@ -77,10 +81,10 @@ class Dispatcher:
             max_deliveries=config.ingress.max_deliveries,
         )
         attempts = Attempts(
-            fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, max_attempts=routing.max_attempts,
-            max_wait_s=routing.max_wait_s if routing.when_unavailable == "park" else 0.0, holds=holds,
-            on_unknown=on_unknown, bookings=Bookings(fleet=fleet, observer=observer, clock=clock),
-            hold_lines=self._hold_lines, redis_now_ms=redis_now_ms, clock=clock, rng=rng,
+            fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, routing=routing,
+            on_unknown=on_unknown, holds=holds, fallbacks=Fallbacks(config),
+            bookings=Bookings(fleet=fleet, observer=observer, clock=clock), hold_lines=self._hold_lines,
+            redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
         self._turns = TurnQueue(
             FairQueue(config.ingress.lanes),
@@ -92,7 +96,7 @@ class Dispatcher:
             alone_from=alone_from(config.ingress.max_deliveries, routing.max_attempts),
         )
         self._generation = Generation(
-            fleet=fleet,
+            measuring=self._measuring,
             ledger=ledger,
             turns=self._turns,
             attempts=attempts,
@@ -119,6 +123,16 @@ class Dispatcher:
         """Flights that wait for a slot."""
         return len(self._turns)
 
+    @property
+    def at_rest(self) -> int:
+        """Flights that make no call at the moment: they wait for a slot, a model, money, or another's call."""
+        return len(self._flights) - self._turns.flying
+
+    def waiting_kinds(self) -> Counter[tuple[str, str, str]]:
+        """How many flights wait for their turn, by lane, tenant and route."""
+        waiting = chain(self._turns.waiting(), self._hold_lines.waiting())
+        return Counter((one.lead.job.lane, one.lead.job.tenant, one.route.name) for one in waiting)
+
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Take a batch on. Returns at once; every job of it gets its one reply later."""
         # Ours already: a lost lease that came back.
@@ -130,7 +144,7 @@ class Dispatcher:
         if isinstance(received, Accepted):
             # What it raises is a bug that the job's own flight will meet and tell.
             await asyncio.gather(
-                self._fleet.prompt_bounds(received.route, received.job), return_exceptions=True
+                self._measuring.rehearse(received.route, received.job), return_exceptions=True
             )
         return received
 
@@ -160,6 +174,21 @@ class Dispatcher:
         for ticket in filter(None, map(self._manifest.find, refs)):
             if ticket.flight is not None and not ticket.flight.holding:
                 self._withdraw(ticket, None)
+
+    def give_way(self, count: int) -> list[EntryRef]:
+        """Let go of about so many parked jobs, for others that could run; the entries to hand back.
+
+        The latest go first, and none that has cost anything.
+        """
+        back: list[EntryRef] = []
+        for flight in self._turns.parked():
+            if len(back) >= count:
+                break
+            if flight.cost_nano == 0 and not flight.landing and flight.task is not None:
+                back += [ticket.ref for ticket in flight.tickets if not ticket.ended]
+                flight.gives_way = True
+                flight.task.cancel()
+        return back
 
     def pump(self) -> None:
         """Slots may have become free: start who is next."""
@@ -331,6 +360,7 @@ class Dispatcher:
             return
         if ticket is flight.lead:
             flight.hand_over()
+            self._turns.realign(flight)
         else:
             self._leave(ticket)
         if outcome is None:
@@ -345,7 +375,7 @@ class Dispatcher:
             if flight.lost:
                 self._landings.release_flight(flight)
                 self._manifest.remove(flight.lead)
-            elif self._draining:
+            elif self._draining or flight.gives_way:
                 self._hand_back(flight)
             elif flight.withdrawn is not None:
                 self._never_began(flight, flight.withdrawn)

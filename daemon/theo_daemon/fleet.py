@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct, structs
 
@@ -13,15 +14,21 @@ from theo_daemon.catalogue import Route
 from theo_daemon.config import ModelConfig
 from theo_daemon.downgrade import Option, prefer_cheaper
 from theo_daemon.job import Job
+from theo_daemon.learner import Learner
 from theo_daemon.ledger.rates import Rate
 from theo_daemon.ledger.records import Granted, OtherWindow, Verdict, Want
-from theo_daemon.routing import Candidate, choose
+from theo_daemon.money import NANO
+from theo_daemon.preflight import cap_under_a_ceiling, output_cap
+from theo_daemon.region_watch import RegionWatch
+from theo_daemon.retry_budget import RetryBudget
+from theo_daemon.routing import AWAY, LATE, LOAD_STEPS, SLOW, Candidate, best, choose
 from theo_daemon.standings import Standings
-from theo_workers.breaker import Breaker
+from theo_daemon.usual import UsualLatency
+from theo_workers.breaker import Breaker, Closed
 from theo_workers.clock import Clock
 from theo_workers.messages import Usage
 from theo_workers.model_worker import ModelWorker
-from theo_workers.prices import Price, bound_nano, cost_nano, snapshot
+from theo_workers.prices import MTOK, Price, bound_nano, cost_nano, snapshot
 from theo_workers.standing import Available
 from theo_workers.tokens.count import TokenCounter
 
@@ -38,7 +45,10 @@ class Member(Struct, frozen=True):
     worker: ModelWorker
     price: Price | None
     breaker: Breaker
+    retries: RetryBudget  # its endpoint's
+    usual: UsualLatency
     free: bool = False  # certainly nothing is charged
+    place: int = 0  # of its region, in order of preference
     snapshot: str | None = None  # of the price, for the books
 
 
@@ -54,10 +64,13 @@ class Fleet:
         counter: TokenCounter,
         clock: Clock,
         rng: random.Random,
+        regions: RegionWatch | None = None,
     ) -> None:
         self._members = {name: _priced(member, member.price) for name, member in members.items()}
         self._budgets, self._standings = budgets, standings
         self._counter, self._clock, self._rng = counter, clock, rng
+        self.counter, self._regions = counter, regions
+        self.learner: Learner | None = None  # None: among the best, weights decide
 
     def __getitem__(self, model: str) -> Member:
         return self._members[model]
@@ -80,22 +93,52 @@ class Fleet:
                 return True
         return False
 
-    def choose(self, models: Sequence[str]) -> str | None:
-        """Of these, the one to start a call on now; None when none has a free slot."""
-        now, members = self._clock.monotonic(), self._members
+    def choose(
+        self, models: Sequence[str], *, deadline: float | None = None, workflow: str = "", size: int = 0
+    ) -> str | None:
+        """Of these, the one to start a call on now; None when none has a free slot.
+
+        `deadline` is the job's own, monotonic seconds; `size` are its bytes.
+        """
+        now, members, regions = self._clock.monotonic(), self._members, self._regions
         if len(models) == 1:
             (only,) = models
             return only if members[only].worker.free(now) > 0 else None
-        candidates = [
-            Candidate(
-                model=name,
-                weight=members[name].config.routing.weight,
-                free=members[name].worker.free(now),
-                slow=self._slow(members[name]),
-            )
-            for name in models
-        ]
-        return choose(candidates, self._rng.random())
+        left_ms = None if deadline is None else (deadline - now) * 1000
+        candidates = []
+        for name in models:
+            member = members[name]
+            worker, routing = member.worker, member.config.routing
+            if worker.free(now) <= 0:
+                continue
+            mean, running = worker.health.latency_ewma_ms, worker.running
+            flaws = member.place
+            if mean is not None and mean > routing.latency_threshold_ms:
+                flaws |= SLOW
+            if regions is not None and regions.is_away(name, now):
+                flaws |= AWAY
+            load = running * LOAD_STEPS // worker.limit if running else 0
+            usual_ms = 0.0
+            if left_ms is not None and (usual_ms := member.usual.ms) > left_ms:
+                flaws |= LATE
+            candidates.append(Candidate(name, routing.weight, load, flaws, usual_ms))
+        if self.learner is None:
+            return choose(candidates, self._rng.random())
+        pool = [one.model for one in best(candidates)]
+        return (
+            self._learnt(self.learner, pool, workflow, size, now) if len(pool) > 1 else next(iter(pool), None)
+        )
+
+    def _learnt(self, learner: Learner, pool: Sequence[str], workflow: str, size: int, now: float) -> str:
+        for name in pool:
+            if not isinstance(self._members[name].breaker.peek(now), Closed):
+                learner.forgive(name)
+        return learner.choose(pool, workflow=workflow, size=size, now=now)
+
+    def first_free(self, models: Sequence[str]) -> str | None:
+        """Of these, the first that would start a call at once."""
+        now = self._clock.monotonic()
+        return next((name for name in models if self._members[name].worker.free(now) > 0), None)
 
     def preferred(self, models: Sequence[str], route: Route, job: Job, size: int) -> Sequence[str]:
         """Of these, the ones to choose from: all of them, or the cheaper ones while a budget is under pressure."""
@@ -133,6 +176,12 @@ class Fleet:
         return min(
             (s.until for s in standings if not isinstance(s, Available) and s.until is not None), default=None
         )
+
+    def silent_s(self, models: Iterable[str]) -> float:
+        """Since when none of these has answered anybody; inf: none ever did."""
+        answered = [self._members[name].worker.health.last_success_time for name in models]
+        latest = max((at for at in answered if at is not None), default=-math.inf)
+        return self._clock.wall() - latest
 
     def may_recover(self, models: Sequence[str]) -> bool:
         """Is one of these unavailable models only resting? A useless credential needs an operator."""
@@ -173,10 +222,10 @@ class Fleet:
             self._budgets.note(want.scopes, verdict.strained)
 
     def bound_nano(self, model: str, job: Job, prompt_bound: int | None, *, tight: bool) -> int | None:
-        """The most that a call may cost, in nano-dollars; None when price or output cap are unknown.
+        """The most that a call may cost, in nano-dollars; None when its price is unknown.
 
         `prompt_bound` is the most prompt tokens, where they were counted before. Unless `tight`, a cheap and
-        far too high one will do: no ceiling depends on it.
+        far too high one will do, or none: no ceiling depends on it.
         """
         member = self._members[model]
         if member.price is None:
@@ -185,7 +234,9 @@ class Fleet:
         if member.free:
             return 0
         if cap is None:
-            return None
+            if not tight:
+                return None
+            cap = cap_under_a_ceiling(member.config)
         if prompt_bound is None:
             bound = self._counter.bound_request if tight else self._counter.loose_bound_request
             prompt_bound = bound(
@@ -195,17 +246,25 @@ class Fleet:
                 return None
         return bound_nano(member.price, prompt_bound, cap)
 
-    async def prompt_bounds(self, route: Route, job: Job) -> dict[str, int]:
-        """The most prompt tokens of a large job, by model, counted off the loop."""
-        bounds: dict[str, int] = {}
-        for config in route.candidates:
-            if not self._members[config.name].free:
-                measure = await self._counter.measure_request_async(
-                    job.messages, job.params, provider=config.provider, model=config.model
-                )
-                if measure.bound is not None:
-                    bounds[config.name] = measure.bound
-        return bounds
+    def capped_params(self, model: str, job: Job) -> Mapping[str, Any]:
+        """The job's, for a call under a ceiling: where nothing else caps its answer, with the cap of the bound."""
+        member = self._members[model]
+        if member.free or output_cap(job, member.config) is not None:
+            return job.params
+        return {**job.params, "max_tokens": cap_under_a_ceiling(member.config)}
+
+    def cost_nano(self, model: str, usage: Usage) -> int | None:
+        """What the call cost, in nano-dollars; None when the price is unknown."""
+        price = self._members[model].price
+        return None if price is None else cost_nano(price, usage)
+
+    def usd(self, model: str, prompt_tokens: int, completion_tokens: int) -> float:
+        """What a call of so many tokens costs, reckoned with what a short prompt costs; 0 when that is unknown."""
+        price = self._members[model].price
+        if price is None:
+            return 0.0
+        per_mtok = prompt_tokens * price.rates.input + completion_tokens * price.rates.output
+        return (per_mtok / MTOK + price.per_call) / NANO
 
     def draw(self, model: str, route: Route, job: Job) -> Draw:
         """The budgets that a call draws on: always the model's total, and every ceiling that fits the job."""
@@ -233,11 +292,6 @@ class Fleet:
         )
         return cost_nano(member.price, usage)
 
-    def _slow(self, member: Member) -> bool:
-        threshold = member.config.routing.latency_threshold_ms
-        mean = member.worker.health.latency_ewma_ms
-        return mean is not None and mean > threshold
-
 
 def _priced(member: Member, price: Price | None) -> Member:
     free = price is not None and bound_nano(price, 10**9, 10**9) == 0
@@ -251,11 +305,3 @@ def _expected_output(job: Job, config: ModelConfig) -> int:
     asked = job.params.get("max_completion_tokens", job.params.get("max_tokens"))
     usual = asked if isinstance(asked, int) else USUAL_OUTPUT_TOKENS
     return usual if config.max_output_tokens is None else min(usual, config.max_output_tokens)
-
-
-def output_cap(job: Job, config: ModelConfig) -> int | None:
-    """The most tokens that the answer may have: the job's own limit, else the model's."""
-    asked = job.params.get("max_completion_tokens", job.params.get("max_tokens"))
-    if isinstance(asked, int):
-        return asked if config.max_output_tokens is None else min(asked, config.max_output_tokens)
-    return config.max_output_tokens

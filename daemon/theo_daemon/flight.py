@@ -23,8 +23,9 @@ class Ticket:
     """One job from delivery to reply. Exactly one outcome is published for it."""
 
     __slots__ = (
-        "attempts_before", "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "held", "job", "key",
-        "lost_calls", "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size",
+        "attempts_before", "deadline", "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields",
+        "flight", "held", "job", "key", "lost_calls", "queued_ms", "received", "records", "redelivered", "ref",
+        "repeat", "route", "seq", "size",
         "stored",
     )  # fmt: skip
 
@@ -45,6 +46,7 @@ class Ticket:
         self.held: object = None  # of a large answer, until it is published
         self.stored = False  # its outcome lies in the ledger until it is published
         self.flight: Flight | None = None
+        self.deadline: float | None = None  # monotonic seconds
         self.deadline_timer: asyncio.Future[None] | None = None
         # Of earlier owners of the entry: more than they can have streamed, so that clients tell their texts from ours.
         self.attempts_before = 0
@@ -61,7 +63,8 @@ class Ticket:
             return False
         self.deadline_timer = rung = asyncio.get_running_loop().create_future()
         rung.add_done_callback(ring)
-        clock.call_at(clock.monotonic() + left_s, rung)
+        self.deadline = clock.monotonic() + left_s
+        clock.call_at(self.deadline, rung)
         return True
 
 
@@ -69,19 +72,24 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush", "held",
-        "holding", "key", "landing", "last_error", "lead", "line", "listed", "looked", "lost", "next_models", "place",
-        "prompt_bounds", "queued_at", "records", "route", "scopes", "sent_attempt", "settled", "task", "text", "tried",
+        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush",
+        "gives_way", "held", "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed",
+        "looked", "lost", "measured", "names", "passed", "place", "prompt_bounds", "queued_at", "records", "route",
+        "scopes", "sent_attempt", "settled", "targets", "task", "text", "tried", "tried_before",
         "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, key: str, lead: Ticket) -> None:
         self.key, self.route = key, lead.route
         self.lead = lead
-        self.candidates = lead.route.names  # those that neither money nor `next_models` forbids
-        self.line = lead.route.name  # where it waits for a slot: with flights of the same candidates
-        self.barred: dict[str, Barred] = {}  # those that money does
-        self.next_models: Sequence[str] | None = None  # after a failed attempt: which may have the next one
+        self.names = lead.route.names  # the models it may run on: the route's, or those of a detour
+        self.in_order = False  # the first of them that can take calls is asked, not one by weight
+        self.measured: tuple[str, ...] = ()  # the names whose windows it was held against
+        self.candidates = self.names  # those that neither money nor a window forbids
+        self.passed: frozenset[str] = frozenset()  # of these, whom it makes no sense to ask again
+        self.targets = self.candidates  # the others: where the next attempt may go to
+        self.line = lead.route.name  # where it waits for a slot: with flights of the same targets
+        self.barred: dict[str, Barred] = {}  # the others
         self.waiters: list[Ticket] = []
         self.task: asyncio.Task[None] | None = None
         self.place = key  # among the flights of this process, whoever leads
@@ -89,6 +97,7 @@ class Flight:
         self.wake: asyncio.Future[None] | None = None  # ends that wait, or the wait for another's call
         self.scopes: tuple[Scope, ...] = ()  # what its last call drew on
         self.holding = False  # the ledger's claim on the key is ours
+        self.gives_way = False  # it was parked, and is let go of for jobs that can run
         self.landing = False  # the outcome is being recorded: too late to withdraw
         self.looked = False  # the ledger was asked for answers already
         self.queued_at = 0.0  # monotonic seconds; since when it waits for a slot
@@ -100,6 +109,7 @@ class Flight:
         self.listed: set[int] = set()  # the ids of its attempts in the ledger
         self.records: list[AttemptRecord] = []  # the same attempts, for telemetry
         self.tried: list[Tried] = []
+        self.tried_before = 0  # of these, how many before its present names
         self.last_error: UpstreamError | None = None  # of this round's attempts
         self.cost_nano = 0
         self.doubtful = False  # a call for the lead's entry may have been billed for nothing
@@ -117,24 +127,35 @@ class Flight:
     def restart(self) -> None:
         """The next waiting job takes over: with attempts and costs of its own."""
         self._promote()
-        self.candidates, self.line, self.barred = self.route.names, self.route.name, {}
-        self.next_models = None
+        self.names = self.candidates = self.targets = self.route.names
+        self.line, self.barred, self.passed = self.route.name, {}, frozenset()
+        self.in_order, self.measured, self.tried_before = False, (), 0
         self.attempts, self.records, self.tried, self.listed = [], [], [], set()
         self.cost_nano, self.settled, self.last_error, self.doubtful = 0, None, None, False
         self.looked, self.landing, self.sent_attempt = False, False, None
         self.withdrawn = None
         self.text = []
 
-    def bar(self, model: str, barred: Barred) -> None:
-        """Money forbids this candidate, for as long as the flight is its lead's."""
-        self.barred[model] = barred
+    @property
+    def under_way(self) -> bool:
+        """Was one of its present candidates called already?"""
+        return len(self.tried) > self.tried_before
+
+    def divert(self, models: tuple[str, ...], *, in_order: bool) -> None:
+        """From now on these are its candidates: the ones before refused the job for what it is."""
+        self.names, self.in_order, self.tried_before = models, in_order, len(self.tried)
+        self.passed = frozenset()
         self._narrow()
 
-    def restrict(self, models: Sequence[str] | None) -> None:
-        """Only these may have the next attempt, however long it has to wait for one of them; None: any candidate."""
-        if models != self.next_models:
-            self.next_models = models
-            self._narrow()
+    def aim(self, models: tuple[str, ...]) -> None:
+        """After a failure the next attempt goes to one of these, however long it has to wait for them."""
+        self.passed = frozenset(self.candidates).difference(models)
+        self._narrow()
+
+    def bar(self, model: str, barred: Barred) -> None:
+        """Money, or its context window, forbids this candidate, for as long as the flight is its lead's."""
+        self.barred[model] = barred
+        self._narrow()
 
     def yield_lead(self, first: Ticket) -> None:
         """The push that holds the lead's client id is here: the call is made for it, the lead repeats it."""
@@ -167,13 +188,11 @@ class Flight:
         self.lead.repeat = False  # if it repeats an id, the id is its own from now on
 
     def _narrow(self) -> None:
-        names = self.route.names if self.next_models is None else self.next_models
-        self.candidates = tuple(name for name in names if name not in self.barred)
+        self.candidates = tuple(name for name in self.names if name not in self.barred)
+        self.targets = tuple(name for name in self.candidates if name not in self.passed)
         # No configured name has a line break.
-        if self.next_models is not None:
-            self.line = "\n".join((self.route.name, "", *self.candidates))
-        else:
-            self.line = "\n".join((self.route.name, *self.barred)) if self.barred else self.route.name
+        whole = self.targets == self.route.names
+        self.line = self.route.name if whole else "\n".join(("", *self.targets))
 
 
 def flight_key(ticket: Ticket) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from theo_daemon.attempts import Attempts, NotGranted
+from theo_daemon.ceilings import last_word
 from theo_daemon.first_push import FirstPush
-from theo_daemon.fleet import LARGE_BYTES, Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import Answer, Answered, EntryRef, OnUnknown
@@ -27,7 +27,9 @@ from theo_daemon.ledger.records import (
     Verdict,
     Want,
 )
+from theo_daemon.ledger.shared import owner_of
 from theo_daemon.ledger.unknown_calls import NOT_ERRORS
+from theo_daemon.measuring import Measuring
 from theo_daemon.outcomes import Result, replayed
 from theo_daemon.reply import decode_outcome
 from theo_daemon.turns import Found, TurnQueue
@@ -80,9 +82,13 @@ class LedgerQuestions:
             )
 
 
-def deaths_among(prior: Sequence[PriorAttempt]) -> list[PriorAttempt]:
-    """Those that a process died over: not that which only stood still, nor that which died of another job."""
-    return [one for one in prior if one.state is Outcome.UNKNOWN and one.error_code not in NOT_ERRORS]
+def deaths_among(prior: Sequence[PriorAttempt]) -> set[int]:
+    """The processes that died over it, each once though it had two calls out at a time.
+
+    Not that which only stood still, nor that which died of another job.
+    """
+    unknown = (one for one in prior if one.state is Outcome.UNKNOWN and one.error_code not in NOT_ERRORS)
+    return {owner_of(one.attempt_id) for one in unknown}
 
 
 def over_the_limit(deaths: int) -> DeliveryLimitExceeded:
@@ -94,17 +100,15 @@ class Generation:
     """Runs flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Claims, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
+        self, *, measuring: Measuring, ledger: Claims, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
         hold_lines: HoldLines, first_push: FirstPush, clock: Clock,
     ) -> None:  # fmt: skip
-        self._fleet, self._ledger, self._turns = fleet, ledger, turns
-        self._attempts, self._questions = attempts, questions
+        self._ledger, self._turns = ledger, turns
+        self._attempts, self._questions, self._measuring = attempts, questions, measuring
         self._hold_lines, self._first_push, self._clock = hold_lines, first_push, clock
 
     async def run(self, flight: Flight) -> Result:
         """Bring the flight to its end. Raises GenerationError for what ends it without a call."""
-        if flight.lead.size > LARGE_BYTES:
-            flight.prompt_bounds = await self._fleet.prompt_bounds(flight.route, flight.lead.job)
         try:
             return await self._to_the_end(flight)
         finally:
@@ -125,9 +129,11 @@ class Generation:
 
     async def _fly(self, flight: Flight) -> Result | Verdict | None:
         """One turn: its result, what the ledger says instead, or None when another turn is needed."""
+        if self._measuring.is_due(flight):
+            await self._measuring.measure(flight)
         self._attempts.bar_unaffordable(flight)
         if not flight.candidates:
-            return self._attempts.unaffordable(flight) if flight.looked else None
+            return self._without_candidates(flight) if flight.looked else None
         try:
             started = await self._turns.turn(flight)
             try:
@@ -145,6 +151,12 @@ class Generation:
                 return refused.verdict
             await self._over_budget(flight, refused.model, refused.verdict)
             return None
+
+    def _without_candidates(self, flight: Flight) -> Result | None:
+        """Money or their windows forbid all of them. None: there are others to ask."""
+        if self._attempts.detour(flight, last_word(flight.barred.values()).error):
+            return None
+        return self._attempts.unaffordable(flight)
 
     async def _look(self, flight: Flight) -> Verdict:
         flight.looked = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
@@ -17,16 +18,26 @@ from theo_daemon.keys import Keys
 from theo_daemon.ledger.figures import ModelSpend
 from theo_daemon.oldest import age_s, oldest_ids
 from theo_daemon.publisher import StreamPublisher
+from theo_daemon.regions import Evicted
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
 from theo_daemon.telemetry.metrics import Metrics
-from theo_daemon.telemetry.status import LaneStatus, ModelState, ModelStatus, Status
+from theo_daemon.telemetry.status import (
+    BreakerState,
+    LaneStatus,
+    ModelState,
+    ModelStatus,
+    Prediction,
+    RegionStatus,
+    Status,
+)
 from theo_daemon.wire import Wire
-from theo_workers.breaker import HalfOpen
+from theo_workers.breaker import Closed, HalfOpen, Open, State
 from theo_workers.clock import Clock, sleep
 from theo_workers.standing import Unavailable
 
 LOOK_EVERY_S = 2.0
+SHOWN_WORKFLOWS = 9
 
 _STATES: dict[str, ModelState] = {
     "circuit_open": "open",
@@ -34,6 +45,16 @@ _STATES: dict[str, ModelState] = {
     "disabled": "disabled",
     "stopped": "stopped",
 }
+
+
+def _breaker_state(state: State) -> BreakerState:
+    match state:
+        case Closed():
+            return "closed"
+        case Open():
+            return "open"
+        case HalfOpen():
+            return "half_open"
 
 
 class Snapshot:
@@ -90,6 +111,7 @@ class Snapshot:
             jobs=self._metrics.totals(),
             lanes=self._lanes,
             models=tuple(self._model(member, spend) for member in self._core.fleet.members()),
+            regions=self._regions(),
             budgets=self._budgets.status(),
         )
 
@@ -108,6 +130,8 @@ class Snapshot:
         for member in fleet.members():
             labels = {"model": member.config.name}
             telemetry.gauge(names.MODEL_RUNNING, labels, partial(self._running, member))
+            telemetry.gauge(names.MODEL_SLOTS, labels, partial(self._slots, member))
+            telemetry.gauge(names.MODEL_RETRY_TOKENS, labels, partial(self._retry_tokens, member))
             telemetry.gauge(names.MODEL_AMENDMENTS, labels, partial(self._amendments, member))
             telemetry.gauge(names.BREAKER_STATE, labels, partial(self._breaker, member))
 
@@ -119,6 +143,12 @@ class Snapshot:
 
     def _running(self, member: Member) -> float:
         return member.worker.running
+
+    def _slots(self, member: Member) -> float:
+        return member.worker.slots
+
+    def _retry_tokens(self, member: Member) -> float | None:
+        return member.retries.tokens if member.retries.capacity else None
 
     def _amendments(self, member: Member) -> float:
         return member.worker.upstream.amendments
@@ -138,26 +168,66 @@ class Snapshot:
         return ("half_open" if isinstance(member.breaker.peek(now), HalfOpen) else "closed"), None
 
     def _model(self, member: Member, spend: dict[str, ModelSpend]) -> ModelStatus:
-        health, config = member.worker.health, member.config
+        health, config = member.worker.health.snapshot(), member.config
         state, retry_in_s = self._state(member)
         spent = spend.get(config.name)
         return ModelStatus(
             name=config.name,
             provider=config.provider,
             model=config.model,
+            region=config.region,
             state=state,
+            breaker=_breaker_state(member.breaker.peek(self._clock.monotonic())),
             retry_in_s=retry_in_s,
             running=member.worker.running,
+            slots=member.worker.slots,
             concurrency=config.concurrency,
+            total_successes=health.total_successes,
             total_failures=health.total_failures,
             consecutive_failures=health.consecutive_failures,
             last_success_at=health.last_success_time,
             last_failure_at=health.last_failure_time,
-            latency_ms=None if health.latency_ewma_ms is None else round(health.latency_ewma_ms, 3),
+            latency_ms=_rounded(health.latency_ewma_ms),
+            latency_p50_ms=_rounded(health.latency_p50_ms),
+            latency_p95_ms=_rounded(health.latency_p95_ms),
+            latency_p99_ms=_rounded(health.latency_p99_ms),
+            ttft_p50_ms=_rounded(health.ttft_p50_ms),
+            ttft_p95_ms=_rounded(health.ttft_p95_ms),
+            tokens_per_s=_rounded(health.tokens_per_s),
             spent_usd=None if spent is None else spent.spent,
             held_usd=None if spent is None else spent.held,
             ceiling_usd=config.routing.spend_ceiling,
             window=str(config.routing.spend_window),
+            why=self._why(config.name),
+        )
+
+    def _why(self, model: str) -> tuple[Prediction, ...]:
+        learner = self._core.fleet.learner
+        if learner is None:
+            return ()
+        known = learner.explain(model, size=1_000, now=self._clock.monotonic())
+        return tuple(
+            Prediction(
+                workflow=workflow,
+                success=round(one.success, 4),
+                latency_ms=round(one.latency_s * 1000, 3),
+                cost_usd=round(one.cost_usd, 9),
+                calls=round(one.calls, 1),
+            )
+            for workflow, one in islice(known.items(), SHOWN_WORKFLOWS)
+        )
+
+    def _regions(self) -> tuple[RegionStatus, ...]:
+        watch, now = self._core.regions, self._clock.monotonic()
+        if watch is None:
+            return ()
+        return tuple(
+            RegionStatus(
+                name=name, evicted_s=round(now - state.since, 3), circuits=tuple(sorted(state.circuits))
+            )
+            if isinstance(state, Evicted)
+            else RegionStatus(name=name, circuits=tuple(sorted(state.known)))
+            for name, state in watch.regions().items()
         )
 
     def _spend(self) -> dict[str, ModelSpend]:
@@ -186,3 +256,7 @@ class Snapshot:
             if not isinstance(members, ResponseError):
                 consumers |= {row[1] for row in members}
         self._lanes, self._consumers, self._dead = tuple(found), len(consumers), dead
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

@@ -191,6 +191,20 @@ async def test_the_holder_of_a_key_may_claim_its_next_attempt(ledger: SqliteLedg
     assert money(ledger) == (40, 100)
 
 
+async def test_of_two_calls_for_one_key_the_one_that_is_closed_is_charged_by_itself_and_the_key_is_kept(
+    ledger: SqliteLedger,
+) -> None:
+    first = await sent(ledger)
+    rival = await sent(ledger, holding=True)
+    closed = landing(first, state="cancelled", cost_nano=None, cache=None).settled
+    await ledger.land(Landing(settled=closed))
+    assert money(ledger) == (100, 100)
+    assert await ledger.ask(ask(ledger, 2)) == Busy()
+    await ledger.land(landing(rival))
+    assert money(ledger) == (140, 0)
+    assert await ledger.ask(ask(ledger, 2)) == Hit(b'{"a":1}')
+
+
 async def test_calls_racing_for_a_ceiling_never_pass_it(ledger: SqliteLedger) -> None:
     asks = [ask(ledger, number, f"k{number}", ceiling=350) for number in range(8)]
     verdicts = await asyncio.gather(*(ledger.ask(one) for one in asks))

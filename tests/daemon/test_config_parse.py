@@ -16,6 +16,7 @@ from theo_workers.upstreams.script import Fate
 
 FOLDER = Path("/srv/router")
 ENV = {"KEY": "sk-secret-value", "EMPTY": " ", "BROKEN": "sk-secret value", "URL": "redis://:s3cret@h:1/0"}
+OTHER_MODEL = '[[models]]\nname = "other"\nprovider = "scripted"\n'
 OTHER = "[[models]]\nname = 'b'\nprovider = 'scripted'"
 MODEL = '[[models]]\nname = "fast"\nprovider = "scripted"\n'
 
@@ -85,6 +86,19 @@ BAD_TABLES = [
     ("[routing]\nspend_ceiling = nan", ["[routing] spend_ceiling: nan"]),
     ("[routing]\nwarning_ratio = 80", ["[routing] warning_ratio: 80", "at least 0 and at most 1"]),
     ("[routing]\ncircuit_breaker_threshold = 0", ["[routing] circuit_breaker_threshold: 0", "at least 1"]),
+    (
+        "[routing]\ncircuit_breaker_failure_ratio = 50",
+        ["[routing] circuit_breaker_failure_ratio: 50", "at most 1"],
+    ),
+    ("[routing]\ncircuit_breaker_minimum_calls = 0", ["circuit_breaker_minimum_calls: 0", "at least 1"]),
+    ("[routing]\ncircuit_breaker_window_s = 0", ["circuit_breaker_window_s: 0", "above 0"]),
+    ("[routing]\ncircuit_breaker_ramp_s = -1", ["circuit_breaker_ramp_s: -1", "at least 0"]),
+    ("[routing]\ncircuit_breaker_adaptive = 1", ["circuit_breaker_adaptive: 1", "true or false"]),
+    ("[routing]\nadaptive_concurrency = 'yes'", ["adaptive_concurrency", "true or false"]),
+    (
+        "[routing]\ncircuit_breaker_failure_rate = 0.5",
+        ['did you mean "circuit_breaker_failure_ratio"?'],
+    ),
     ("[routing]\nmax_attempts = 0", ["[routing] max_attempts"]),
     ("[ingress]\nmax_job_bytes = 300\nmax_in_flight_bytes = 200", ["[ingress] max_job_bytes", "never start"]),
     # closed sets
@@ -126,6 +140,33 @@ BAD_TABLES = [
     ("[workflows.'a b']\nmodel = 'fast'", ["[workflows.a b]: this name is not allowed"]),
     ("[workflows]\nw = 'fast'", ["[workflows.w]: this is a text, it must be a table"]),
     ("workflows = 1", ["[workflows]: must be tables"]),
+    (
+        "[routing]\ncontext_window_fallbacks = ['fast']",
+        ["[routing] context_window_fallbacks: must be a table of lists", '{ chat = ["roomy"] }'],
+    ),
+    (
+        "[routing.content_policy_fallbacks]\nfast = []",
+        ["[routing] content_policy_fallbacks: must be a table of lists that are not empty"],
+    ),
+    (
+        "[routing.content_policy_fallbacks]\nfats = ['fast']",
+        ['[routing] content_policy_fallbacks fats: "fats": unknown model or group', 'did you mean "fast"?'],
+    ),
+    (
+        "[routing.context_window_fallbacks]\nfast = ['lnog']\n[groups]\nlong = ['fast']",
+        ['[routing] context_window_fallbacks fast: "lnog"', 'did you mean "long"?'],
+    ),
+    ("[routing]\nhedge_after_ms = 0", ["[routing] hedge_after_ms", "above 0"]),
+    ("[routing]\nhedge_max_cost = -1", ["[routing] hedge_max_cost", "at least 0"]),
+    ("[routing]\nstrategy = 'predicting'", ["[routing] strategy", 'one of "predictive", "weighted"']),
+    ("[routing]\npredictive_usd_per_s = -1", ["[routing] predictive_usd_per_s", "at least 0"]),
+    ("[routing]\nregions = ['eu', 'us', 'eu']", ['[routing] regions: "eu" is in it twice']),
+    ("[routing]\nregions = 'eu'", ["[routing] regions", "a list"]),
+    ("[routing]\nregion_eviction_ratio = 0", ["[routing] region_eviction_ratio", "above 0 and at most 1"]),
+    (
+        "[routing.context_window_fallbacks]\nfast = ['fast']",
+        ["[routing] context_window_fallbacks fast: falls back to itself"],
+    ),
     ("[routing]\ndefault = 'chta'\n[groups]\nchat = ['fast']", ["[routing] default", 'did you mean "chat"?']),
     # budgets
     ("[budgets]\nspend_ceiling = 5", ["[budgets]: each budget is a table of its own: write [[budgets]]"]),
@@ -372,6 +413,16 @@ class TestRouting:
         config = parse("", model=with_model(f"routing = {{ {key} }}"))
         assert config.models[0].routing == config.routing
         assert any('"fast" routing ' in one and "no effect" in one for one in config.warnings)
+
+    def test_labels_of_regions_that_do_not_meet_are_pointed_out(self) -> None:
+        config = parse(
+            "[routing]\nregions = ['eu', 'mars']", model=with_model("region = 'eu'\n") + OTHER_MODEL
+        )
+        told = "\n".join(config.warnings)
+        assert '[routing] regions: no model has region = "mars"' in told
+        assert '[[models]] "other": has no region, so [routing] regions puts it last' in told
+        assert '"fast": has' not in told
+        assert "puts it last" not in "\n".join(parse("", model=OTHER_MODEL).warnings)
 
 
 class TestModels:

@@ -171,13 +171,13 @@ async def test_housekeeping_that_fails_on_a_full_disk_does_not_end(
 ) -> None:
     pruned: list[int] = []
 
-    def prune(*_: object, **__: object) -> int:
+    def prune(*_: object, **__: object) -> bool:
         pruned.append(1)
         if len(pruned) == 1:
             raise apsw.FullError("full")
-        return 0
+        return False
 
-    monkeypatch.setattr("theo_daemon.ledger.sqlite.pruning.prune", prune)
+    monkeypatch.setattr("theo_daemon.ledger.sqlite.pruning.Pruner.prune", prune)
     monkeypatch.setattr("theo_daemon.ledger.sqlite.ledger.PRUNE_EVERY_S", 0.02)
     async with SqliteLedger(tmp_path / "l.db"):
         await eventually(lambda: len(pruned) > 2)
@@ -277,8 +277,8 @@ async def test_a_file_in_the_place_of_the_lost_one_is_not_touched(
     ledger: SqliteLedger, tmp_path: Path
 ) -> None:
     await granted(ledger, ask(ledger))
-    ledger.path.unlink()
-    Path(f"{ledger.path}-wal").unlink()
+    for end in ("", "-wal", "-shm"):
+        Path(f"{ledger.path}{end}").unlink()
     async with SqliteLedger(ledger.path) as other:
         assert "had been one" in other.warnings[0]
         await granted(other, ask(other))

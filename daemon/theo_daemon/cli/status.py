@@ -23,8 +23,10 @@ from theo_daemon.telemetry.status import JobTotals, ModelStatus, Status
 from theo_workers.errors import LedgerError
 
 _HEALTH = (
-    *("state", "retry_in_s", "running", "concurrency", "total_failures", "consecutive_failures"),
-    *("last_success_at", "last_failure_at", "latency_ms"),
+    *("state", "breaker", "retry_in_s", "running", "slots", "concurrency"),
+    *("total_successes", "total_failures", "consecutive_failures", "last_success_at", "last_failure_at"),
+    *("latency_ms", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms"),
+    *("ttft_p50_ms", "ttft_p95_ms", "tokens_per_s", "region", "why"),
 )
 MOST_USED = 5  # scopes of one budget
 _COLOURS = {"closed": "green", "half_open": "yellow", "paused": "yellow", "open": "red"}
@@ -37,7 +39,7 @@ def status(as_json: Json = False, config: ConfigFile = None, redis_url: RedisUrl
     """Show what waits and runs, who works on it, and how the models are.
 
     Lanes and consumers are those of all processes, as Redis has them; spend and latency are the ledger's. Breakers,
-    health and hit rates are those of one process on this host, asked over its status port, if there is one.
+    health and hit rates are as one process on this host knows them, asked over its status port, if there is one.
     """
     target = find_target(config, redis_url)
     queues = asyncio.run(_look(target))
@@ -138,6 +140,7 @@ def _document(
         "lanes": queues.lanes,
         "consumers": queues.consumers,
         "models": models,
+        "regions": None if daemon is None else [structs.asdict(one) for one in daemon.regions],
         "jobs": None if daemon is None else {**structs.asdict(daemon.jobs), **_rates(daemon.jobs)},
         "process": process,
         "notes": [*notes, *([trouble] if trouble else [])],
@@ -186,6 +189,7 @@ def _show(
             "running>",
             "failures>",
             "mean ms>",
+            "p95 ms>",
             "spent>",
             "held>",
             "ceiling>",
@@ -195,6 +199,22 @@ def _show(
         out.print()
         money = ("budget", "spent>", "held>", "ceiling>", "used>", "most used")
         out.print(table(money, [_budget_row(use) for use in uses]))
+    for model in () if daemon is None else daemon.models:
+        for told in model.why[:1]:
+            out.print(
+                f"{model.name}: expected {told.latency_ms:.0f} ms, {100 * told.success:.1f} % answered, "
+                f"{told.cost_usd:.6f} USD for a prompt of 1 kB, from {told.calls:.0f} calls",
+                style="dim",
+                markup=False,
+            )
+    for region in () if daemon is None else daemon.regions:
+        if region.evicted_s is not None:
+            broken = ", ".join(region.circuits)
+            out.print(
+                f"region {region.name}: evicted {duration(region.evicted_s)} ago, open circuits: {broken}",
+                style="yellow",
+                markup=False,
+            )
     out.print()
     if daemon is None:
         out.print(f"breakers and hit rates are not known: {about}", style="dim", markup=False)
@@ -228,7 +248,7 @@ def _row(model: dict[str, Any]) -> tuple[object, ...]:
     shown = None if state is None else Text(state, style=_COLOURS.get(state, "red"))
     if shown is not None and until:
         shown.append(f", again in {duration(until)}")
-    running = None if model["running"] is None else f"{model['running']}/{model['concurrency']}"
+    running = None if model["running"] is None else f"{model['running']}/{model['slots']}"
     failures = model["total_failures"]
     if failures and model["consecutive_failures"]:
         failures = f"{failures} ({model['consecutive_failures']} in a row)"
@@ -240,6 +260,7 @@ def _row(model: dict[str, Any]) -> tuple[object, ...]:
         running,
         failures,
         None if mean is None else f"{mean:.1f}",
+        None if model["latency_p95_ms"] is None else f"{model['latency_p95_ms']:.0f}",
         usd(model["spent_usd"]),
         usd(model["held_usd"]),
         usd(model["ceiling_usd"]),
