@@ -272,7 +272,7 @@ class Attempts:
         try:
             verdict = await asked
         except asyncio.CancelledError:
-            if not asked.cancelled():  # it was answered in the very turn of the loop that we were cancelled in
+            if not asked.cancelled():  # answered in the very turn of the loop that we were cancelled in
                 self._void(flight, want, asked.result())
             raise
         assert verdict is not None

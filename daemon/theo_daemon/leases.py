@@ -59,14 +59,14 @@ class Leases:
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        """`on_lost` hears of entries that were held and are another's now, each once; `on_suspects` gets those that
-        are held from now on and must not be read like others."""
+        """`on_lost` hears of entries that are held and are another's now, at each renewal; `on_suspects` gets those
+        that are held from now on and must not be read like others."""
         self._wire, self._rules, self._consumer, self._held = wire, rules, consumer, held
         self._room, self._on_lost, self._events = room, on_lost, events
         self._on_suspects = on_suspects
         self._clock, self._rng = clock, rng
         self._lane_of: Mapping[str, str] = {keys.jobs(lane): lane for lane in rules.lanes}
-        self._done = keys.done
+        self._done, self._early = keys.done, keys.early
         held.keep(clock.monotonic() + rules.lease_s)
         self._gone: set[EntryRef] = set()
         self._lost: set[EntryRef] = set()
@@ -126,8 +126,8 @@ class Leases:
         for why, refs in (("claimed", lost), ("gone", missed)):
             for stream, ids in _by_stream(ref for ref in refs if ref in news):
                 self._events.emit("lease_lost", job_stream=stream, count=len(ids), why=why)
-        if news and self._on_lost is not None:
-            self._on_lost(news)
+        if self._on_lost is not None and (lost or missed):
+            self._on_lost([*lost, *missed])
         self._held.keep(asked_at + self._rules.lease_s)
 
     async def reclaim(self, deliver: Deliver) -> int:
@@ -139,7 +139,7 @@ class Leases:
             head = (self._rules.group, self._consumer, self._rules.suspect_from, self._lease_ms)
             asked = list(cursors)
             replies = await self._wire.run_all(
-                RECLAIM, [((stream,), (*head, at, share)) for stream, at in cursors.items()]
+                RECLAIM, [((stream, self._early), (*head, at, share)) for stream, at in cursors.items()]
             )
             for stream, reply in zip(asked, replies, strict=True):
                 if isinstance(reply, ResponseError):
@@ -182,7 +182,7 @@ class Leases:
                     # Looked at again for each page: the table changes while the pages before it are under way.
                     given = [entry_id for entry_id in page if EntryRef(stream, entry_id) not in self._held]
                     args: list[Word] = [self._rules.group, self._consumer, 2 * self._lease_ms, *given]
-                    await self._wire.run(HAND_BACK, (stream,), args)
+                    await self._wire.run(HAND_BACK, (stream, self._early), args)
         except RedisError:
             return False
         return True
@@ -238,7 +238,7 @@ class Leases:
             ids = [ref.entry_id for ref in pending if ref not in self._held]
             for page in _pages(ids[: max(0, self._fits())]):
                 args = (self._rules.group, self._consumer, self._rules.suspect_from, owner, idle_ms, *page)
-                found = await self._wire.run(TAKE, (stream,), args)
+                found = await self._wire.run(TAKE, (stream, self._early), args)
                 taken += self._take(deliver, stream, found, event)
         return taken
 
