@@ -66,8 +66,14 @@ class View:
 
     def __init__(self, disk: Disk) -> None:
         self._disk, self._own = disk, 0
-        self.changes, self.last_insert_rowid = disk.db.changes, disk.db.last_insert_rowid
-        self._run = disk.db.execute
+        self.last_insert_rowid, self.executemany = disk.db.last_insert_rowid, disk.db.executemany
+        self.changes, self._run = disk.db.changes, disk.db.execute
+
+    def __enter__(self) -> None:
+        self._disk.db.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._disk.db.__exit__(*error)
 
     def execute(self, sql: str, binds: Any = None) -> Any:
         if sql == "PRAGMA data_version":
@@ -142,10 +148,13 @@ class SimWriter(Writer):
         self._committer = Committer(self._db, owner, id_ttl_ms=self._id_ttl_ms)
         return owner
 
-    async def call(self, function: Callable[[Any], Any]) -> Any:
+    async def call(self, function: Callable[[Any], Any], *, writing: bool = False) -> Any:
         if self._disk.busy and not self._disk.free:
             raise LedgerError("the disk does not answer")
-        return function(self._db)
+        done = function(self._db)
+        if writing:
+            self._view.committed()
+        return done
 
     async def stop(self) -> None:
         self._send()

@@ -11,10 +11,10 @@ from tests.sim.redis_lua import Scripts
 from tests.sim.redis_words import Error, Status, read_id
 
 # As COMMAND INFO has them: refused by a full server, and by a replica.
-DENY_OOM = frozenset((b"XADD", b"SET", b"XGROUP CREATE"))
+DENY_OOM = frozenset((b"XADD", b"SET", b"XGROUP CREATE", b"HSET"))
 WRITES = DENY_OOM | {
     *(b"XREADGROUP", b"XGROUP DESTROY", b"XGROUP DELCONSUMER", b"XACK", b"XDEL", b"XCLAIM", b"XAUTOCLAIM"),
-    *(b"DEL", b"PEXPIRE", b"FLUSHALL"),
+    *(b"DEL", b"PEXPIRE", b"FLUSHALL", b"HDEL"),
 }
 _CONTAINERS = frozenset((b"XGROUP", b"XINFO", b"SCRIPT"))
 _SCRIPTS: list[Scripts] = []  # one interpreter for all worlds of a process
@@ -43,6 +43,8 @@ class Commands(GroupStore):
         self._scripted = self._wrote = False
         self._commands: dict[bytes, Callable[[Sequence[bytes]], Any]] = {
             b"GET": self.get, b"SET": self.set, b"DEL": self.delete, b"EXISTS": self.exists, b"TYPE": self.type,
+            b"HSET": self.hset, b"HGET": self.hget, b"HDEL": self.hdel,
+            b"HEXISTS": self.hexists, b"HLEN": self.hlen, b"XINFO GROUPS": self.xinfo_groups,
             b"PEXPIRE": self.pexpire, b"PTTL": self.pttl, b"TIME": self.time, b"ROLE": self._role,
             b"XADD": self.xadd, b"XLEN": self.xlen, b"XRANGE": self.xrange, b"XDEL": self.xdel,
             b"XREAD": self._xread, b"XREADGROUP": self._xreadgroup, b"XACK": self.xack,

@@ -38,7 +38,7 @@ class GroupStore(Store):
         if name in stream.groups:
             raise Error("BUSYGROUP Consumer Group name already exists")
         after = stream.last if start == b"$" else read_id(start)
-        stream.groups[name] = Group(sum(entry <= after for entry in stream.ids))
+        stream.groups[name] = Group(after, sum(entry <= after for entry in stream.ids))
         return Status(b"OK")
 
     def xgroup_destroy(self, words: Sequence[bytes]) -> int:
@@ -52,6 +52,19 @@ class GroupStore(Store):
         for entry in [entry for entry, pending in group.pending.items() if pending.owner is consumer]:
             del group.pending[entry]
         return consumer.pending
+
+    def xinfo_groups(self, words: Sequence[bytes]) -> list[Any]:
+        """Without `entries-read` and `lag`, which nobody here asks for."""
+        stream = self.stream(words[2])
+        if stream is None:
+            raise Error("ERR no such key")
+        return [
+            [
+                *(b"name", name, b"consumers", len(group.consumers), b"pending", len(group.pending)),
+                *(b"last-delivered-id", b"%d-%d" % group.last),
+            ]
+            for name, group in sorted(stream.groups.items())
+        ]
 
     def xinfo_consumers(self, words: Sequence[bytes]) -> list[Any]:
         stream = self.stream(words[2])
@@ -103,7 +116,11 @@ class GroupStore(Store):
                 group.drop(entry)
                 continue
             pending = group.pending.get(entry)
-            if pending is None or (claim.least_idle and self.now - pending.at < claim.least_idle):
+            if pending is None and claim.force:
+                pending = Pending(consumer, self.now)
+                group.add(entry, pending)
+                consumer.pending += 1
+            elif pending is None or (claim.least_idle and self.now - pending.at < claim.least_idle):
                 continue
             self._hand_over(key, entry, pending, consumer, at=claim.at)
             if claim.count is not None:

@@ -6,6 +6,7 @@ tables): a nil or false in a reply is null, numbers are cut to integers, `{err=.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from lupa import lua51
 from tests.sim.redis_words import Error, Status
 
 _PRELUDE = b"""
-local ask = ...
+local ask, decode, null = ...
+cjson = {decode = decode, null = null}
 redis = {}
 redis.pcall = ask
 redis.call = function(...)
@@ -44,7 +46,8 @@ class Scripts:
         self._table = self._lua.table_from
         self._false = False
         self._ask: Callable[[list[bytes]], Any] = _nobody
-        self._compile = self._lua.execute(_PRELUDE, self._command)
+        self._null = self._table({})
+        self._compile = self._lua.execute(_PRELUDE, self._command, self._decode, self._null)
         self._compiled: dict[bytes, Any] = {}
 
     def run(
@@ -66,6 +69,23 @@ class Scripts:
             return self._to_lua(self._ask([_word(word) for word in words]))
         except Error as error:
             return self._table({b"err": error.text})
+
+    def _decode(self, text: bytes) -> Any:
+        """As far as scripts look into a document: at its texts, by name."""
+        return self._document(json.loads(text))
+
+    def _document(self, value: Any) -> Any:
+        match value:
+            case None:
+                return self._null
+            case str():
+                return value.encode()
+            case list():
+                return self._table([self._document(one) for one in value])
+            case dict():
+                return self._table({name.encode(): self._document(one) for name, one in value.items()})
+            case _:
+                return value
 
     def _to_lua(self, reply: Any) -> Any:
         kind = type(reply)

@@ -23,13 +23,17 @@ from tests.sim.redis_words import (
 )
 
 
+Hash = dict[bytes, bytes]
+TYPES = {type(None): b"none", Stream: b"stream", bytes: b"string", dict: b"hash"}
+
+
 class Store:
     """All keys. `clock` gives Unix seconds. Time stands still during a command, and during a script."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.now = 0
-        self.keys: dict[bytes, Stream | bytes] = {}
+        self.keys: dict[bytes, Stream | bytes | Hash] = {}
         self.expires: dict[bytes, int] = {}
         self.on_add: Callable[[bytes, Id, list[bytes]], None] = _nobody_listens
         self.on_owner: Callable[[bytes, Id, Pending, Consumer], None] = _nobody_listens
@@ -39,7 +43,7 @@ class Store:
 
     # -- keys ------------------------------------------------------------------------------------------
 
-    def find(self, key: bytes) -> Stream | bytes | None:
+    def find(self, key: bytes) -> Stream | bytes | Hash | None:
         due = self.expires.get(key)
         if due is not None and due <= self.now:
             del self.keys[key], self.expires[key]
@@ -48,7 +52,7 @@ class Store:
     def stream(self, key: bytes) -> Stream | None:
         found = self.find(key)
         if found is not None and type(found) is not Stream:
-            raise Error("WRONGTYPE Operation against a key holding the wrong kind of value")
+            raise wrong_type()
         return found
 
     def group(self, key: bytes, name: bytes) -> tuple[Stream, Group]:
@@ -60,8 +64,8 @@ class Store:
 
     def get(self, words: Sequence[bytes]) -> Any:
         found = self.find(words[1])
-        if type(found) is Stream:
-            raise Error("WRONGTYPE Operation against a key holding the wrong kind of value")
+        if found is not None and type(found) is not bytes:
+            raise wrong_type()
         return found
 
     def set(self, words: Sequence[bytes]) -> Any:
@@ -84,7 +88,7 @@ class Store:
 
     def type(self, words: Sequence[bytes]) -> Status:
         found = self.find(words[1])
-        return Status(b"none" if found is None else b"stream" if type(found) is Stream else b"string")
+        return Status(TYPES[type(found)])
 
     def pexpire(self, words: Sequence[bytes]) -> int:
         if self.find(words[1]) is None:
@@ -101,6 +105,39 @@ class Store:
     def time(self, _words: Sequence[bytes]) -> list[bytes]:
         seconds = self._clock()
         return [b"%d" % int(seconds), b"%d" % int(seconds % 1 * 1e6)]
+
+    # -- hashes ----------------------------------------------------------------------------------------
+
+    def hash(self, key: bytes) -> Hash | None:
+        found = self.find(key)
+        if found is not None and type(found) is not dict:
+            raise wrong_type()
+        return found
+
+    def hset(self, words: Sequence[bytes]) -> int:
+        found = self.hash(words[1])
+        if found is None:
+            found = self.keys[words[1]] = {}
+        before = len(found)
+        found.update(zip(words[2::2], words[3::2], strict=True))
+        return len(found) - before
+
+    def hget(self, words: Sequence[bytes]) -> bytes | None:
+        found = self.hash(words[1])
+        return None if found is None else found.get(words[2])
+
+    def hexists(self, words: Sequence[bytes]) -> int:
+        return int(self.hget(words) is not None)
+
+    def hlen(self, words: Sequence[bytes]) -> int:
+        return len(self.hash(words[1]) or ())
+
+    def hdel(self, words: Sequence[bytes]) -> int:
+        found = self.hash(words[1])
+        gone = 0 if found is None else sum(found.pop(name, None) is not None for name in words[2:])
+        if gone and not found:
+            self.delete(words[:2])
+        return gone
 
     # -- adding and reading ----------------------------------------------------------------------------
 
@@ -193,16 +230,27 @@ class Store:
             entry = ids[place]
             place += 1
             fields = entries.get(entry)
-            if fields is None:
+            if fields is None or entry <= group.last:
                 continue
-            group.pending[entry] = pending = Pending(reader, self.now)
+            pending = group.pending.get(entry)
+            if pending is None:
+                pending = Pending(reader, self.now)
+                group.add(entry, pending)
+            else:  # taken early, by a claim: whoever comes by it in its turn is given it all the same
+                pending.owner.pending -= 1
+            self.on_owner(key, entry, pending, reader)
+            pending.owner, pending.at, pending.count = reader, self.now, 1
             reader.pending += 1
             reader.active = self.now
-            self.on_owner(key, entry, pending, reader)
+            group.last = entry
             fresh.append([b"%d-%d" % entry, fields])
         if fresh:
             group.next = place
         return fresh
+
+
+def wrong_type() -> Error:
+    return Error("WRONGTYPE Operation against a key holding the wrong kind of value")
 
 
 def _nobody_listens(*_: object) -> None:

@@ -42,14 +42,19 @@ class Consumer:
 class Group:
     """`next` is the place, among all ids that the stream ever had, of the first that was not delivered."""
 
-    __slots__ = ("consumers", "next", "pending")
+    __slots__ = ("consumers", "last", "next", "pending")
 
-    def __init__(self, following: int) -> None:
-        self.next = following
-        self.pending: dict[
-            Id, Pending
-        ] = {}  # in the order of their ids, since they are delivered in that order
+    def __init__(self, last: Id, following: int) -> None:
+        self.last, self.next = last, following
+        self.pending: dict[Id, Pending] = {}  # in the order of their ids
         self.consumers: dict[bytes, Consumer] = {}
+
+    def add(self, entry: Id, pending: Pending) -> None:
+        """Mostly the last one: only what is taken early, or was, comes out of turn."""
+        in_turn = not self.pending or next(reversed(self.pending)) < entry
+        self.pending[entry] = pending
+        if not in_turn:
+            self.pending = dict(sorted(self.pending.items()))
 
     def consumer(self, name: bytes, now: int) -> Consumer:
         found = self.consumers.get(name)
@@ -118,12 +123,13 @@ class Claim(NamedTuple):
     at: int
     count: int | None
     just_id: bool
+    force: bool
 
 
 def read_claim(words: Sequence[bytes], now: int) -> Claim:
     """The words of XCLAIM after its consumer."""
     ids: list[Id] = []
-    at, count, just_id = now, None, False
+    at, count, just_id, force = now, None, False, False
     rest = iter(words[1:])
     for word in rest:
         match word.upper():
@@ -133,6 +139,8 @@ def read_claim(words: Sequence[bytes], now: int) -> Claim:
                 count = int(next(rest))
             case b"JUSTID":
                 just_id = True
+            case b"FORCE":
+                force = True
             case _:
                 ids.append(read_id(word))
-    return Claim(int(words[0]), ids, at if 0 <= at <= now else now, count, just_id)
+    return Claim(int(words[0]), ids, at if 0 <= at <= now else now, count, just_id, force)

@@ -1,4 +1,4 @@
-"""Who writes everything down, outside of the system: jobs, replies, calls, commits, faults; and sees some wrongs at once."""
+"""Who writes everything down, outside of the system: jobs, replies, calls, faults; and sees some wrongs at once."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from theo_daemon.job import EntryRef
 from theo_daemon.ledger.operations import Operation
 from theo_daemon.ledger.records import Ask, Changed, Granted, Landing, Settled, Verdict, Want
 
+EARLY = b"theo:early"
 REPLIES, DEAD, EVENTS, JOBS = b"theo:repl", b"theo:dead", b"theo:events", b"theo:jobs"
 
 
@@ -94,6 +95,9 @@ class Witness:
         self.rollbacks: list[float] = []  # those of them after which it had older data
         self.cancels: list[Cancelled] = []
         self.takers: dict[EntryRef, set[str]] = {}  # whom Redis ever gave an entry to
+        self._passed_by: dict[
+            EntryRef, bytes
+        ] = {}  # whose it was, of those that were given to whoever read them
         self.boots: dict[str, Boot] = {}
         self.complaints: list[str] = []
         self.events: Counter[str] = Counter()
@@ -127,10 +131,10 @@ class Witness:
 
     def _owned(self, key: bytes, entry: Id, pending: Pending, taker: Consumer) -> None:
         """An entry is given to somebody: by a read (`pending` is new), or out of another's hands."""
-        ref = EntryRef(key.decode(), "%d-%d" % entry)
+        ref = EntryRef(key.decode(), f"{entry[0]}-{entry[1]}")
         self.takers.setdefault(ref, set()).add(taker.name.decode())
         owner = pending.owner
-        if owner is taker:
+        if owner is taker or self._was_early(ref, owner, taker):
             return
         idle = self._server.data.now - pending.at
         if idle < self.plan.config.ingress.lease_s * 1000 and self.boots[owner.name.decode()].alive:
@@ -138,6 +142,14 @@ class Witness:
                 f"{ref.entry_id} was taken from {owner.name.decode()}, who is alive and had it renewed"
                 f" {idle} ms ago, by {taker.name.decode()}"
             )
+
+    def _was_early(self, ref: EntryRef, owner: Consumer, taker: Consumer) -> bool:
+        """Was it taken before its turn? Whoever comes by it in turn is given it, and has to give it back."""
+        early = self._server.data.keys.get(EARLY)
+        if isinstance(early, dict) and early.get(f"{ref.stream} {ref.entry_id}".encode()) == owner.name:
+            self._passed_by[ref] = owner.name
+            return True
+        return self._passed_by.pop(ref, None) == taker.name
 
     def _ran(self, sha: bytes, reply: Any) -> None:
         match SCRIPT_NAMES.get(sha):
