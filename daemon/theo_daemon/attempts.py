@@ -40,6 +40,7 @@ from theo_daemon.retry import GiveUp, Limits, TryOneOf, after_failure
 from theo_daemon.retry_budget import repeat_cost
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import (
+    DeadlineExceeded,
     GenerationError,
     InternalError,
     MailboxFull,
@@ -134,7 +135,11 @@ class Attempts:
             if flight.under_way and isinstance(refused.verdict, OtherWindow | Throttled | Unfit):
                 return self._decide(flight)
             raise
-        except (WorkerStopped, NotAdmitted):
+        except (
+            WorkerStopped,
+            NotAdmitted,
+            DeadlineExceeded,
+        ):  # the last: of the call, in the worker's mailbox
             if not self._bookings.doubtful(flight, want, Outcome.MAYBE, code="internal_error"):
                 self._fleet[want.model].retries.give_back(started.repeat_cost)
                 return None
@@ -234,6 +239,7 @@ class Attempts:
                 stream=on_delta is not None,
             ),
             deadline=member.worker.starts_at(self._clock.monotonic()) + member.config.routing.timeout_s,
+            timeout_s=member.config.routing.timeout_s,
             on_delta=on_delta,
             before_send=partial(claim, flight, want),
         )

@@ -333,3 +333,16 @@ async def test_a_model_that_its_provider_does_not_know_is_skipped_and_told_once_
             await stage.advance(0.1)
             assert stage.ok(ref).answer.model == answered_by
             assert stage.observer.unknown == ["renamed"] * told_of
+
+
+async def test_a_job_that_stood_in_a_model_s_mailbox_for_as_long_as_a_call_may_take_gets_another_turn() -> (
+    None
+):
+    """It has no deadline that could have passed: it fell back on a model with one slot, behind others."""
+    slow = Fate(text="hello", latency_ms=1500)
+    models = model("down", DOWN, routing=FIRST), model("up", slow, concurrency=1)
+    async with staged(*models, routing={"timeout_s": 2.0}) as stage:
+        refs = stage.push_all([f"question {number}" for number in range(5)])
+        await stage.advance(10)
+        assert stage.ends(refs) == ["ok"] * 5
+        assert stage.upstreams["up"].closed == []
