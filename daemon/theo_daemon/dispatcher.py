@@ -254,10 +254,15 @@ class Dispatcher:
             self._look_back.end(
                 ticket, failed(DeadlineExceeded("the deadline passed before the job was started"))
             )
-        elif same_id is not None and same_id.key != ticket.key:
+        elif same_id is not None and same_id.key != ticket.key and not ticket.redelivered:
             error = IdConflict("a job with this id and another payload is running; choose a new id")
             self._landings.finish(ticket, failed(error))
-        elif same_id is not None and same_id.flight is not None and not same_id.flight.landing:
+        elif (
+            same_id is not None
+            and same_id.key == ticket.key
+            and same_id.flight
+            and not same_id.flight.landing
+        ):
             self._join_same_id(ticket, same_id.flight)
         elif (flight := self._flights.get(flight_key(ticket))) is not None:
             self._join(ticket, flight)

@@ -74,8 +74,8 @@ class Flight:
     __slots__ = (
         "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush",
         "gives_way", "held", "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed",
-        "looked", "lost", "measured", "names", "passed", "place", "prompt_bounds", "queued_at", "records", "route",
-        "scopes", "sent_attempt", "settled", "targets", "task", "text", "tried", "tried_before",
+        "looked", "lost", "measured", "names", "passed", "place", "prior", "prompt_bounds", "queued_at", "records",
+        "route", "scopes", "sent_attempt", "settled", "targets", "task", "text", "tried", "tried_before",
         "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
 
@@ -106,6 +106,7 @@ class Flight:
         self.lost = False  # its last entry is another process's by now
         self.withdrawn: Failed | None = None  # why the last job that waited left
         self.attempts: list[Attempt] = []  # of the lead's entry, those of earlier owners first
+        self.prior: list[PriorAttempt] = []  # of these, the earlier owners'
         self.listed: set[int] = set()  # the ids of its attempts in the ledger
         self.records: list[AttemptRecord] = []  # the same attempts, for telemetry
         self.tried: list[Tried] = []
@@ -130,7 +131,7 @@ class Flight:
         self.names = self.candidates = self.targets = self.route.names
         self.line, self.barred, self.passed = self.route.name, {}, frozenset()
         self.in_order, self.measured, self.tried_before = False, (), 0
-        self.attempts, self.records, self.tried, self.listed = [], [], [], set()
+        self.attempts, self.prior, self.records, self.tried, self.listed = [], [], [], [], set()
         self.cost_nano, self.settled, self.last_error, self.doubtful = 0, None, None, False
         self.looked, self.landing, self.sent_attempt = False, False, None
         self.withdrawn = None
@@ -163,12 +164,14 @@ class Flight:
             self.waiters.remove(first)
         self.lead.repeat, first.repeat = True, False
         self.waiters.insert(0, self.lead)
+        self._forget_prior()
         self.lead, first.flight = first, self
         self.key = flight_key(first)  # with `cache = off` it is the entry's own
 
     def hand_over(self) -> None:
         """The lead has left: the next job that waits goes on with the call, under its own ceiling."""
         self._promote()
+        self._forget_prior()
         if self.barred:
             self.barred = {model: barred for model, barred in self.barred.items() if not barred.own}
             self._narrow()
@@ -178,10 +181,19 @@ class Flight:
         for one in sorted(prior, key=lambda one: one.attempt_id):
             if one.is_call and one.attempt_id not in self.listed:
                 self.listed.add(one.attempt_id)
+                self.prior.append(one)
                 self.attempts.append(earlier(one))
                 self.cost_nano += one.cost_nano
                 self.doubtful = self.doubtful or one.state in IN_DOUBT
                 self.attempt_number += 1
+
+    def _forget_prior(self) -> None:
+        """They are the old lead's affair: its own reply tells of them."""
+        for one in self.prior:
+            self.attempts.remove(earlier(one))
+            self.cost_nano -= one.cost_nano
+        self.prior = []
+        self.doubtful = self.doubtful and bool(self.attempts)
 
     def _promote(self) -> None:
         self.lead = self.waiters.pop(0)

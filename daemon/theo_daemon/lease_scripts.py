@@ -2,8 +2,8 @@
 
 A plain XCLAIM asks nobody: it would steal an entry back from the peer that has rightly taken it over.
 All take one job stream as KEYS[1] and the group as ARGV[1]; those that change who has an entry, the hash of what was
-taken early (`scout_scripts.py`) as KEYS[2], which says whose such an entry is. Suspect entries (`suspicion.py`) change hands without
-being read: not even their size is known to be harmless.
+taken early (`scout_scripts.py`) as KEYS[2], which says whose such an entry is. Suspect entries (`suspicion.py`) change
+hands without being read: not even their size is known to be harmless.
 """
 
 from __future__ import annotations

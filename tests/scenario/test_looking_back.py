@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tests.scenario.stage import Stage
@@ -105,3 +107,50 @@ def assert_new_text(heir: Stage, delivery: Delivery) -> None:
     assert "".join(delta.text for delta in deltas) == "hello there"
     assert [delta.seq for delta in deltas] == list(range(len(deltas)))
     assert min(delta.attempt for delta in deltas) > MOST_ATTEMPTS
+
+
+async def test_a_push_that_comes_first_to_the_heir_does_not_take_the_id_of_the_one_that_has_been_called_for() -> (
+    None
+):
+    world = World(on_unknown="retry", fate=ANSWER)
+    first, newcomer = entry(1, prompt="hi", id="x"), entry(2, prompt="another", id="x")
+    await world.dies("victim", [first], at_s=2.5)
+    async with world.process("heir") as heir:
+        await heir.advance(2)
+        heir.dispatcher.deliver([newcomer])
+        heir.dispatcher.deliver([again(first)])
+        await heir.advance(5)
+    conflict, answered = world.outcome(newcomer), world.outcome(first)
+    assert isinstance(conflict, Failed)
+    assert conflict.code == "id_conflict"
+    assert isinstance(answered, Answered)
+    assert told(answered) == ["unknown", "ok"]
+    world.check_books()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "taken over by a peer"])
+async def test_the_lost_call_of_a_job_that_leaves_is_not_told_by_the_one_that_goes_on_with_its_question(
+    how: str,
+) -> None:
+    world = World(on_unknown="retry", fate=ANSWER)
+    leaver, stayer = entry(1), entry(2)
+    await world.dies("victim", [leaver], at_s=2.5)
+    async with world.process("heir") as heir:
+        await heir.advance(2)
+        heir.replies.kept_until = world.clock.monotonic()  # nothing is called for yet
+        heir.dispatcher.deliver([again(leaver), stayer])
+        await heir.advance(0.5)
+        if how == "cancelled":
+            heir.cancel(leaver.ref.entry_id)
+        else:
+            heir.dispatcher.lose([leaver.ref])
+        heir.replies.kept_until = math.inf
+        await heir.advance(5)
+    outcome = world.outcome(stayer)
+    assert isinstance(outcome, Answered)
+    assert (told(outcome), outcome.cost_nano) == (["ok"], PRICE)
+    if how == "cancelled":
+        left = world.outcome(leaver)
+        assert isinstance(left, Failed)
+        assert (told(left), left.cost_nano) == (["unknown"], BOUND)
+    world.check_books()
