@@ -36,7 +36,7 @@ return {lost, gone}
 
 HAND_BACK: Final = Script("""
 -- ARGV: group, consumer, idle ms to set, entry ids. Ends the lease of the entries the consumer owns. Its own
--- delivery is taken back: that somebody left politely makes no entry suspect. Whoever reads one of them may keep it.
+-- delivery is taken back: that somebody left politely makes no entry suspect.
 local key, early, group, consumer, idle = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
 for i = 4, #ARGV do
     local id = ARGV[i]
@@ -44,7 +44,8 @@ for i = 4, #ARGV do
     if not pending.err and #pending > 0 then
         local before = math.max(pending[1][4] - 1, 0)
         redis.call('XCLAIM', key, group, consumer, 0, id, 'IDLE', idle, 'RETRYCOUNT', before, 'JUSTID')
-        redis.call('HDEL', early, key .. ' ' .. id)
+        local name = key .. ' ' .. id
+        if redis.call('HEXISTS', early, name) == 1 then redis.call('HSET', early, name, '') end
     end
 end
 """)

@@ -240,14 +240,19 @@ async def test_a_reader_leaves_it_to_whoever_has_taken_it_over_by_then(
     assert await pending(wire, jobs) == {entry_id: "heir"}
 
 
-async def test_a_reader_may_keep_what_was_handed_back(wire: Wire, keys: Keys, jobs: str) -> None:
+async def test_what_was_handed_back_is_not_new_to_a_reader_but_anybody_s(
+    wire: Wire, keys: Keys, jobs: str
+) -> None:
+    """A process that died may have called for it before, which is looked up for what is taken over, not for new jobs."""
     (entry_id,) = await push(wire, jobs, "a", 1)
     both = (jobs, keys.early)
     await wire.run(TAKE_EARLY, both, (GROUP, "leaver", 60_000, entry_id))
     await wire.run(HAND_BACK, both, (GROUP, "leaver", 1_000, entry_id))
     await wire.ask("XREADGROUP", "GROUP", GROUP, "reader", "STREAMS", jobs, ">")
-    assert await wire.run(PASS, both, (GROUP, "reader", entry_id)) == []
-    assert await pending(wire, jobs) == {entry_id: "reader"}
+    assert await wire.run(PASS, both, (GROUP, "reader", entry_id)) == [entry_id.encode()]
+    _, taken, _, _ = await wire.run(RECLAIM, both, (GROUP, "heir", 3, 3_600_000, "0-0", 10))
+    assert [row[0].decode() for row in taken] == [entry_id]
+    assert [row[3] for row in await wire.ask("XPENDING", jobs, GROUP, "-", "+", 10)] == [1]
 
 
 # -- the scout ----------------------------------------------------------------------------------------------
