@@ -6,6 +6,7 @@ fault of the provider does, the job's own wishes, or the death of the very proce
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
@@ -287,7 +288,7 @@ def resent(story: Story) -> Iterable[str]:
     """Jobs with `on_unknown = fail` that were sent again after a call that may have been billed."""
     for prompt, calls in story.calls.items():
         jobs = story.jobs.get(prompt, ())
-        if len(jobs) != 1:
+        if len(jobs) != 1 or _forgotten(story, jobs):
             continue
         policy = jobs[0].job.fields.get("on_unknown", story.plan.config.ledger.on_unknown)
         if policy != "fail":
@@ -314,15 +315,20 @@ def after_the_end(story: Story) -> Iterable[str]:
 
 
 def too_often(story: Story) -> Iterable[str]:
-    """More possibly billed calls for one job than `max_attempts` allows beside one for each model."""
+    """More possibly billed calls for one job than `max_attempts` allows beside one for each model.
+
+    What the provider certainly did not bill counts within one process alone.
+    """
     config = story.plan.config
     for prompt, calls in story.calls.items():
         if _forgotten(story, story.jobs.get(prompt, ())):
             continue
         jobs = len(story.jobs.get(prompt, ()))
         most = jobs * (config.routing.max_attempts + len(config.models) - 1)
-        if len(calls) > most:
-            yield f"{len(calls)} calls of at most {most}: {tell(story, calls)}"
+        billed = sum(call.how not in NOT_BILLED for call in calls)
+        by_process = Counter(call.boot for call in calls)
+        if max(billed, *by_process.values()) > most:
+            yield f"more than {most} calls: {tell(story, calls)}"
         for before, after in pairwise(calls):
             if before.how in TERMINAL and jobs == 1 and after.boot is before.boot:
                 yield f"again after a refusal: {tell(story, calls)}"
@@ -455,8 +461,13 @@ def unaccounted(story: Story) -> Iterable[str]:
             if one.ref in story.ends
         )
         booked = sum(cost_of.get(one.ref, 0) for one in jobs)
-        # Whoever shares an answer pays nothing, though an attempt of its own may have been lost with a process before.
-        if told > booked or (told < booked and len(jobs) == 1 and jobs[0].ref in story.ends):
+        # Whoever shares an answer pays nothing, though an attempt of its own may have been lost with a process before;
+        # and what was still under way, in a process that stood still, when the job had to end, could not be told.
+        single = len(jobs) == 1 and jobs[0].ref in story.ends
+        open_yet = single and any(
+            _over_at(call) > story.ends[jobs[0].ref][-1].at for call in story.calls.get(prompt, ())
+        )
+        if told > booked or (told < booked and single and not open_yet):
             yield f"jobs of {prompt!r} were told {told}, their attempts cost {booked}: {[story.ends.get(j.ref) for j in jobs]}"
 
 
