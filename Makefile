@@ -16,7 +16,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --only-bi
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup demo test check lint type contracts fmt bench chaos evaluate providers lock clean
+.PHONY: help setup demo test check lint type contracts fmt bench failover breaker chaos evaluate providers lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,12 @@ fmt: $(VENV)/.installed ## format, and fix what ruff can fix by itself
 
 bench: $(VENV)/.installed ## CPU per job and jobs per second of `serve`, beside a hand-written loop
 	@$(BIN)/python -m tests.bench.run $(ARGS)
+
+failover: $(VENV)/.installed ## what a failing first candidate adds to a job's latency
+	@$(BIN)/python -m tests.bench.failover $(ARGS)
+
+breaker: $(VENV)/.installed ## how soon an open circuit is known to all processes, and how many probes they send
+	@$(BIN)/python -m tests.bench.breaker $(ARGS)
 
 chaos: $(VENV)/.installed ## four minutes of kill -9, stalls and faults on real processes, counted from outside
 	@$(BIN)/python -m tests.chaos.run $(ARGS)

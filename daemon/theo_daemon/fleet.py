@@ -20,6 +20,7 @@ from theo_daemon.ledger.records import Granted, OtherWindow, Verdict, Want
 from theo_daemon.money import NANO
 from theo_daemon.preflight import cap_under_a_ceiling, output_cap
 from theo_daemon.region_watch import RegionWatch
+from theo_daemon.retry_budget import RetryBudget
 from theo_daemon.routing import AWAY, LATE, LOAD_STEPS, SLOW, Candidate, best, choose
 from theo_daemon.standings import Standings
 from theo_daemon.usual import UsualLatency
@@ -44,6 +45,7 @@ class Member(Struct, frozen=True):
     worker: ModelWorker
     price: Price | None
     breaker: Breaker
+    retries: RetryBudget  # its endpoint's
     usual: UsualLatency
     free: bool = False  # certainly nothing is charged
     place: int = 0  # of its region, in order of preference
@@ -174,6 +176,12 @@ class Fleet:
         return min(
             (s.until for s in standings if not isinstance(s, Available) and s.until is not None), default=None
         )
+
+    def silent_s(self, models: Iterable[str]) -> float:
+        """Since when none of these has answered anybody; inf: none ever did."""
+        answered = [self._members[name].worker.health.last_success_time for name in models]
+        latest = max((at for at in answered if at is not None), default=-math.inf)
+        return self._clock.wall() - latest
 
     def may_recover(self, models: Sequence[str]) -> bool:
         """Is one of these unavailable models only resting? A useless credential needs an operator."""

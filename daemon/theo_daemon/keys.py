@@ -10,7 +10,7 @@ DEFAULT_LANE = "default"
 class Keys:
     """Key names under one prefix. On Redis Cluster it is a hash tag (`{theo}`), so that all share a slot."""
 
-    __slots__ = ("_done", "control", "dead", "events", "prefix", "replies", "reply_prefix")
+    __slots__ = ("_done", "control", "dead", "early", "events", "prefix", "replies", "reply_prefix")
 
     def __init__(self, prefix: str = "theo") -> None:
         self.prefix = prefix
@@ -19,6 +19,7 @@ class Keys:
         self.dead = f"{prefix}:dead"
         self.events = f"{prefix}:events"
         self.control = f"{prefix}:control"
+        self.early = f"{prefix}:early"  # which entries were taken before their time, and by whom
         self._done = f"{prefix}:done:"
 
     def jobs(self, lane: str = DEFAULT_LANE) -> str:

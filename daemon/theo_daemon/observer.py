@@ -56,6 +56,9 @@ class DaemonObserver:
             "bound_violated", model=model, cost=format_usd(cost_nano), bound=format_usd(bound_nano)
         )
 
+    def on_retries_spent(self, model: str) -> None:
+        self._events.emit("retries_spent", model=model)
+
     def on_model_unknown(self, model: str, detail: str) -> None:
         self._events.emit("model_unknown", model=model, reason=detail)
 
@@ -168,6 +171,9 @@ class LibraryObserver:
 
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         _log.error("bound_violated model=%s cost_nano=%d bound_nano=%d", model, cost_nano, bound_nano)
+
+    def on_retries_spent(self, model: str) -> None:
+        _log.warning("retries_spent model=%s", model)
 
     def on_model_unknown(self, model: str, detail: str) -> None:
         _log.error("model_unknown model=%s: %s", model, detail)

@@ -125,6 +125,21 @@ MODELS = (
         values=USE,
     ),
     Panel(
+        "Calls at a time that each may have",
+        {"{{model}}": "sum by (model) (theo_model_slots)"},
+        note="All processes together. Less than concurrency while a model recovers or is overloaded.",
+    ),
+    Panel(
+        "Left of the budgets of repeats",
+        {"{{model}}": "min by (model) (theo_model_retry_tokens)"},
+        note="Of the process that has least. Below 14 jobs are not repeated at that endpoint.",
+    ),
+    Panel(
+        "Changes",
+        {"{{model}} {{event}}": "sum by (model, event) (increase(theo_model_changes_total[5m])) > 0"},
+        note="In five minutes.",
+    ),
+    Panel(
         "Attempts",
         {"{{model}} {{outcome}}": f"{rate('theo_attempts_finished_total', 'model', 'outcome')} > 0"},
         "reqps",

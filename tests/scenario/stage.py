@@ -83,6 +83,7 @@ class Listening(LibraryObserver):
         self.regions: list[tuple[str, str]] = []
         self.news: list[News] = []
         self.violations: list[str] = []
+        self.retries_spent: list[str] = []
         self.unknown: list[str] = []
         self.duplicates: list[EntryRef] = []
         self.attempts: list[AttemptRecord] = []
@@ -108,6 +109,9 @@ class Listening(LibraryObserver):
 
     def on_news(self, news: News) -> None:
         self.news.append(news)
+
+    def on_retries_spent(self, model: str) -> None:
+        self.retries_spent.append(model)
 
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         assert cost_nano > bound_nano

@@ -160,6 +160,8 @@ async def test_health_counts_failures_and_remembers_when(face: Face) -> None:
     good = face.router.model_health["fast"]
     assert (good.total_failures, good.consecutive_failures) == (0, 0)
     assert good.last_success_time == face.clock.wall()
+    assert good.latency_p50_ms == good.latency_p95_ms == good.latency_p99_ms is not None
+    assert good.ttft_p50_ms is None, "it was not streamed"
 
 
 async def test_a_success_ends_the_row_of_failures_but_not_their_total(face: Face) -> None:

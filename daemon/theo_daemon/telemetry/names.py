@@ -122,8 +122,7 @@ _STREAM_LEVELS: dict[str, Level] = {
         ("bound_violated", "model_disabled", "model_unknown", "worker_restarted", "ledger_trouble"), "error"
     ),
     **dict.fromkeys(("budget_warning", "budget_downgrade", "budget_exhausted"), "warning"),
-    **dict.fromkeys(("circuit_opened", "outcome_unknown"), "warning"),
-    "region_evicted": "warning",
+    **dict.fromkeys(("circuit_opened", "outcome_unknown", "retries_spent", "region_evicted"), "warning"),
     **dict.fromkeys(
         ("ledger_wal_large", "lease_lost", "entries_reclaimed", "entries_vanished", "dead_lettered"),
         "warning",
@@ -206,6 +205,31 @@ MODEL_DISABLED = _metric(
     Kind.GAUGE,
     "1",
     "1 while a model is out of use (its key is refused, a bill was too high, an operator), else 0.",
+    labels=("model",),
+)
+MODEL_SLOTS = _metric(
+    "theo.model.slots",
+    Kind.GAUGE,
+    "{call}",
+    "Calls to a model at a time as things are: its concurrency, less while it recovers or is overloaded.",
+    labels=("model",),
+)
+MODEL_CHANGES = _metric(
+    "theo.model.changes",
+    Kind.COUNTER,
+    "{event}",
+    "Changes of a model's standing that this process told of, by event.",
+    labels=("model", "event"),
+)
+MODEL_EVENTS = (
+    *("circuit_opened", "circuit_half_open", "circuit_closed", "model_paused"),
+    *("model_disabled", "model_enabled", "model_unknown"),
+)
+MODEL_RETRY_TOKENS = _metric(
+    "theo.model.retry_tokens",
+    Kind.GAUGE,
+    "{token}",
+    "What is left of the retry budget of a model's endpoint in this process; a repeat takes 14, after a 429 5.",
     labels=("model",),
 )
 BREAKER_VALUES = {"closed": 0, "half_open": 1, "open": 2}

@@ -190,7 +190,7 @@ class Committer:
         store.add_balances(self._db, _rows(sums))
         self._warn(booked)
         self._db.execute("DELETE FROM inflight WHERE owner = ?", (owner,))
-        self._guards.bury(owner, now_ms)
+        self._guards.bury(owner)
         self._db.execute(
             "UPDATE owners SET buried_at = ? WHERE id = ? AND buried_at IS NULL", (now_ms, owner)
         )
