@@ -199,7 +199,7 @@ def _waiting(core: Core) -> Waiting:
         route = core.catalogue.resolve(kind.model or None, kind.workflow or DEFAULT_WORKFLOW)
         if route is None or not core.fleet.any_available(route.names):
             return None
-        return counted[lane, kind.tenant, route.name]
+        return counted.get((lane, kind.tenant, route.name), 0)
 
     return waiting
 
