@@ -83,8 +83,9 @@ class Dispatcher:
             bookings=Bookings(fleet=fleet, observer=observer, clock=clock), hold_lines=self._hold_lines,
             redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
+        self.lines: FairQueue[Flight] = FairQueue(config.ingress.lanes)
         self._turns = TurnQueue(
-            FairQueue(config.ingress.lanes),
+            self.lines,
             start=attempts.start,
             look=lambda flight: ledger.ask(questions.ask(flight, None)),
             fleet=fleet,
