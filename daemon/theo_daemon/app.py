@@ -12,14 +12,15 @@ from typing import Any
 
 from theo_daemon import __version__
 from theo_daemon.addresses import is_cluster
+from theo_daemon.background import running
 from theo_daemon.config import Config
 from theo_daemon.core import Core
 from theo_daemon.ledger import process_name
 from theo_daemon.ledger.condition import Tidings
-from theo_daemon.make_ledger import make_ledger
+from theo_daemon.make_ledger import bookkeeping
 from theo_daemon.observer import DaemonObserver
 from theo_daemon.redis_link import RedisLink, redacted
-from theo_daemon.redis_side import RedisSide, running
+from theo_daemon.redis_side import RedisSide
 from theo_daemon.redis_url import secrets_in
 from theo_daemon.reply_patterns import compile_patterns, why_refused
 from theo_daemon.server_check import ServerFacts, check_server
@@ -108,9 +109,11 @@ class Daemon:
         return started.telemetry
 
     async def _core(self, stack: AsyncExitStack, side: RedisSide, telemetry: Telemetry) -> Core:
-        observer = DaemonObserver(telemetry, side.events, self._clock)
-        ledger = make_ledger(self.config, name=self.consumer, clock=self._clock)
-        core = Core(self.config, ledger=ledger, clock=self._clock, rng=self._rng, observer=observer)
+        books = await stack.enter_async_context(
+            bookkeeping(self.config, url=self._url, name=self.consumer, clock=self._clock, rng=self._rng)
+        )
+        observer = DaemonObserver(telemetry, side.events, books.clock)
+        core = Core(self.config, ledger=books.ledger, clock=books.clock, rng=self._rng, observer=observer)
         core.ledger.on_commit(telemetry.commit_finished)
         await stack.enter_async_context(core)
         telemetry.event(names.LEDGER_OPENED, path=core.ledger.place)

@@ -68,7 +68,9 @@ async def test_what_is_no_whole_answer_is_never_used_again(fate: Fate, end: str)
 
 
 @pytest.mark.parametrize("fields", [{"cache": "refresh"}, {"cache": "off"}], ids=["refresh", "off"])
-async def test_who_asks_for_a_new_answer_gets_one_and_only_refreshing_keeps_it(fields: dict[str, str]) -> None:
+async def test_who_asks_for_a_new_answer_gets_one_and_only_refreshing_keeps_it(
+    fields: dict[str, str],
+) -> None:
     async with staged(model("m", FIRST, SECOND)) as stage:
         assert await said(stage) == ("first", False)
         assert await said(stage, **fields) == ("second", False)

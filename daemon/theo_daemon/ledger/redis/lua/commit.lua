@@ -1,0 +1,93 @@
+-- A batch of one owner, in the order in which the file's ledger applies it: what is not of single jobs, then
+-- landings, then asks, which see what the landings brought. Returns, packed: {status, now, verdicts, news}.
+local now = time_now(ARGV[4])
+local operations = cmsgpack.unpack(ARGV[6])
+
+refuse_while_moving()
+
+local function flush_all()
+    flush_money()
+    flush_claims()
+    flush_rates()
+    flush_standings()
+    flush_ids()
+    flush_outcomes()
+    flush_priors()
+    flush_answers()
+    flush_landings()
+    flush_deaths()
+end
+
+if redis.call('HGET', OWNERS, owner) ~= name then
+    local seen = {}
+    for _, operation in ipairs(operations) do
+        if operation.op == 'land' then correct_lost(operation, seen) end
+    end
+    flush_all()
+    for attempt in pairs(seen) do
+        redis.call('DEL', L .. ':lost:' .. attempt)
+    end
+    return cmsgpack.pack({ 'fenced' })
+end
+
+-- A batch whose answer was lost on the way comes again under its token: what it did is not done twice. Verdicts that
+-- changed nothing and may be long are not kept: those operations are simply asked again.
+local LONG = { hit = true, replay = true }
+local before = redis.call('HMGET', OWNER, 'batch', 'reply')
+local told, news = {}, {}
+if before[1] == token then
+    told, news = unpack(cmsgpack.unpack(before[2]))
+end
+
+local verdicts, todo = {}, {}
+for place, operation in ipairs(operations) do
+    if told[place] then
+        verdicts[place] = told[place]
+    else
+        todo[#todo + 1] = place
+        if operation.op == 'ask' or operation.op == 'check' then
+            expect_ask(operation)
+        elseif operation.op == 'land' then
+            expect_landing(operation)
+        end
+    end
+end
+
+local function each(kinds, act)
+    for _, place in ipairs(todo) do
+        local operation = operations[place]
+        if kinds[operation.op] then verdicts[place] = act(operation) or { 'done' } end
+    end
+end
+
+-- Changes before landings: what a probe showed is known before its right to probe ends.
+each({ change = true, health = true, bury = true }, function(operation)
+    if operation.op == 'bury' then return bury(operation.owner, now, news) end
+    if operation.op == 'health' then return add_health(operation) end
+    local row, is_news = after_change(operation, now)
+    return { 'changed', as_told(operation.model, row), is_news }
+end)
+tell_of_booked(news)
+each({ land = true }, function(landing) return land(landing, now) end)
+tell_of_booked(news)
+each({ forget = true }, forget)
+each({ ask = true, check = true }, function(ask) return answer(ask, now, news) end)
+each({ land = true }, free_ids)
+
+local function anything_changed()
+    for _, rows in ipairs(shelves) do
+        if #rows.changed > 0 then return true end
+    end
+    return #buried > 0
+end
+
+-- The first write is one that a server out of memory refuses; those that follow are then not refused any more.
+if anything_changed() then
+    local kept = {}
+    for place, verdict in ipairs(verdicts) do
+        kept[place] = not LONG[verdict[1]] and verdict
+    end
+    redis.call('HSET', OWNER, 'batch', token, 'reply', cmsgpack.pack({ kept, news }))
+    flush_all()
+end
+return cmsgpack.pack({ 'done', now, verdicts, news })
