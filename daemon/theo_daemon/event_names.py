@@ -19,6 +19,7 @@ EVENTS: Final = MappingProxyType(
         # money
         "budget_warning": "spend passed `warning_ratio` of a ceiling; details: scope, spent, ceiling",
         "budget_exhausted": "a ceiling is reached; details: scope, retry_after_ms",
+        "budget_config_differs": "a process joined with another ceiling than one that runs; details: scope, other",
         "outcome_unknown": "a call was sent and nobody knows whether it was billed; charged at its bound",
         # processes
         "process_joined": "a process began to read jobs",

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
-from functools import partial
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Fleet, Serve, until
+from tests.e2e.processes import Fleet, Serve
 from tests.e2e.provider import Fate
 
 pytestmark = pytest.mark.e2e

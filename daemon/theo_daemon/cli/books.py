@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from msgspec import Struct
 
+from theo_daemon.cli.which_ledger import open_books
 from theo_daemon.config import Config, ModelConfig
 from theo_daemon.ledger.figures import MODEL_SCOPE, Balance, ModelLatency
-from theo_daemon.ledger.sqlite.reading import reading
 from theo_daemon.money import to_usd
 from theo_daemon.spend_window import window_of
-from theo_workers.errors import LedgerError
 
 
 class Budget(Struct, frozen=True, kw_only=True):
@@ -31,16 +29,9 @@ class Budget(Struct, frozen=True, kw_only=True):
     resets_at_ms: int | None = None
 
 
-def ledger_path(config: Config) -> Path:
-    """Raises LedgerError where the ledger is no file."""
-    if isinstance(config.ledger.url, Path):
-        return config.ledger.url
-    raise LedgerError('[ledger] url: "redis" is not available yet; use sqlite:///PATH')
-
-
 def read_budgets(config: Config) -> list[Budget]:
     """Every configured model, and those of the past that are on record. Raises LedgerError."""
-    with reading(ledger_path(config)) as books:
+    with open_books(config) as books:
         rows = {(row.scope, row.window_start_ms): row for row in books.balances()}
     now_ms = int(time.time() * 1000)
     models = {model.name: model for model in config.models}
@@ -51,7 +42,7 @@ def read_budgets(config: Config) -> list[Budget]:
 
 def read_latency(config: Config) -> dict[str, ModelLatency]:
     """By model. Raises LedgerError."""
-    with reading(ledger_path(config)) as books:
+    with open_books(config) as books:
         return books.latency()
 
 

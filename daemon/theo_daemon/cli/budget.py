@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from theo_daemon.cli.books import Budget, budget_row, ledger_path, read_budgets
+from theo_daemon.cli.books import Budget, budget_row, read_budgets
 from theo_daemon.cli.console import console, print_json, table, usd
 from theo_daemon.cli.options import ConfigFile, Json, RedisUrl, new_app
 from theo_daemon.cli.target import find_target
-from theo_daemon.ledger.sqlite.amend import reset_spend
+from theo_daemon.cli.which_ledger import place_of, reset_spend
 
 app = new_app()
 
@@ -56,10 +56,11 @@ def reset(
     chosen = names or [model.name for model in settings.models if model.routing.spend_ceiling is not None]
     if not chosen:
         raise typer.BadParameter("no model has a spend_ceiling; name the models to reset")
-    path = ledger_path(settings)
     if not yes:
-        typer.confirm(f"Set the spend of {', '.join(chosen)} to 0 in {path}?", abort=True, err=True)
-    changed = reset_spend(path, [budget_row(models[name]) for name in chosen])
+        typer.confirm(
+            f"Set the spend of {', '.join(chosen)} to 0 in {place_of(settings)}?", abort=True, err=True
+        )
+    changed = reset_spend(settings, [budget_row(models[name]) for name in chosen])
     if as_json:
         print_json({"reset": chosen, "changed": changed})
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import typer
 from rich.text import Text
@@ -21,6 +22,7 @@ from theo_daemon.cli.console import console, print_json, table
 from theo_daemon.cli.daemon_status import ask_daemon
 from theo_daemon.cli.options import ConfigFile, Json, RedisUrl, new_app
 from theo_daemon.cli.queues import look
+from theo_daemon.cli.shared_checks import check_shared
 from theo_daemon.cli.target import Target, find_target
 from theo_daemon.config_file import load_config
 from theo_daemon.config_parse import Overrides
@@ -40,7 +42,9 @@ def doctor(as_json: Json = False, config: ConfigFile = None, redis_url: RedisUrl
     """
     target = find_target(config, redis_url)
     findings = [*_configuration(target, redis_url), *asyncio.run(_redis(target))]
-    findings += [check_ledger(target.config), *check_room(target.config), _daemon(target)]
+    if isinstance(path := target.config.ledger.url, Path):
+        findings += [check_ledger(path), *check_room(path)]
+    findings.append(_daemon(target))
     failed = any(finding.state == "fail" for finding in findings)
     if as_json:
         print_json({"ok": not failed, "findings": findings})
@@ -89,12 +93,13 @@ async def _redis(target: Target) -> list[Finding]:
                 [("INFO",), ("CONFIG", "GET", "save"), ("CONFIG", "GET", "appendfsync")]
             )
             queues = await look(wire, target)
+            said = facts_of(info, *settings)
+            shared = await check_shared(wire, target, said)
     except RouterError as error:
         return [
             *found,
             Finding("fail", "streams", str(error), "these keys cannot be used as streams of jobs"),
         ]
-    said = facts_of(info, *settings)
     offset_s = int(seconds) + int(micros) / 1e6 - (asked + answered) / 2
     readers = len(queues.consumers)
     streams = (
@@ -108,6 +113,7 @@ async def _redis(target: Target) -> list[Finding]:
         Finding("warn", "streams", streams, "jobs wait, and no process reads them")
         if queues.depth and not readers
         else Finding("ok", "streams", streams),
+        *shared,
     ]
 
 

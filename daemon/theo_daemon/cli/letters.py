@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
 from theo_daemon.cli.target import Target
+from theo_daemon.cli.which_ledger import forget_ids
 from theo_daemon.job import Delivery, EntryRef
-from theo_daemon.ledger.sqlite.amend import forget_ids
 from theo_daemon.salvage import salvage
 from theo_daemon.wire import Script, Wire
 from theo_workers.errors import RouterError
@@ -87,10 +86,10 @@ async def find(wire: Wire, target: Target, letter_id: str) -> Letter | None:
     return parse_letter(letter_id, found[0][1]) if found else None
 
 
-async def replay(wire: Wire, target: Target, letter: Letter, ledger: Path | None) -> str | None:
+async def replay(wire: Wire, target: Target, letter: Letter) -> str | None:
     """Push the letter's job again; its new entry id, or None when the letter was gone.
 
-    What `ledger` remembers for the job's id is cleared first, or the old outcome would be its reply. Raises
+    What the ledger remembers for the job's id is cleared first, or the old outcome would be its reply. Raises
     NotReplayable, LedgerError.
     """
     if letter.cut:
@@ -101,8 +100,8 @@ async def replay(wire: Wire, target: Target, letter: Letter, ledger: Path | None
     if not is_job_stream(target, letter.stream):
         raise NotReplayable(f"{letter.letter_id}: {letter.stream!r} is no job stream of this router")
     tenant, client_id = letter.identity()
-    if client_id is not None and ledger is not None:
-        forget_ids(ledger, [(tenant, client_id)])
+    if client_id is not None:
+        forget_ids(target.config, [(tenant, client_id)])
     keys = target.keys
     entry_id: bytes | int = await wire.run(
         REPLAY, (keys.dead, letter.stream), (letter.letter_id, *letter.fields)

@@ -122,6 +122,7 @@ LIBRARY_LOG = _event("library_log", "warning", "A library logged a warning or wo
 _STREAM_LEVELS: dict[str, Level] = {
     **dict.fromkeys(("bound_violated", "model_disabled", "worker_restarted", "ledger_trouble"), "error"),
     **dict.fromkeys(("budget_warning", "budget_exhausted", "circuit_opened", "outcome_unknown"), "warning"),
+    "budget_config_differs": "warning",
     **dict.fromkeys(
         ("ledger_wal_large", "lease_lost", "entries_reclaimed", "entries_vanished", "dead_lettered"),
         "warning",

@@ -19,7 +19,7 @@ from theo_daemon.ledger.records import Bury
 from theo_daemon.ledger.redis.batches import Batches
 from theo_daemon.ledger.redis.keys import Keeping, LedgerKeys
 from theo_daemon.ledger.redis.lease import Lease
-from theo_daemon.ledger.redis.reading import RedisTransaction, reading
+from theo_daemon.ledger.redis.reading import RedisTransaction, reading_redis
 from theo_daemon.ledger.redis.scripts import LEAVE, PRUNE, REGISTER, SCHEMA
 from theo_daemon.ledger.redis.watcher import Watcher, standings_of
 from theo_daemon.ledger.shared import SharedStanding
@@ -62,7 +62,6 @@ class RedisLedger(LedgerFace):
         self._lease.on_silence = self._batches.note_silence
         self._lease.on_dead = self._bury
         self._batches.on_buried = self._buried
-        self.uuid = ""
         self._recording: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -117,7 +116,7 @@ class RedisLedger(LedgerFace):
 
     def transaction(self) -> AbstractContextManager[RedisTransaction]:
         """See `port.Books`."""
-        return reading(self._link, self._keys)
+        return reading_redis(self._link, self._keys)
 
     # -- for `wait_for_inflight` ---------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ class RedisTransaction:
         self._link, self._keys = link, keys
         self._spend: dict[str, ModelSpend] = {}
         self._latency: dict[str, ModelLatency] = {}
-        for model, balance, latency in sorted(read(link, self._ask)):
+        for model, balance, latency in sorted(over_a_wire(link, self._ask)):
             name = model.decode()
             if balance is not None:
                 spent, held = _balance(balance)
@@ -52,7 +52,7 @@ class RedisTransaction:
 
     def balances(self) -> list[Balance]:
         """A page at a time, so that a server with very many is not held up: rows may be of different moments."""
-        return sorted(read(self._link, self._scan), key=lambda row: (row.scope, row.window_start_ms))
+        return sorted(over_a_wire(self._link, self._scan), key=lambda row: (row.scope, row.window_start_ms))
 
     async def _ask(self, wire: Wire) -> list[tuple[bytes, bytes | None, bytes | None]]:
         if not await wire.ask("EXISTS", self._keys.base):
@@ -73,19 +73,19 @@ class RedisTransaction:
 
 
 @contextmanager
-def reading(link: RedisLink, keys: LedgerKeys) -> Iterator[RedisTransaction]:
+def reading_redis(link: RedisLink, keys: LedgerKeys) -> Iterator[RedisTransaction]:
     """Raises LedgerError where there are no readable books."""
     yield RedisTransaction(link, keys)
 
 
-def read(link: RedisLink, ask: Callable[[Wire], Awaitable[T]]) -> T:
-    """What `ask` finds over a connection of its own. Usable beside a running event loop, which it holds up.
+def over_a_wire(link: RedisLink, ask: Callable[[Wire], Awaitable[T]]) -> T:
+    """What `ask` does over a connection of its own, in a thread of its own: usable beside a running event loop.
 
-    Raises LedgerError.
+    The caller waits. Raises LedgerError.
     """
     found: list[T | BaseException] = []
 
-    async def over_a_wire() -> T:
+    async def asked() -> T:
         wire = link.wire()
         try:
             return await ask(wire)
@@ -94,7 +94,7 @@ def read(link: RedisLink, ask: Callable[[Wire], Awaitable[T]]) -> T:
 
     def apart() -> None:
         try:
-            found.append(asyncio.run(over_a_wire()))
+            found.append(asyncio.run(asked()))
         except (RedisError, LedgerError) as error:
             found.append(error)
 
@@ -103,7 +103,7 @@ def read(link: RedisLink, ask: Callable[[Wire], Awaitable[T]]) -> T:
     thread.join()
     (result,) = found
     if isinstance(result, RedisError):
-        raise LedgerError(f"the ledger at {link.shown} cannot be read: {error_code(result)}") from result
+        raise LedgerError(f"the ledger at {link.shown} cannot be used: {error_code(result)}") from result
     if isinstance(result, BaseException):
         raise result
     return result

@@ -14,7 +14,7 @@ from theo_daemon.ledger.face import LedgerFace, process_name
 from theo_daemon.ledger.shared import SharedStanding
 from theo_daemon.ledger.sqlite import owners, pruning
 from theo_daemon.ledger.sqlite.reading import SqliteTransaction, reading
-from theo_daemon.ledger.sqlite.schema import check_place
+from theo_daemon.ledger.sqlite.schema import check_place, uuid_of
 from theo_daemon.ledger.sqlite.shared_store import all_health, all_standings
 from theo_daemon.ledger.sqlite.watcher import Watcher
 from theo_daemon.ledger.sqlite.writer import Writer
@@ -63,6 +63,7 @@ class SqliteLedger(LedgerFace):
             raise LedgerError(f"{self._folder} cannot be written: {error.strerror}") from error
         try:
             self._owner = await self._writer.start()
+            self.uuid = await self._writer.call(uuid_of)
         except BaseException:
             self._lock.release()
             raise

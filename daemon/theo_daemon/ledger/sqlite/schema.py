@@ -150,6 +150,12 @@ def _check_schema(db: apsw.Connection, path: Path) -> None:
         )
 
 
+def uuid_of(db: apsw.Connection) -> str:
+    """Names the books, whatever becomes of the file's own name."""
+    (found,) = db.execute("SELECT value FROM meta WHERE name = 'uuid'").fetchone() or ("",)
+    return str(found)
+
+
 def check_place(path: Path, *, read_only: bool = False) -> None:
     """Raises LedgerError where no ledger can be, or must not be. Creates the folder of a new one."""
     if path.is_dir():
