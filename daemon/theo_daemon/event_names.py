@@ -42,6 +42,7 @@ EVENTS: Final = MappingProxyType(
         "events_dropped": "events were thrown away while Redis was away; details: count",
         "ledger_trouble": "the ledger cannot be written, so no calls are made and no jobs read; details: reason",
         "ledger_back": "the ledger can be written again; details: after_s",
+        "ledger_restored": "Redis had lost what it had acknowledged, and was told again; details: batches",
         "ledger_wal_large": "the ledger's write-ahead log passed 64 MiB: a reader holds it up; details: bytes",
     }
 )

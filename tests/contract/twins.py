@@ -15,7 +15,7 @@ from theo_daemon.ledger.records import Bury, Landing, News
 from theo_daemon.ledger.redis.keys import Keeping, LedgerKeys, id_digest, scope_of
 from theo_daemon.ledger.redis.packing import Packer
 from theo_daemon.ledger.redis.scripts import COMMIT, REGISTER, SCHEMA
-from theo_daemon.ledger.redis.told import Buried, read_standing, read_told
+from theo_daemon.ledger.redis.told import Buried, Fenced, Told, read_standing, read_told
 from theo_daemon.ledger.shared import SharedStanding
 from theo_daemon.ledger.sqlite import owners, schema
 from theo_daemon.ledger.sqlite.commit import Committer
@@ -130,7 +130,8 @@ class RedisTwin:
         self._settings = Keeping(id_ms=id_ms, keep_ms=86_400_000 * 30).packed()
         self._packer = Packer()
         self._names: dict[int, str] = {}
-        self._tokens = itertools.count()
+        self._tokens = itertools.count(1)
+        self._last: dict[int, int] = {}
         self.token = -1  # of the last batch
 
     async def register(self, name: str) -> int:
@@ -146,10 +147,22 @@ class RedisTwin:
             if isinstance(one, Bury):  # what the file's ledger is told, Redis looks for itself
                 await self._wire.ask("ZADD", f"{self.keys.base}:leases", "XX", 0, one.owner)
         self.token = token = next(self._tokens) if token is None else token
-        args = (owner, self._names[owner], token, str(now_ms), self._settings, *self._packer.pack(batch))
+        last = self._last.get(owner, 0)
+        args = (
+            owner,
+            self._names[owner],
+            token,
+            last,
+            str(now_ms),
+            self._settings,
+            *self._packer.pack(batch),
+        )
         told = read_told(await self._wire.run(COMMIT, (self.keys.base,), args), batch)
-        if told is None:
+        if isinstance(told, Fenced):
             return None
+        assert isinstance(told, Told)
+        if told.changed:
+            self._last[owner] = token
         verdicts = [None if isinstance(one, Buried) else one for one in told.verdicts]
         return Answer(verdicts, told.news)
 

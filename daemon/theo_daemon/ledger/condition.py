@@ -39,7 +39,13 @@ class Unrecorded(Struct, frozen=True):
     reason: str
 
 
-Tidings = Troubled | Recovered | WalLarge | Unrecorded
+class Restored(Struct, frozen=True):
+    """Redis had lost so many batches that it had acknowledged; they were recorded again."""
+
+    batches: int
+
+
+Tidings = Troubled | Recovered | WalLarge | Unrecorded | Restored
 
 
 class Health(Protocol):

@@ -50,6 +50,10 @@ class Lease:
         self._waiting: list[asyncio.Future[None]] = []
         self._lost = False
         self.on_lost: Callable[[LedgerError], None] = _nobody_listens  # it was buried, or can beat no more
+        self.last_batch: Callable[[], int] = (
+            int  # the token of the last one that was answered; asked on the thread
+        )
+        self.on_behind: Callable[[], None] = _nobody_looks  # Redis does not know that one
         self.on_dead: Callable[[Sequence[int]], None] = _nobody_hears
         self.on_silence: Callable[[str | None], None] = _nobody_minds  # why beats fail; None: they do not
 
@@ -98,7 +102,7 @@ class Lease:
         failures = 0
         try:
             while not self._stop.is_set():
-                sent = self._clock.monotonic()
+                sent, answered = self._clock.monotonic(), self.last_batch()
                 try:
                     alive, *told = await wire.run(BEAT, (self._key,), self._words())
                 except RedisError as error:
@@ -115,7 +119,10 @@ class Lease:
                 if failures > 1:
                     self._tell(self.on_silence, None)
                 failures = 0
-                self._heard([int(owner) for owner in told[1:]])
+                known, *dead = map(int, told)
+                if known < answered:
+                    self._tell(self.on_behind)
+                self._heard(dead)
                 await self._pause(self._beat_s * (0.9 + 0.2 * self._rng.random()))
         finally:
             watch.cancel()
@@ -167,6 +174,10 @@ def buried(lease_s: float) -> LedgerError:
 
 def _nobody_listens(_lost: LedgerError) -> None:
     """Stands in until the owner sets `on_lost`."""
+
+
+def _nobody_looks() -> None:
+    """Stands in until the owner sets `on_behind`."""
 
 
 def _nobody_hears(_dead: Sequence[int]) -> None:

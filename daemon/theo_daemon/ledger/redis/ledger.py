@@ -14,9 +14,11 @@ from typing import Any, Final, Self
 import msgspec
 from redis.exceptions import RedisError
 
+from theo_daemon.ledger.condition import Restored
 from theo_daemon.ledger.face import LedgerFace, process_name
-from theo_daemon.ledger.records import Bury
+from theo_daemon.ledger.records import Bury, Forget
 from theo_daemon.ledger.redis.batches import Batches
+from theo_daemon.ledger.redis.commits import Commits
 from theo_daemon.ledger.redis.keys import Keeping, LedgerKeys
 from theo_daemon.ledger.redis.lease import Lease
 from theo_daemon.ledger.redis.reading import RedisTransaction, reading_redis
@@ -53,15 +55,19 @@ class RedisLedger(LedgerFace):
         self._keeping = Keeping(id_ms=int(id_ttl_s * 1000), keep_ms=int(keep_days * 86_400_000))
         self._wire = self._link.wire()  # for what nobody's call waits for
         self._lease = Lease(lease_link, keys, name=name, lease_s=lease_s, rng=rng)
-        self._batches = Batches(
-            self._link.wire(), keys, name=name, keeping=self._keeping, lease=self._lease, clock=clock, rng=rng
+        self._commits = Commits(
+            self._link.wire(), keys, name=name, lease_s=lease_s, keeping=self._keeping, clock=clock, rng=rng
         )
+        self._batches = Batches(self._commits, self._lease, clock)
         self._watcher = Watcher(self._link.wire(), keys, clock)
         super().__init__(name, clock, recorder=self._batches, watcher=self._watcher)
         self._lease.on_lost = self._batches.crash
         self._lease.on_silence = self._batches.note_silence
+        self._lease.last_batch = lambda: self._commits.last
+        self._lease.on_behind = self._look_behind
         self._lease.on_dead = self._bury
         self._batches.on_buried = self._buried
+        self._commits.on_restored = self._restored
         self._recording: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -99,7 +105,7 @@ class RedisLedger(LedgerFace):
         await self._lease.stop()
         with contextlib.suppress(RedisError):  # then others find its lease run out
             await self._wire.run(LEAVE, (self._keys.base,), (self._owner, self.name))
-        for wire in (self._wire, self._batches.wire, self._watcher.wire):
+        for wire in (self._wire, self._commits.wire, self._watcher.wire):
             await wire.close()
         self._check_recorded(error)
 
@@ -177,6 +183,13 @@ class RedisLedger(LedgerFace):
 
     def _buried(self, name: str) -> None:
         self._watcher.on_death(name)
+
+    def _look_behind(self) -> None:
+        """Redis has lost what it had acknowledged: the next batch finds that out, and this one does for all."""
+        self._batches.post(Forget(()), answer=False)
+
+    def _restored(self, batches: int) -> None:
+        self._condition.on_tidings(Restored(batches))
 
     def _bury(self, dead: Sequence[int]) -> None:
         """Their leases ran out; the script looks once more."""

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
-from theo_daemon.ledger.operations import Operation
 from theo_daemon.ledger.rates import Rate, reserved_tokens
 from theo_daemon.ledger.records import Ask, Bury, Check, Forget, JobEnd, Landing, Scope, Settled, Want
+from theo_daemon.ledger.redis.journal import Recorded, Restore
 from theo_daemon.ledger.redis.keys import entry_name, id_digest, spend_row
 from theo_daemon.ledger.shared import (
     CircuitClosed,
@@ -20,7 +20,7 @@ from theo_daemon.ledger.shared import (
     PauseAsked,
 )
 
-FIRST_TEXT: Final = 7  # the place of the first long text among the script's arguments
+FIRST_TEXT: Final = 8  # the place of the first long text among the script's arguments
 _SCOPES = 1_024  # packed ones that are kept: models draw on the same budgets call after call
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -34,12 +34,13 @@ class Packer:
         self._texts: list[bytes] = []
         self._scopes: dict[tuple[Scope, ...], msgspec.Raw] = {}
         self._how: dict[type, Callable[[Any], _Packed]] = {
-            Ask: self._ask, Check: self._check, Landing: self._landing, Forget: self._forget, Bury: self._bury,
+            Ask: self._ask, Restore: self._restore, Check: self._check, Landing: self._landing,
+            Forget: self._forget, Bury: self._bury,
             HealthReport: self._health, CircuitOpened: self._opened, CircuitClosed: self._closed,
             PauseAsked: self._paused, ModelDisabled: self._disabled, Ordered: self._ordered,
         }  # fmt: skip
 
-    def pack(self, operations: Sequence[Operation]) -> list[bytes]:
+    def pack(self, operations: Sequence[Recorded]) -> list[bytes]:
         """The last arguments of the script: the operations, then their texts."""
         self._texts = []
         how = self._how
@@ -71,6 +72,9 @@ class Packer:
         if ask.want is not None:
             packed["want"] = self._want(ask.want, packed["entry"], ask.key)
         return packed
+
+    def _restore(self, restore: Restore) -> _Packed:
+        return {**self._ask(restore.ask), "op": "restore"}
 
     def _want(self, want: Want, entry: str, key: str) -> _Packed:
         scopes = self._packed_scopes(want.scopes)

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import msgspec
 
-from theo_daemon.ledger.operations import Operation
 from theo_daemon.ledger.rates import Pace
 from theo_daemon.ledger.records import (
     Ask,
@@ -44,24 +43,32 @@ class Buried(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What became of a batch; None: nothing of it was done, as its owner is not among the living any more."""
+    """What became of a batch. `changed`: its token is the last one that Redis knows of this owner now."""
 
-    now_ms: int
+    changed: bool
     verdicts: list[Verdict | Buried | None]
     news: list[News]
 
 
-def read_told(reply: bytes, operations: Sequence[Operation]) -> Told | None:
+class Fenced(msgspec.Struct, frozen=True):
+    """Nothing of it was done: its owner is not among the living any more."""
+
+
+class Behind(msgspec.Struct, frozen=True):
+    """Nothing of it was done: Redis knows no later batch of this owner, though later ones were answered."""
+
+    token: int
+
+
+def read_told(reply: bytes, operations: Sequence[object]) -> Told | Fenced | Behind:
     """The reply to a batch of these operations."""
-    status, *rest = _decode(reply)
-    if status == "fenced":
-        return None
-    now_ms, verdicts, news = rest
-    return Told(
-        now_ms,
-        [_verdict(words, operation) for words, operation in zip(verdicts, operations, strict=True)],
-        [_news(words) for words in news],
-    )
+    match _decode(reply):
+        case ["done", changed, verdicts, news]:
+            read = [_verdict(words, operation) for words, operation in zip(verdicts, operations, strict=True)]
+            return Told(changed, read, [_news(words) for words in news])
+        case ["behind", token]:
+            return Behind(int(token))
+    return Fenced()
 
 
 def read_standing(row: dict[str, Any]) -> SharedStanding:
@@ -87,7 +94,7 @@ def _granted(prior: list[Any], standing: Any, pace: Any) -> Granted:
     )
 
 
-def _over_budget(operation: Operation, place: int, spent: int, held: int, by_holds: bool) -> OverBudget:
+def _over_budget(operation: object, place: int, spent: int, held: int, by_holds: bool) -> OverBudget:
     assert isinstance(operation, Ask)
     assert operation.want is not None
     return OverBudget(operation.want.scopes[place], spent, held, operation.want.bound_nano, by_holds)
@@ -110,7 +117,7 @@ _VERDICTS: Final[dict[str, Callable[..., Verdict | Buried | None]]] = {
 }
 
 
-def _verdict(words: list[Any], operation: Operation) -> Verdict | Buried | None:
+def _verdict(words: list[Any], operation: object) -> Verdict | Buried | None:
     kind, *told = words
     return _over_budget(operation, *told) if kind == "over_budget" else _VERDICTS[kind](*told)
 

@@ -1,5 +1,6 @@
 -- A sign of life, also while memory is short. ARGV: 1 owner   2 its name   3 lease in ms   4 most that is asked for
--- between two beats of anybody   5 grace in ms. Returns {1, now, dead...}, or {0} to an owner that was buried.
+-- between two beats of anybody   5 grace in ms. Returns {1, the last batch that is known of it, dead...}, or {0} to an
+-- owner that was buried.
 --
 -- Where nobody could beat, nobody is dead: after a time without any beat (the server was away, or all processes were)
 -- the others get a grace to come back before any of them is buried.
@@ -15,4 +16,4 @@ if now - last > quiet then
     redis.call('HSET', L, 'grace', whole(until_ms))
 end
 local dead = redis.call('ZRANGEBYSCORE', LEASES, '-inf', until_ms > now and 0 or whole(now), 'LIMIT', 0, 16)
-return { 1, whole(now), unpack(dead) }
+return { 1, redis.call('HGET', L .. ':owner:' .. owner, 'batch') or '0', unpack(dead) }

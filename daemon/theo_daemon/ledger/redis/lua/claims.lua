@@ -105,6 +105,24 @@ local function admit(ask, now, news)
     return verdict
 end
 
+-- A call that was granted before, by books that are lost: it is under way, so it counts, whatever the limits say by now.
+local function restore(ask, now)
+    local want = ask.want
+    local field = 'a' .. want.attempt
+    if get(open, field) or redis.call('EXISTS', L .. ':lost:' .. want.attempt) == 1 then return end
+    for _, scope in ipairs(want.scopes) do
+        add(scope, 0, want.bound or 0)
+    end
+    put(open, field, { started = now, guard = false, text = ARGV[want.record] })
+    if not get(flights, ask.key) then
+        put(flights, ask.key, owner)
+        put(open, 'k' .. ask.key, true)
+    end
+    if ask.id and not get(ids, ask.id) then
+        put(ids, ask.id, { digest = ask.digest, entry = ask.entry, outcome = false, new = true })
+    end
+end
+
 -- Whose job may yet run holds its id.
 local TAKES_ID = { clear = true, granted = true, busy = true, hit = true }
 

@@ -1,7 +1,9 @@
 -- A batch of one owner, in the order in which the file's ledger applies it: what is not of single jobs, then
--- landings, then asks, which see what the landings brought. Returns, packed: {status, now, verdicts, news}.
-local now = time_now(ARGV[4])
-local operations = cmsgpack.unpack(ARGV[6])
+-- landings, then asks, which see what the landings brought. Returns, packed: {'done', did it change anything, verdicts,
+-- news}; or {'fenced'} to who is not among the living; or {'behind', token} where the last batch that is known is
+-- older than the last one that was answered: this server has lost what followed.
+local now = time_now(ARGV[5])
+local operations = cmsgpack.unpack(ARGV[7])
 
 refuse_while_moving()
 
@@ -37,6 +39,8 @@ local before = redis.call('HMGET', OWNER, 'batch', 'reply')
 local told, news = {}, {}
 if before[1] == token then
     told, news = unpack(cmsgpack.unpack(before[2]))
+elseif (before[1] or '0') ~= last_token then
+    return cmsgpack.pack({ 'behind', before[1] or '0' })
 end
 
 local verdicts, todo = {}, {}
@@ -45,7 +49,7 @@ for place, operation in ipairs(operations) do
         verdicts[place] = told[place]
     else
         todo[#todo + 1] = place
-        if operation.op == 'ask' or operation.op == 'check' then
+        if operation.op == 'ask' or operation.op == 'check' or operation.op == 'restore' then
             expect_ask(operation)
         elseif operation.op == 'land' then
             expect_landing(operation)
@@ -68,6 +72,7 @@ each({ change = true, health = true, bury = true }, function(operation)
     return { 'changed', as_told(operation.model, row), is_news }
 end)
 tell_of_booked(news)
+each({ restore = true }, function(ask) return restore(ask, now) end)
 each({ land = true }, function(landing) return land(landing, now) end)
 tell_of_booked(news)
 each({ forget = true }, forget)
@@ -82,7 +87,8 @@ local function anything_changed()
 end
 
 -- The first write is one that a server out of memory refuses; those that follow are then not refused any more.
-if anything_changed() then
+local changed = anything_changed() or before[1] == token
+if changed then
     local kept = {}
     for place, verdict in ipairs(verdicts) do
         kept[place] = not LONG[verdict[1]] and verdict
@@ -90,4 +96,4 @@ if anything_changed() then
     redis.call('HSET', OWNER, 'batch', token, 'reply', cmsgpack.pack({ kept, news }))
     flush_all()
 end
-return cmsgpack.pack({ 'done', now, verdicts, news })
+return cmsgpack.pack({ 'done', changed, verdicts, news })
