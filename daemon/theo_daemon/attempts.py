@@ -181,6 +181,7 @@ class Attempts:
             bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model)),
             scopes=self._fleet.scopes(model),
             rate=self._fleet.rate(model, job, flight.lead.size),
+            price=member.snapshot,
         )
         on_delta = self._deltas.begin(flight)
         call = Call(
@@ -255,7 +256,7 @@ class Attempts:
         return after_failure(
             flight.tried,
             flight.candidates,
-            max_attempts=self._max_attempts - flight.lead.deaths,
+            max_attempts=self._max_attempts - flight.lead.lost_calls,
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
             jitter=self._rng.random(),
         )

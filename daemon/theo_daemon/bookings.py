@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from theo_daemon.fleet import Fleet
-from theo_daemon.flight import Flight
+from theo_daemon.flight import IN_DOUBT, Flight
 from theo_daemon.job import Answer, Answered
 from theo_daemon.ledger.records import CacheWrite, Settled, Want
 from theo_daemon.outcomes import Result, attempt, settled
@@ -16,10 +16,10 @@ from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock
 from theo_workers.errors import UpstreamError
-from theo_workers.failures import CONSEQUENCES, Billed
-from theo_workers.messages import Attempt, FinishReason, Outcome, Usage
+from theo_workers.failures import CONSEQUENCES, Billed, FailureClass
+from theo_workers.messages import Attempt, BilledUsage, Completion, Outcome, Usage
 from theo_workers.model_worker import CallFailed, Completed
-from theo_workers.prices import Price, cost_nano
+from theo_workers.prices import Price, charge_nano
 
 _encode_answer = msgspec.json.Encoder().encode
 
@@ -41,17 +41,24 @@ class AttemptObserver(Protocol):
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         """A provider billed more than its own limits allow; the model is stopped. Nano-dollars."""
 
+    def on_model_unknown(self, model: str, detail: str) -> None:
+        """The provider does not know the configured model; told again only after it has answered in between."""
+
 
 class Bookings:
     """What a call cost goes on its flight, and into the ledger with the flight's next commit."""
 
     def __init__(self, *, fleet: Fleet, observer: AttemptObserver, clock: Clock) -> None:
         self._fleet, self._observer, self._clock = fleet, observer, clock
+        self._unknown: set[str] = set()  # models that their providers do not know, and told
 
     def answered(self, flight: Flight, started: Started, result: Completed) -> Result:
         """The model answered: the flight's result."""
         want, completion, job = started.want, result.completion, flight.lead.job
         usage = completion.usage or self._fleet.estimate(want.model, job, completion.output)
+        cost = charge_nano(started.price, usage)
+        if isinstance(usage, BilledUsage):
+            usage = usage.plain()
         answer = Answer(
             model=want.model,
             provider=want.provider,
@@ -61,10 +68,11 @@ class Bookings:
             latency_ms=round(result.latency_ms, 3),
             tool_calls=completion.tool_calls,
         )
-        cost = 0 if started.price is None else cost_nano(started.price, usage)
         self._check_bill(want, cost, usage)
+        if self._unknown:
+            self._unknown.discard(want.model)
         done = attempt(want, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200)
-        self._note(flight, done, cost, usage=usage, finish_reason=completion.finish_reason)
+        self._note(flight, done, cost, usage=usage, completion=completion)
         flight.settled = Settled(
             attempt_id=want.attempt_id,
             model=want.model,
@@ -78,6 +86,7 @@ class Bookings:
             provider_request_id=completion.provider_request_id,
             cache=self._cache_write(flight, answer),
         )
+        flight.held = completion.held
         outcome = Answered(answer=answer, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))
         return Result(outcome, shared=True, remember=True, answer=answer)
 
@@ -98,6 +107,9 @@ class Bookings:
         self._note(flight, done, cost, usage=error.usage)
         flight.settled = settled(want, state, cost_nano=cost, latency_ms=result.latency_ms, error=error)
         flight.last_error = error
+        if error.failure is FailureClass.MODEL_UNKNOWN and want.model not in self._unknown:
+            self._unknown.add(want.model)
+            self._observer.on_model_unknown(want.model, error.detail)
         flight.tried.append(Tried(want.model, error.failure, error.retryable, error.retry_after_s))
 
     def doubtful(self, flight: Flight, want: Want, outcome: Outcome, *, code: str | None) -> bool:
@@ -128,7 +140,7 @@ class Bookings:
     def _cost_of(self, started: Started, error: UpstreamError, *, doubtful: bool) -> int:
         """What the provider said it used, else the bound where it may have worked, else nothing."""
         if error.usage is not None:
-            cost = 0 if started.price is None else cost_nano(started.price, error.usage)
+            cost = charge_nano(started.price, error.usage)
             self._check_bill(started.want, cost, error.usage)
             return cost
         return (started.want.bound_nano or 0) if doubtful else 0
@@ -141,7 +153,7 @@ class Bookings:
 
     def _note(
         self, flight: Flight, done: Attempt, cost_nano: int, *, usage: Usage | None = None,
-        finish_reason: FinishReason | None = None,
+        completion: Completion | None = None,
     ) -> None:  # fmt: skip
         """Add an attempt to the job's list and tell telemetry."""
         flight.cost_nano += cost_nano
@@ -154,7 +166,11 @@ class Bookings:
             finished_at=now,
             cost_nano=cost_nano,
             usage=usage,
-            finish_reason=finish_reason,
+            finish_reason=None if completion is None else completion.finish_reason,
+            first_token_ms=None if completion is None else completion.first_token_ms,
+            resent=flight.doubtful,
         )
+        if done.outcome in IN_DOUBT:
+            flight.doubtful = True
         flight.records.append(record)
         self._observer.on_settled(record)

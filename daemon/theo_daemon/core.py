@@ -33,6 +33,7 @@ from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
 from theo_workers.tokens.count import TokenCounter
 from theo_workers.upstreams.build import build_upstream
+from theo_workers.upstreams.room import Room
 
 
 class CoreObserver(Observer, DispatchObserver, Protocol):
@@ -51,6 +52,7 @@ class CoreObserver(Observer, DispatchObserver, Protocol):
 class Core:
     """Opens the ledger it is given, starts the workers; `dispatch` then builds the dispatcher over them."""
 
+    reception: Reception
     dispatcher: Dispatcher
 
     def __init__(
@@ -65,6 +67,7 @@ class Core:
         self.config, self.ledger, self.clock = config, ledger, clock
         self._observer = observer
         self._rng = rng or random.Random()
+        self._room = Room()
         self.catalogue = Catalogue(config)
         self.counter = TokenCounter()
         self.standings = Standings(self.ledger, clock=clock, observer=observer)
@@ -130,14 +133,15 @@ class Core:
     ) -> Dispatcher:
         """Build the dispatcher between an intake and `publisher`."""
         config = self.config
+        self.reception = Reception(
+            catalogue=self.catalogue,
+            max_job_bytes=config.ingress.max_job_bytes,
+            reply_refusal=reply_refusal,
+            on_refusal=self._observer.on_refusal,
+        )
         self.dispatcher = Dispatcher(
             config,
-            reception=Reception(
-                catalogue=self.catalogue,
-                max_job_bytes=config.ingress.max_job_bytes,
-                reply_refusal=reply_refusal,
-                on_refusal=self._observer.on_refusal,
-            ),
+            reception=self.reception,
             fleet=self.fleet,
             ledger=self.ledger,
             publisher=publisher,
@@ -153,7 +157,7 @@ class Core:
 
     def _member(self, model: ModelConfig) -> Member:
         routing = model.routing
-        upstream = build_upstream(_spec(model), self.clock, self._rng)
+        upstream = build_upstream(_spec(model), self.clock, self._rng, self._room)
         breaker = Breaker(
             threshold=routing.circuit_breaker_threshold, timeout_s=routing.circuit_breaker_timeout_s
         )

@@ -25,9 +25,10 @@ from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import Check, Conflict, Replay, Verdict
 from theo_daemon.manifest import Manifest
 from theo_daemon.outcomes import Result, failed, replayed
-from theo_daemon.ports import Holds, Publisher
+from theo_daemon.ports import Finish, Holds, Publisher
 from theo_daemon.reception import Accepted, Reception, Refused
 from theo_daemon.reply import decode_outcome
+from theo_daemon.suspicion import alone_from
 from theo_daemon.turns import TurnQueue
 from theo_workers.clock import Clock
 from theo_workers.errors import (
@@ -58,6 +59,7 @@ class Dispatcher:
         holds: Holds, clock: Clock, redis_now_ms: Callable[[], int], rng: random.Random, observer: DispatchObserver,
     ) -> None:  # fmt: skip
         self._reception, self._ledger, self._publisher, self._holds = reception, ledger, publisher, holds
+        self._fleet = fleet
         self._clock, self._redis_now_ms, self._observer = clock, redis_now_ms, observer
         self._manifest = Manifest(holds)
         deltas = DeltaFeed(publisher, clock)
@@ -84,6 +86,7 @@ class Dispatcher:
             fleet=fleet,
             routing=routing,
             clock=clock,
+            alone_from=alone_from(config.ingress.max_deliveries, routing.max_attempts),
         )
         self._generation = Generation(
             fleet=fleet,
@@ -114,14 +117,26 @@ class Dispatcher:
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Take a batch on. Returns at once; every job of it gets its one reply later."""
+        # Ours already: a lost lease that came back.
+        self.take([self._receive(one) for one in deliveries if one.ref not in self._manifest])
+
+    async def rehearse(self, delivery: Delivery) -> Accepted | Refused:
+        """Everything that is done with a job's own words before its call is on record."""
+        received = self._receive(delivery)
+        if isinstance(received, Accepted):
+            # What it raises is a bug that the job's own flight will meet and tell.
+            await asyncio.gather(
+                self._fleet.prompt_bounds(received.route, received.job), return_exceptions=True
+            )
+        return received
+
+    def take(self, batch: Sequence[Accepted | Refused]) -> None:
+        """As `deliver`, of what has been received."""
         accepted: list[Accepted] = []
         chosen = False
-        for delivery in deliveries:
-            if delivery.ref in self._manifest:
-                continue  # ours already: a lost lease that came back
-            received = self._receive(delivery)
+        for received in batch:
             if isinstance(received, Refused):
-                self._refuse(received)
+                self.refuse(received)
             else:
                 accepted.append(received)
                 chosen = chosen or received.job.envelope.reply_to is not None
@@ -178,7 +193,7 @@ class Dispatcher:
         good: list[Accepted] = []
         for one in accepted:
             if one.job.envelope.reply_to in unusable:
-                self._refuse(self._reception.refuse_reply_to(one))
+                self.refuse(self._reception.refuse_reply_to(one))
             else:
                 good.append(one)
         self._board_all(good)
@@ -354,11 +369,12 @@ class Dispatcher:
                 self._landings.release_id(ticket)
                 self._manifest.remove(ticket)
 
-    def _refuse(self, refused: Refused) -> None:
+    def refuse(self, refused: Refused) -> asyncio.Future[Finish]:
         """A job that cannot run gets its error, and a dead letter where the contract says so."""
         future = self._publisher.finish(refused.envelope, refused.outcome, queued_ms=0, dead=refused.dead)
         future.add_done_callback(lambda _: self._holds.release(refused.envelope.ref))
         self._reception.count_refusal(refused)
+        return future
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         if self._loop is None:  # kept: asking for it is a system call

@@ -60,13 +60,18 @@ def decode(delivery: Delivery, *, max_job_bytes: int) -> Job:
     name) or ReplyToNotAllowed (no name at all); whether a name is configured or allowed is looked at later."""
     size = sum(map(len, delivery.fields))
     if size > max_job_bytes:
-        raise PayloadTooLarge(f"the entry has {size} bytes, and max_job_bytes is {max_job_bytes}")
+        raise too_large(size, max_job_bytes)
     given = dict(zip(delivery.fields[::2], delivery.fields[1::2], strict=False))
     if 2 * len(given) != len(delivery.fields):
         raise _given_twice(delivery.fields)
     document = given.get(b"job")
     values = _flat(given) if document is None else _nested(given, document)
     return _job(delivery, values)
+
+
+def too_large(size: int, max_job_bytes: int) -> PayloadTooLarge:
+    """What is said of an entry of `size` bytes."""
+    return PayloadTooLarge(f"the entry has {size} bytes, and max_job_bytes is {max_job_bytes}")
 
 
 def _flat(given: dict[bytes, bytes]) -> dict[str, Any]:
@@ -184,4 +189,4 @@ def _given_twice(flat: list[bytes]) -> InvalidJob:
     return InvalidJob(f"the field {quote(twice)} is given twice")
 
 
-__all__ = ["FIELDS", "STRUCTURED", "decode", "salvage"]
+__all__ = ["FIELDS", "STRUCTURED", "decode", "salvage", "too_large"]

@@ -12,6 +12,7 @@ EVENTS: Final = MappingProxyType(
         "circuit_half_open": "the breaker lets one probe through",
         "circuit_closed": "the breaker closed: the model serves again",
         "model_disabled": "a credential or model is refused by the provider, or an operator took it out",
+        "model_unknown": "a provider does not know the configured model, which others stand in for; details: reason",
         "model_enabled": "an operator put the model back",
         "model_paused": "the provider asked to wait; details: retry_after_ms",
         "bound_violated": "a provider billed more than its own limits allow; the model is stopped",
@@ -31,7 +32,7 @@ EVENTS: Final = MappingProxyType(
         "entries_adopted": "entries that were delivered to this process but never arrived were fetched",
         "entries_vanished": "pending entries were deleted from the job stream by somebody else: lost jobs",
         "group_created": "the consumer group was created, or created again after its stream was lost",
-        "duplicate_suppressed": "a second answer to a job was not published; details: cost",
+        "duplicate_suppressed": "a second answer to a job was not published; details: entry_id, job_stream, cost",
         "dead_lettered": "a job went to the dead-letter stream; details: code, reason",
         "dead_replayed": "an operator pushed dead letters again",
         # connections and files

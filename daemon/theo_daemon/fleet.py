@@ -21,7 +21,7 @@ from theo_workers.breaker import Breaker
 from theo_workers.clock import Clock
 from theo_workers.messages import Usage
 from theo_workers.model_worker import ModelWorker
-from theo_workers.prices import Price, bound_nano, cost_nano
+from theo_workers.prices import Price, bound_nano, snapshot
 from theo_workers.standing import Available
 from theo_workers.tokens.count import TokenCounter
 
@@ -39,6 +39,7 @@ class Member(Struct, frozen=True):
     price: Price | None
     breaker: Breaker
     free: bool = False  # certainly nothing is charged
+    snapshot: str | None = None  # of the price, for the books
 
 
 class Fleet:
@@ -185,11 +186,6 @@ class Fleet:
                     bounds[config.name] = measure.bound
         return bounds
 
-    def cost_nano(self, model: str, usage: Usage) -> int | None:
-        """What the call cost, in nano-dollars; None when the price is unknown."""
-        price = self._members[model].price
-        return None if price is None else cost_nano(price, usage)
-
     def scopes(self, model: str) -> tuple[Scope, ...]:
         """The budgets a call draws on: always the model's total, and its window when it has one."""
         scopes, reset_ms = self._scopes.get(model, ((), 0))
@@ -228,7 +224,9 @@ class Fleet:
 
 def _priced(member: Member, price: Price | None) -> Member:
     free = price is not None and bound_nano(price, 10**9, 10**9) == 0
-    return structs.replace(member, price=price, free=free)
+    return structs.replace(
+        member, price=price, free=free, snapshot=None if price is None else snapshot(price)
+    )
 
 
 def _expected_output(job: Job, config: ModelConfig) -> int:

@@ -13,15 +13,18 @@ from theo_daemon.reception import Accepted
 from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.errors import UpstreamError
-from theo_workers.messages import Attempt
+from theo_workers.messages import Attempt, Outcome
+
+IN_DOUBT = (Outcome.MAYBE, Outcome.UNKNOWN)
 
 
 class Ticket:
     """One job from delivery to reply. Exactly one outcome is published for it."""
 
     __slots__ = (
-        "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "job", "key",
-        "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size", "stored",
+        "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "held", "job", "key",
+        "lost_calls", "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size",
+        "stored",
     )  # fmt: skip
 
     def __init__(self, accepted: Accepted, *, received: float) -> None:
@@ -33,10 +36,12 @@ class Ticket:
         self.redelivered = delivery.redelivered
         self.size = accepted.size
         self.queued_ms = 0
-        self.deaths = 0  # of processes that ran it before
+        self.deaths = 0  # of processes, over this job
+        self.lost_calls = 0  # whatever their processes died of
         self.records: tuple[AttemptRecord, ...] = ()  # its own attempts, once it has ended
         self.repeat = False  # a repeated id: it gets the outcome of another push, and pays nothing
         self.ended = False
+        self.held: object = None  # of a large answer, until it is published
         self.stored = False  # its outcome lies in the ledger until it is published
         self.flight: Flight | None = None
         self.deadline_timer: asyncio.Future[None] | None = None
@@ -47,7 +52,8 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "flush", "holding",
+        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush", "held",
+        "holding",
         "key", "landing", "last_error", "lead", "line", "listed", "looked", "place", "prompt_bounds",
         "queued_at", "records", "route", "sent_attempt", "settled", "task", "text", "tried",
         "waited_since_ms", "waiters", "wake", "withdrawn",
@@ -77,10 +83,12 @@ class Flight:
         self.tried: list[Tried] = []
         self.last_error: UpstreamError | None = None  # of this round's attempts
         self.cost_nano = 0
+        self.doubtful = False  # a call for the lead's entry may have been billed for nothing
         self.settled: Settled | None = None  # the last attempt's end, to be recorded with the outcome
         self.prompt_bounds: dict[str, int] = {}  # most prompt tokens by model, where counted beforehand
         self.attempt_number = 0  # grows through all rounds, so that deltas of an earlier one are told apart
         self.text: list[str] = []  # streamed so far in this attempt
+        self.held: object = None  # what its large answer takes of the process's room
         self.flush: asyncio.Future[None] | None = None  # rings when the next delta is due
 
     @property
@@ -92,7 +100,7 @@ class Flight:
         self._promote()
         self.candidates, self.line, self.barred = self.route.names, self.route.name, {}
         self.attempts, self.records, self.tried, self.listed = [], [], [], set()
-        self.cost_nano, self.settled, self.last_error = 0, None, None
+        self.cost_nano, self.settled, self.last_error, self.doubtful = 0, None, None, False
         self.looked, self.landing, self.sent_attempt = False, False, None
         self.withdrawn = None
         self.text = []
@@ -121,10 +129,11 @@ class Flight:
     def list_prior(self, prior: Sequence[PriorAttempt]) -> None:
         """Calls that earlier owners of the lead's entry sent: in its reply they come first, and it pays for them."""
         for one in sorted(prior, key=lambda one: one.attempt_id):
-            if one.attempt_id not in self.listed:
+            if one.is_call and one.attempt_id not in self.listed:
                 self.listed.add(one.attempt_id)
                 self.attempts.append(earlier(one))
                 self.cost_nano += one.cost_nano
+                self.doubtful = self.doubtful or one.state in IN_DOUBT
                 self.attempt_number += 1
 
     def _promote(self) -> None:

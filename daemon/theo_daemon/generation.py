@@ -27,6 +27,7 @@ from theo_daemon.ledger.records import (
     Verdict,
     Want,
 )
+from theo_daemon.ledger.unknown_calls import NOT_ERRORS
 from theo_daemon.outcomes import Result, replayed
 from theo_daemon.reply import decode_outcome
 from theo_daemon.turns import Found, TurnQueue
@@ -68,18 +69,25 @@ class LedgerQuestions:
     def heed_prior(self, flight: Flight, prior: Sequence[PriorAttempt]) -> None:
         """List what earlier owners of this very entry sent. Raises DeliveryLimitExceeded or OutcomeUnknown."""
         flight.list_prior(prior)
-        flight.lead.deaths = deaths = sum(one.state is Outcome.UNKNOWN for one in prior)
-        if deaths == 0:
-            return
+        flight.lead.deaths = deaths = len(deaths_among(prior))
+        flight.lead.lost_calls = lost = sum(one.is_call and one.state is Outcome.UNKNOWN for one in prior)
         if deaths >= self._max_deliveries:
-            raise DeliveryLimitExceeded(
-                f"{deaths} processes died while they ran this job; it is not run again"
-            )
+            raise over_the_limit(deaths)
         policy = flight.lead.job.on_unknown or self._on_unknown
-        if policy == "fail" or deaths >= self._max_attempts:
+        if lost and (policy == "fail" or lost >= self._max_attempts):
             raise OutcomeUnknown(
-                f"a process died after sending this job ({deaths} time(s)); the provider may have done the work"
+                f"a process died after sending this job ({lost} time(s)); the provider may have done the work"
             )
+
+
+def deaths_among(prior: Sequence[PriorAttempt]) -> list[PriorAttempt]:
+    """Those that a process died over: not that which only stood still, nor that which died of another job."""
+    return [one for one in prior if one.state is Outcome.UNKNOWN and one.error_code not in NOT_ERRORS]
+
+
+def over_the_limit(deaths: int) -> DeliveryLimitExceeded:
+    """Why a job is not run again."""
+    return DeliveryLimitExceeded(f"{deaths} processes died while they ran this job; it is not run again")
 
 
 class Generation:
@@ -116,7 +124,10 @@ class Generation:
             return self._attempts.unaffordable(flight) if flight.looked else None
         try:
             started = await self._turns.turn(flight)
-            return await self._attempts.run(flight, started)
+            try:
+                return await self._attempts.run(flight, started)
+            finally:
+                self._turns.over(flight)
         except NoModelAvailable:
             if flight.last_error is None:
                 raise

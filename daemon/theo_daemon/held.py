@@ -54,6 +54,13 @@ class HeldEntries:
                 fresh.append(delivery)
         return fresh
 
+    def weigh(self, ref: EntryRef, size: int) -> None:
+        """The size of an entry that was taken before it was known. Unknown entries are ignored."""
+        before = self._sizes.get(ref)
+        if before is not None:
+            self._sizes[ref] = size
+            self.bytes += size - before
+
     def release(self, ref: EntryRef) -> None:
         """The entry is finished or handed back. Unknown entries are ignored."""
         size = self._sizes.pop(ref, None)

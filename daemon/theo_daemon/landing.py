@@ -27,6 +27,9 @@ class JobObserver(Protocol):
     def on_job(self, ticket: Ticket, outcome: JobOutcome, attempts: tuple[AttemptRecord, ...]) -> None:
         """A job's reply is published."""
 
+    def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
+        """The job had its reply already, from another process: this one was thrown away."""
+
 
 class Landings:
     """Ends jobs. A reply leaves only after what it says is durable."""
@@ -46,9 +49,11 @@ class Landings:
         await self._record(flight, result, ends)
         flight.lead.records = tuple(flight.records)
         for ticket, outcome in ends:
+            ticket.held = flight.held
             if isinstance(outcome, Answered):
                 self._deltas.complete(flight, ticket, outcome.answer.output)
             self.finish(ticket, outcome, dead=_dead_letter(ticket, outcome) if result.dead else None)
+        flight.held = None
 
     def finish(self, ticket: Ticket, outcome: JobOutcome, *, dead: DeadLetter | None = None) -> None:
         """Publish the final reply; what becomes of it is the publisher's care."""
@@ -124,7 +129,10 @@ class Landings:
             return
         if ticket.stored:
             self._ledger.forget(ticket.ref)
+        ticket.held = None
         self._manifest.remove(ticket)
+        if future.result() is Finish.ALREADY:
+            self._observer.on_duplicate(ticket, outcome)
         self._observer.on_job(ticket, outcome, ticket.records)
 
 

@@ -1,7 +1,8 @@
 """What happens to pending entries, in Lua: each looks who owns an entry and acts in the same step.
 
 A plain XCLAIM asks nobody: it would steal an entry back from the peer that has rightly taken it over.
-All take one job stream as KEYS[1] and the group as ARGV[1].
+All take one job stream as KEYS[1] and the group as ARGV[1]. Suspect entries (`suspicion.py`) change hands without
+being read: not even their size is known to be harmless.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from typing import Final
 from theo_daemon.wire import Script
 
 RENEW: Final = Script("""
--- ARGV: group, consumer, idle ms to set, entry ids. Restarts the lease of the entries the consumer owns.
+-- ARGV: group, consumer, entry ids. Restarts the lease of the entries the consumer owns.
 -- Returns {ids that are another's or nobody's, ids that are not in the stream any more}.
-local key, group, consumer, idle = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local key, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 local own, lost, gone = {}, {}, {}
-for i = 4, #ARGV do
+for i = 3, #ARGV do
     local id = ARGV[i]
     local pending = redis.pcall('XPENDING', key, group, id, id, 1, consumer)
     if not pending.err and #pending > 0 then
@@ -26,27 +27,98 @@ for i = 4, #ARGV do
     end
 end
 if #own > 0 then
-    own[#own + 1] = 'IDLE'
-    own[#own + 1] = idle
     own[#own + 1] = 'JUSTID'
     redis.call('XCLAIM', key, group, consumer, 0, unpack(own))
 end
 return {lost, gone}
 """)
 
-TAKE: Final = Script("""
--- ARGV: group, consumer, present owner, least idle ms, entry ids. Moves those the present owner still has.
--- Returns {entries with their fields, number of ids that were pending but not in the stream any more}.
-local key, group, consumer, owner, idle = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local ids = {}
-for i = 5, #ARGV do
+HAND_BACK: Final = Script("""
+-- ARGV: group, consumer, idle ms to set, entry ids. Ends the lease of the entries the consumer owns. Its own
+-- delivery is taken back: that somebody left politely makes no entry suspect.
+local key, group, consumer, idle = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+for i = 4, #ARGV do
+    local id = ARGV[i]
+    local pending = redis.pcall('XPENDING', key, group, id, id, 1, consumer)
+    if not pending.err and #pending > 0 then
+        local before = math.max(pending[1][4] - 1, 0)
+        redis.call('XCLAIM', key, group, consumer, 0, id, 'IDLE', idle, 'RETRYCOUNT', before, 'JUSTID')
+    end
+end
+""")
+
+_CLAIM = """
+-- Gives `ids` (with their deliveries so far) to `consumer`: {entries with their fields, suspects as pairs of id and
+-- deliveries, number of ids that are not in the stream any more}. From `limit` deliveries on an entry is suspect.
+local function claim(key, group, consumer, ids, deliveries, limit)
+    local clear, suspects = {}, {}
+    local gone = 0
+    for i, id in ipairs(ids) do
+        local count = deliveries[i] + 1
+        if count < limit then
+            clear[#clear + 1] = id
+        elseif #redis.call('XCLAIM', key, group, consumer, 0, id, 'RETRYCOUNT', count, 'JUSTID') > 0 then
+            suspects[#suspects + 1] = {id, count}
+        else
+            gone = gone + 1
+        end
+    end
+    local entries = {}
+    if #clear > 0 then entries = redis.call('XCLAIM', key, group, consumer, 0, unpack(clear)) end
+    return {entries, suspects, gone + #clear - #entries}
+end
+"""
+
+RECLAIM: Final = Script(
+    _CLAIM
+    + """
+-- ARGV: group, consumer, deliveries from which on an entry is suspect, least idle ms, cursor, most entries.
+-- Takes what nobody has kept for so long. Returns {next cursor, and what `claim` returns}.
+local key, group, consumer, limit = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local found = redis.pcall('XAUTOCLAIM', key, group, consumer, ARGV[4], ARGV[5], 'COUNT', ARGV[6], 'JUSTID')
+if found.err then return found end
+local deliveries = {}
+for i, id in ipairs(found[2]) do deliveries[i] = redis.call('XPENDING', key, group, id, id, 1)[1][4] end
+local taken = claim(key, group, consumer, found[2], deliveries, limit)
+-- Servers before 7.0 do not tell the third part.
+return {found[1], taken[1], taken[2], taken[3] + (found[3] and #found[3] or 0)}
+"""
+)
+
+TAKE: Final = Script(
+    _CLAIM
+    + """
+-- ARGV: group, consumer, deliveries from which on an entry is suspect, present owner, least idle ms, entry ids.
+-- Takes those the present owner still has. Returns what `claim` returns.
+local key, group, consumer, limit, owner, idle = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local ids, deliveries = {}, {}
+for i = 6, #ARGV do
     local id = ARGV[i]
     local pending = redis.pcall('XPENDING', key, group, 'IDLE', idle, id, id, 1, owner)
-    if not pending.err and #pending > 0 then ids[#ids + 1] = id end
+    if not pending.err and #pending > 0 then
+        ids[#ids + 1] = id
+        deliveries[#deliveries + 1] = pending[1][4]
+    end
 end
-if #ids == 0 then return {{}, 0} end
-local entries = redis.call('XCLAIM', key, group, consumer, idle, unpack(ids))
-return {entries, #ids - #entries}
+return claim(key, group, consumer, ids, deliveries, limit)
+"""
+)
+
+FETCH: Final = Script("""
+-- ARGV: group, consumer, entry id, most bytes, most bytes of a word of what is larger, most words of it.
+-- One entry that the consumer owns: {bytes of all its words, the words, cut if they are too many bytes}; {} if it is
+-- another's or gone.
+local key, group, consumer, id, most = KEYS[1], ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local pending = redis.pcall('XPENDING', key, group, id, id, 1, consumer)
+if pending.err or #pending == 0 then return {} end
+local entry = redis.call('XRANGE', key, id, id)[1]
+if not entry then return {} end
+local words, size = entry[2], 0
+for _, word in ipairs(words) do size = size + #word end
+if size <= most then return {size, words} end
+local cut = {}
+for i = 1, math.min(#words, tonumber(ARGV[6])) do cut[i] = string.sub(words[i], 1, tonumber(ARGV[5])) end
+return {size, cut}
 """)
 
 FORGET: Final = Script("""

@@ -13,9 +13,10 @@ from theo_daemon.backoff import delay_s
 from theo_daemon.held import HeldEntries, Room
 from theo_daemon.job import Delivery, EntryRef
 from theo_daemon.keys import Keys
-from theo_daemon.lease_scripts import FORGET, RENEW, TAKE
+from theo_daemon.lease_scripts import FORGET, HAND_BACK, RECLAIM, RENEW, TAKE
 from theo_daemon.ports import Events
 from theo_daemon.redis_link import error_code
+from theo_daemon.suspicion import Suspect
 from theo_daemon.wire import Wire, Word
 from theo_workers.clock import Clock, sleep
 
@@ -32,6 +33,7 @@ class LeaseRules(Struct, frozen=True, kw_only=True):
     lanes: Sequence[str]
     lease_s: float = 30.0
     max_job_bytes: int = 1_000_000
+    suspect_from: int = 3  # deliveries
     reclaim_s: float = 1.0  # between looks for entries that nobody keeps
     # Own entries that never arrived are fetched when they are this old. It must exceed the reader's time-out,
     # or one of them may still be on its way, and run twice.
@@ -52,13 +54,16 @@ class Leases:
         held: HeldEntries,
         room: Callable[[], Room],
         on_lost: Callable[[Sequence[EntryRef]], None] | None = None,
+        on_suspects: Callable[[Sequence[Suspect]], None],
         events: Events,
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        """`on_lost` hears of entries that were held and are another's now; each once."""
+        """`on_lost` hears of entries that were held and are another's now, each once; `on_suspects` gets those that
+        are held from now on and must not be read like others."""
         self._wire, self._rules, self._consumer, self._held = wire, rules, consumer, held
         self._room, self._on_lost, self._events = room, on_lost, events
+        self._on_suspects = on_suspects
         self._clock, self._rng = clock, rng
         self._lane_of: Mapping[str, str] = {keys.jobs(lane): lane for lane in rules.lanes}
         self._gone: set[EntryRef] = set()
@@ -104,7 +109,7 @@ class Leases:
 
         Raises redis.exceptions.RedisError, as `reclaim`, `adopt` and `take_over` do.
         """
-        lost, gone = await self._set_idle(list(self._held), idle_ms=0)
+        lost, gone = await self._renew(list(self._held))
         # An entry that is gone has most likely just been finished by us, and the answer is under way; one
         # that is still held and gone at the next look was finished by a peer, or deleted.
         missed = [ref for ref in gone if ref in self._gone and ref in self._held]
@@ -122,33 +127,21 @@ class Leases:
         """Take over entries that nobody has kept for a lease; the number taken."""
         cursors = dict.fromkeys(self._lane_of, b"0-0")
         taken = 0
-        while cursors:
-            count = self._fits()
-            if count <= 0:
-                break
-            share = max(1, count // len(cursors))
+        while cursors and (count := self._fits()) > 0:
+            share = min(PAGE, max(1, count // len(cursors)))
+            head = (self._rules.group, self._consumer, self._rules.suspect_from, self._lease_ms)
             asked = list(cursors)
-            replies = await self._wire.ask_all(
-                [
-                    *[
-                        (
-                            "XAUTOCLAIM",
-                            stream,
-                            self._rules.group,
-                            self._consumer,
-                            self._lease_ms,
-                            at,
-                            "COUNT",
-                            share,
-                        )
-                        for stream, at in cursors.items()
-                    ]
-                ]
+            replies = await self._wire.run_all(
+                RECLAIM, [((stream,), (*head, at, share)) for stream, at in cursors.items()]
             )
             for stream, reply in zip(asked, replies, strict=True):
-                cursor, entries, vanished = _autoclaimed(reply)
-                taken += self._deliver(deliver, stream, entries, "entries_reclaimed")
-                self._report_vanished(stream, vanished)
+                if isinstance(reply, ResponseError):
+                    if error_code(reply) != "NOGROUP":
+                        raise reply
+                    del cursors[stream]  # the intake creates it
+                    continue
+                cursor, *found = reply
+                taken += self._take(deliver, stream, found, "entries_reclaimed")
                 if cursor == b"0-0":
                     del cursors[stream]
                 else:
@@ -173,11 +166,16 @@ class Leases:
         False when Redis is away: they are then taken over when their lease ends. Never raises for that,
         since a drain goes on all the same.
         """
-        given = list(refs)
-        for ref in given:  # first, or a renewal that is under way takes them back
+        back = list(refs)
+        for ref in back:  # first, or a renewal that is under way takes them back
             self._held.release(ref)
         try:
-            await self._set_idle(given, idle_ms=2 * self._lease_ms, wanted=lambda ref: ref not in self._held)
+            for stream, ids in _by_stream(back):
+                for page in _pages(ids):
+                    # Looked at again for each page: the table changes while the pages before it are under way.
+                    given = [entry_id for entry_id in page if EntryRef(stream, entry_id) not in self._held]
+                    args: list[Word] = [self._rules.group, self._consumer, 2 * self._lease_ms, *given]
+                    await self._wire.run(HAND_BACK, (stream,), args)
         except RedisError:
             return False
         return True
@@ -203,19 +201,16 @@ class Leases:
     def _fits(self) -> int:
         return self._held.fits(self._room(), self._rules.max_job_bytes)
 
-    async def _set_idle(
-        self, refs: Sequence[EntryRef], *, idle_ms: int, wanted: Callable[[EntryRef], bool] | None = None
-    ) -> tuple[list[EntryRef], list[EntryRef]]:
-        """Set the idle time of own entries. Returns those that are not ours, and those that are gone."""
-        wanted = self._held.__contains__ if wanted is None else wanted
+    async def _renew(self, refs: Sequence[EntryRef]) -> tuple[list[EntryRef], list[EntryRef]]:
+        """Those that are not ours, and those that are gone."""
         lost: list[EntryRef] = []
         gone: list[EntryRef] = []
         for stream, ids in _by_stream(refs):
             for page in _pages(ids):
                 # Looked at again for each page: the table changes while the pages before it are under way.
-                now_wanted = [entry_id for entry_id in page if wanted(EntryRef(stream, entry_id))]
-                if now_wanted:
-                    args: list[Word] = [self._rules.group, self._consumer, idle_ms, *now_wanted]
+                still = [entry_id for entry_id in page if EntryRef(stream, entry_id) in self._held]
+                if still:
+                    args: list[Word] = [self._rules.group, self._consumer, *still]
                     not_ours, not_there = await self._wire.run(RENEW, (stream,), args)
                     lost += [EntryRef(stream, entry_id.decode()) for entry_id in not_ours]
                     gone += [EntryRef(stream, entry_id.decode()) for entry_id in not_there]
@@ -227,10 +222,9 @@ class Leases:
             pending = [ref async for ref in self._pending(stream, owner, idle_ms=idle_ms)]
             ids = [ref.entry_id for ref in pending if ref not in self._held]
             for page in _pages(ids[: max(0, self._fits())]):
-                args = (self._rules.group, self._consumer, owner, idle_ms, *page)
-                entries, vanished = await self._wire.run(TAKE, (stream,), args)
-                taken += self._deliver(deliver, stream, entries, event)
-                self._report_vanished(stream, vanished)
+                args = (self._rules.group, self._consumer, self._rules.suspect_from, owner, idle_ms, *page)
+                found = await self._wire.run(TAKE, (stream,), args)
+                taken += self._take(deliver, stream, found, event)
         return taken
 
     async def _pending(self, stream: str, owner: str, *, idle_ms: int) -> Any:
@@ -259,33 +253,29 @@ class Leases:
         for name in sorted(names):
             self._events.emit("consumer_removed", consumer=name.decode("utf-8", "replace"))
 
-    def _deliver(self, deliver: Deliver, stream: str, entries: Sequence[Any], event: str) -> int:
+    def _take(self, deliver: Deliver, stream: str, found: Sequence[Any], event: str) -> int:
+        """Hold what a script has given us and pass it on; how many that were."""
+        entries, suspects, vanished = found
         lane = self._lane_of[stream]
         # Redis before 7 gives a nil in the place of an entry that was deleted.
-        found = [
+        fresh = self._held.take(
             Delivery(EntryRef(stream, entry[0].decode()), lane, entry[1], redelivered=True)
             for entry in entries
             if entry and entry[1]
-        ]
-        fresh = self._held.take(found)
-        if fresh:
-            self._events.emit(event, job_stream=stream, count=len(fresh))
-            deliver(fresh)
-        return len(fresh)
-
-    def _report_vanished(self, stream: str, count: int) -> None:
+        )
+        doubtful = [Suspect(EntryRef(stream, one.decode()), lane, count) for one, count in suspects]
+        new = {one.ref for one in self._held.take(Delivery(one.ref, lane, []) for one in doubtful)}
+        doubtful = [one for one in doubtful if one.ref in new]
+        count = len(fresh) + len(doubtful)
         if count:
-            self._events.emit("entries_vanished", job_stream=stream, count=count)
-
-
-def _autoclaimed(reply: Any) -> tuple[bytes, Sequence[Any], int]:
-    """Cursor, entries and the number of deleted ones; servers before 7.0 do not tell the third part."""
-    if isinstance(reply, ResponseError):
-        if error_code(reply) == "NOGROUP":
-            return b"0-0", (), 0  # the intake creates it
-        raise reply
-    cursor, entries, *deleted = reply
-    return cursor, entries, len(deleted[0]) if deleted else 0
+            self._events.emit(event, job_stream=stream, count=count)
+        if fresh:
+            deliver(fresh)
+        if doubtful:
+            self._on_suspects(doubtful)
+        if vanished:
+            self._events.emit("entries_vanished", job_stream=stream, count=vanished)
+        return count
 
 
 def _raised(reply: Any) -> Any:

@@ -53,6 +53,9 @@ class DaemonObserver:
             "bound_violated", model=model, cost=format_usd(cost_nano), bound=format_usd(bound_nano)
         )
 
+    def on_model_unknown(self, model: str, detail: str) -> None:
+        self._events.emit("model_unknown", model=model, reason=detail)
+
     def on_news(self, news: News) -> None:
         match news:
             case CeilingNear(scope, spent_nano):
@@ -103,6 +106,14 @@ class DaemonObserver:
             )
         )
 
+    def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
+        self._events.emit(
+            "duplicate_suppressed",
+            entry_id=ticket.ref.entry_id,
+            job_stream=ticket.ref.stream,
+            cost=format_usd(outcome.cost_nano),
+        )
+
     def on_refusal(self, refused: Refused) -> None:
         now = self._clock.monotonic()
         self._telemetry.job_finished(
@@ -149,6 +160,9 @@ class LibraryObserver:
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         _log.error("bound_violated model=%s cost_nano=%d bound_nano=%d", model, cost_nano, bound_nano)
 
+    def on_model_unknown(self, model: str, detail: str) -> None:
+        _log.error("model_unknown model=%s: %s", model, detail)
+
     def on_news(self, news: News) -> None:
         match news:
             case CeilingNear(scope, spent_nano):
@@ -171,6 +185,9 @@ class LibraryObserver:
             len(attempts),
             outcome.cost_nano,
         )
+
+    def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
+        """A library's jobs have no second process."""
 
     def on_refusal(self, refused: Refused) -> None:
         _log.debug("job_refused code=%s", refused.outcome.code)

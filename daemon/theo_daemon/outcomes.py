@@ -8,6 +8,7 @@ from msgspec import Struct, structs
 
 from theo_daemon.job import Answer, Failed, JobOutcome
 from theo_daemon.ledger.records import PriorAttempt, Settled, Want
+from theo_daemon.ledger.unknown_calls import NOT_ERRORS
 from theo_daemon.money import to_usd
 from theo_workers.errors import GenerationError, UpstreamError
 from theo_workers.messages import Attempt, Outcome
@@ -86,7 +87,7 @@ def earlier(prior: PriorAttempt) -> Attempt:
         status_code=prior.status_code,
         latency_ms=prior.latency_ms,
         cost=to_usd(prior.cost_nano),
-        error_code=prior.error_code,
+        error_code=None if prior.error_code in NOT_ERRORS else prior.error_code,
     )
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
 from theo_daemon.catalogue import Catalogue, Route
-from theo_daemon.entry import decode
+from theo_daemon.entry import decode, too_large
 from theo_daemon.job import Delivery, Envelope, Failed, Job
 from theo_daemon.key import cache_key
-from theo_daemon.outcomes import failed
+from theo_daemon.ledger.records import PriorAttempt
+from theo_daemon.outcomes import earlier, failed
 from theo_daemon.ports import DeadLetter
 from theo_daemon.salvage import salvage
-from theo_workers.errors import InvalidJob, JobRefused, PayloadTooLarge, ReplyToNotAllowed, UnknownModel
+from theo_workers.errors import (
+    GenerationError,
+    InvalidJob,
+    JobRefused,
+    PayloadTooLarge,
+    ReplyToNotAllowed,
+    UnknownModel,
+)
 
 TRUNCATED_FIELD_BYTES = 1024
 
@@ -66,6 +74,33 @@ class Reception:
             return self._refuse(job.envelope, _unknown(job), delivery)
         size = sum(map(len, delivery.fields))
         return Accepted(delivery, job, route, cache_key(route.name, job.content), size)
+
+    def refuse_unread(self, delivery: Delivery, size: int) -> Refused:
+        """An entry that is too large to be read as a whole; `delivery` has the beginnings of its fields."""
+        error = too_large(size, self._max_job_bytes)
+        return self._refuse(salvage(delivery), error, delivery)
+
+    def refuse_for_good(
+        self,
+        delivery: Delivery,
+        error: GenerationError,
+        *,
+        deaths: int,
+        prior: Sequence[PriorAttempt],
+        legible: bool,
+    ) -> Refused:
+        """An entry that too many processes have died over. Unless `legible` not even its envelope is read."""
+        envelope = salvage(delivery) if legible else Envelope(ref=delivery.ref, id=delivery.ref.entry_id)
+        if envelope.reply_to is not None and self._reply_refusal(envelope.reply_to) is not None:
+            envelope = _without_reply_to(envelope)
+        calls = [one for one in prior if one.is_call]
+        outcome = failed(
+            error, cost_nano=sum(one.cost_nano for one in calls), attempts=[earlier(one) for one in calls]
+        )
+        letter = DeadLetter(
+            fields=delivery.fields, reason=outcome.message, code=error.code, deliveries=deaths
+        )
+        return Refused(envelope, delivery.lane, outcome, letter)
 
     def refuse_reply_to(self, accepted: Accepted) -> Refused:
         """The reply stream turned out to be a key of another type."""

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from theo_daemon.background import running
 from theo_daemon.config import Config
 from theo_daemon.control import ControlReader, OnOrder
+from theo_daemon.core import Core
 from theo_daemon.dispatcher import Dispatcher
 from theo_daemon.events import StreamEvents
 from theo_daemon.held import HeldEntries, Room
@@ -22,9 +23,11 @@ from theo_daemon.keys import Keys
 from theo_daemon.leases import LeaseRules, Leases
 from theo_daemon.levelling import LevelRules
 from theo_daemon.publisher import ReplyBounds, StreamPublisher
+from theo_daemon.quarantine import Quarantine, QuarantineRules
 from theo_daemon.redis_clock import RedisClock
 from theo_daemon.redis_link import RedisLink
 from theo_daemon.reply import delta_fields, final_fields
+from theo_daemon.suspicion import suspect_from
 from theo_workers.clock import Clock
 
 BLOCK_S = 1.0
@@ -37,6 +40,7 @@ class RedisSide:
 
     intake: StreamIntake
     leases: Leases
+    quarantine: Quarantine
     control: ControlReader
 
     def __init__(
@@ -65,8 +69,9 @@ class RedisSide:
         self.held = HeldEntries()
         self._dead: asyncio.Queue[str] = asyncio.Queue()
 
-    def attach(self, dispatcher: Dispatcher, on_order: OnOrder, shut: Callable[[], bool]) -> None:
-        """Build what feeds the dispatcher. No jobs are read while `shut`: see `look_again`."""
+    def attach(self, core: Core, on_order: OnOrder, shut: Callable[[], bool]) -> None:
+        """Build what feeds the core's dispatcher. No jobs are read while `shut`: see `look_again`."""
+        dispatcher = core.dispatcher
         config, keys, link = self._config, self.keys, self._link
         ingress, held = config.ingress, self.held
 
@@ -81,8 +86,12 @@ class RedisSide:
         }  # fmt: skip
         reading: Any = {**common, "wire": link.wire(timeout_s=READ_TIMEOUT_S), "rules": _intake_rules(config)}
         leasing: Any = {**common, "wire": link.wire(), "rules": _lease_rules(config)}
+        self.quarantine = Quarantine(
+            wire=link.wire(), rules=_quarantine_rules(config), consumer=self._consumer, held=held,
+            ledger=core.ledger, ward=dispatcher, reception=core.reception, clock=self._clock, rng=self._rng,
+        )  # fmt: skip
         self.intake = StreamIntake(**reading)
-        self.leases = Leases(**leasing)
+        self.leases = Leases(**leasing, on_suspects=self.quarantine.take)
         self.control = ControlReader(
             wire=link.wire(timeout_s=READ_TIMEOUT_S), keys=keys, on_cancel=dispatcher.cancel, on_order=on_order,
             clock=self._clock, rng=self._rng,
@@ -142,4 +151,12 @@ def _lease_rules(config: Config) -> LeaseRules:
         lease_s=ingress.lease_s,
         max_job_bytes=ingress.max_job_bytes,
         adopt_after_s=2 * READ_TIMEOUT_S,
+        suspect_from=suspect_from(ingress.max_deliveries),
+    )
+
+
+def _quarantine_rules(config: Config) -> QuarantineRules:
+    ingress = config.ingress
+    return QuarantineRules(
+        group=ingress.group, max_job_bytes=ingress.max_job_bytes, max_deliveries=ingress.max_deliveries
     )

@@ -18,7 +18,7 @@ from theo_daemon.config import Config
 from theo_daemon.config_file import load_config
 from theo_daemon.core import Core
 from theo_daemon.job import Answered, CacheMode, Delivery
-from theo_daemon.ledger import Ledger
+from theo_daemon.ledger import Ledger, LedgerTransaction
 from theo_daemon.local_intake import LocalReplies
 from theo_daemon.make_ledger import bookkeeping
 from theo_daemon.money import to_usd
@@ -27,6 +27,8 @@ from theo_workers.clock import Clock, SystemClock
 from theo_workers.errors import GenerationError, LedgerError
 from theo_workers.health import ModelHealth
 from theo_workers.messages import Attempt, FinishReason, Usage
+
+__all__ = ["GenerationError", "Ledger", "LedgerTransaction", "ModelHealth", "RoutedGeneration", "Router"]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -64,6 +66,7 @@ class Router:
         self._stack = AsyncExitStack()
         self._core: Core | None = None
         self._replies: LocalReplies | None = None
+        self._closed = False
 
     @classmethod
     def from_config(cls, path: str | Path | None = None, clock: Clock | None = None) -> Self:
@@ -83,7 +86,7 @@ class Router:
         )
         core = Core(self._config, ledger=books.ledger, clock=books.clock, observer=LibraryObserver())
         await self._stack.enter_async_context(core)
-        self._core, self._replies = core, LocalReplies(core.ledger.name)
+        self._core, self._replies, self._closed = core, LocalReplies(core.ledger.name), False
         core.ledger.crashed.add_done_callback(self._ledger_lost)
         core.dispatch(
             publisher=self._replies,
@@ -97,6 +100,7 @@ class Router:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Cancel what still runs, settle it, and close."""
+        self._closed = True
         await self._stack.aclose()
 
     @property
@@ -141,8 +145,10 @@ class Router:
 
         Exactly one of `prompt` and `messages` (OpenAI's chat form). Raises GenerationError, whose `code`,
         `provider`, `status_code` and `retryable` say why; LedgerError once the ledger is lost.
-        Cancelling it ends the call once nobody else waits.
+        Cancelling it ends the call once nobody else waits. RuntimeError when the router is not open.
         """
+        if self._closed:
+            raise RuntimeError("the router is closed: use it inside its `async with`")
         dispatcher = self.core.dispatcher
         assert self._replies is not None
         if (crashed := self.core.ledger.crashed).done():

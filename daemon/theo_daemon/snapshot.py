@@ -14,6 +14,7 @@ from theo_daemon.fleet import Member
 from theo_daemon.intake import StreamIntake
 from theo_daemon.keys import Keys
 from theo_daemon.ledger.figures import ModelSpend
+from theo_daemon.oldest import age_s, oldest_ids
 from theo_daemon.publisher import StreamPublisher
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
@@ -100,6 +101,7 @@ class Snapshot:
         for member in fleet.members():
             labels = {"model": member.config.name}
             telemetry.gauge(names.MODEL_RUNNING, labels, partial(self._running, member))
+            telemetry.gauge(names.MODEL_AMENDMENTS, labels, partial(self._amendments, member))
             telemetry.gauge(names.BREAKER_STATE, labels, partial(self._breaker, member))
 
     # -- parts ---------------------------------------------------------------------------------------
@@ -110,6 +112,9 @@ class Snapshot:
 
     def _running(self, member: Member) -> float:
         return member.worker.running
+
+    def _amendments(self, member: Member) -> float:
+        return member.worker.upstream.amendments
 
     def _breaker(self, member: Member) -> float:
         state = self._state(member)[0]
@@ -160,20 +165,17 @@ class Snapshot:
         for stream in streams:
             questions += [
                 ("XLEN", stream),
-                ("XRANGE", stream, "-", "+", "COUNT", 1),
                 ("XINFO", "CONSUMERS", stream, group),
             ]
         now, dead, *answers = await self._wire.ask_all(questions)
-        now_ms = int(now[0]) * 1000
+        oldest_of = await oldest_ids(self._wire, streams)
+        now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
         consumers: set[bytes] = set()
         found = []
-        for lane, depth, oldest, members in zip(
-            lanes, answers[::3], answers[1::3], answers[2::3], strict=True
-        ):
+        for lane, depth, members, oldest in zip(lanes, answers[::2], answers[1::2], oldest_of, strict=True):
             if isinstance(depth, ResponseError) or isinstance(oldest, ResponseError):
                 continue
-            age_s = None if not oldest else max(0.0, now_ms - int(oldest[0][0].partition(b"-")[0])) / 1000
-            found.append(LaneStatus(lane=lane, depth=depth, oldest_age_s=age_s))
+            found.append(LaneStatus(lane=lane, depth=depth, oldest_age_s=age_s(oldest, now_ms)))
             if not isinstance(members, ResponseError):
                 consumers |= {row[1] for row in members}
         self._lanes, self._consumers, self._dead = tuple(found), len(consumers), dead

@@ -1,4 +1,8 @@
-"""Where flights wait for a free slot, in fair order; those whose models are all unavailable are parked."""
+"""Where flights wait for a free slot, in fair order; those whose models are all unavailable are parked.
+
+A job that most of the deaths it may have are on record for runs alone: while nothing else of this process runs. If
+the process dies once more then, no other job can have done it, and none of those that ran beside it before is blamed.
+"""
 
 from __future__ import annotations
 
@@ -41,26 +45,36 @@ class TurnQueue:
         fleet: Fleet,
         routing: RoutingConfig,
         clock: Clock,
+        alone_from: int,
     ) -> None:
-        """`look` asks the ledger about a flight that waits, which keeps its place in the line meanwhile."""
+        """`look` asks the ledger about a flight that waits, which keeps its place in the line meanwhile.
+
+        A job runs alone that so many processes have died over.
+        """
         self._queue, self._start, self._look, self._fleet = queue, start, look, fleet
         self._routing, self._clock = routing, clock
         self._turns: dict[Flight, asyncio.Future[Started]] = {}
         self._lines: dict[str, tuple[str, ...]] = {}  # the models that each line waits for
         self._parked: set[Flight] = set()
         self._sweep: asyncio.Future[None] | None = None
+        self._alone_from = alone_from
+        self._alone: Flight | None = None  # it runs alone, or waits until the others have ended
+        self._flying = 0  # flights whose turn it is
 
     def __len__(self) -> int:
         return len(self._queue)
 
     async def turn(self, flight: Flight) -> Started:
-        """Wait for a slot and start there.
+        """Wait for a slot and start there; `over` must be called when what was started has ended.
 
         Raises NoModelAvailable when waiting is of no use any more, Found when there is nothing left to call for.
         """
         models = flight.candidates
-        if not self._turns and (started := self._start(flight, models)) is not None:
-            return started
+        if not self._turns and self._alone is None and flight.lead.deaths < self._alone_from:
+            started = self._start(flight, models)
+            if started is not None:
+                self._flying += 1
+                return started
         future: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
         self._turns[flight] = future
         flight.queued_at = self._clock.monotonic()
@@ -73,29 +87,61 @@ class TurnQueue:
         try:
             return await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
+            if _started(future):
                 future.result().result.cancel()  # it started at the very moment when it was given up
+                self.over(flight)
             raise
         finally:
             self._queue.discard(flight)
             self._parked.discard(flight)
             del self._turns[flight]
+            if self._alone is flight and not _started(future):
+                self._alone = None  # given up while it waited for the others to end
+                self.pump()
+
+    def over(self, flight: Flight) -> None:
+        """What the flight's turn started has ended."""
+        self._flying -= 1
+        if self._alone is not None:
+            if self._alone is flight:
+                self._alone = None
+            self.pump()
 
     def pump(self) -> None:
         """Start whoever is next while there are slots."""
+        if self._alone is not None and not self._start_alone(self._alone):
+            return
         while (flight := self._queue.pop(self._startable)) is not None:
             future = self._turns[flight]
             if future.done():
                 continue  # given up, and about to leave the line
-            started = self._start(flight, flight.candidates)
-            if started is None:  # the slot went between the look and the call; the line is kept
-                self._stand_in_line(flight)
+            if flight.lead.deaths >= self._alone_from:
+                self._alone = flight
+                self._start_alone(flight)
                 return
-            future.set_result(started)
+            if not self._start_one(flight, future):
+                return
         for line in self._queue.routes():
             if not self._fleet.any_available(self._lines[line]):
                 for parked in self._queue.waiting_on(line):
                     self._park(parked)
+
+    def _start_one(self, flight: Flight, future: asyncio.Future[Started]) -> bool:
+        started = self._start(flight, flight.candidates)
+        if started is None:  # the slot went between the look and the call; the line is kept
+            self._stand_in_line(flight)
+            return False
+        self._flying += 1
+        future.set_result(started)
+        return True
+
+    def _start_alone(self, flight: Flight) -> bool:
+        """Start it unless others still run. True: it cannot start now, and stands in line again."""
+        future = self._turns.get(flight)
+        if future is None or future.done() or self._flying or self._start_one(flight, future):
+            return False
+        self._alone = None
+        return True
 
     def _stand_in_line(self, flight: Flight) -> None:
         job = flight.lead.job
@@ -172,3 +218,7 @@ class TurnQueue:
             f"no model can be tried now ({names}); the first is tried again in {wait_s:.1f}s",
             retry_after_s=wait_s,
         )
+
+
+def _started(future: asyncio.Future[Started]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None

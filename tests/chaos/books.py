@@ -35,7 +35,7 @@ def read_books(path: Path) -> Books:
             ((stream, entry), owner, model, state, cost or 0, bound or 0)
             for stream, entry, owner, model, state, cost, bound in db.execute(
                 "SELECT stream, entry_id, name, model, state, cost_nano, bound_nano"
-                " FROM attempts JOIN owners ON owners.id = attempts.owner"
+                " FROM attempts JOIN owners ON owners.id = attempts.owner WHERE model <> ''"  # calls, no rehearsals
             )
         ]
         spend = {

@@ -28,12 +28,12 @@ class Rig(ABC):
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
 
-    async def open(self, name: str) -> Ledger:
+    async def open(self, name: str, *, id_ttl_s: float = 86_400) -> Ledger:
         """Another process."""
-        return await self._stack.enter_async_context(self._make(name))
+        return await self._stack.enter_async_context(self._make(name, id_ttl_s))
 
     @abstractmethod
-    def _make(self, name: str) -> Ledger: ...
+    def _make(self, name: str, id_ttl_s: float) -> Ledger: ...
 
     @abstractmethod
     async def kill(self, ledger: Ledger) -> None:
@@ -76,8 +76,8 @@ class MemoryRig(Rig):
         super().__init__(stack)
         self._clock, self._books = VirtualClock(), MemoryBooks()
 
-    def _make(self, name: str) -> Ledger:
-        return MemoryLedger(self._books, name=name, clock=self._clock)
+    def _make(self, name: str, id_ttl_s: float) -> Ledger:
+        return MemoryLedger(self._books, name=name, clock=self._clock, id_ttl_s=id_ttl_s)
 
     async def kill(self, ledger: Ledger) -> None:
         assert isinstance(ledger, MemoryLedger)
@@ -113,8 +113,8 @@ class FileRig(Rig):
         super().__init__(stack)
         self._path = path
 
-    def _make(self, name: str) -> Ledger:
-        return SqliteLedger(self._path, name=name)
+    def _make(self, name: str, id_ttl_s: float) -> Ledger:
+        return SqliteLedger(self._path, name=name, id_ttl_s=id_ttl_s)
 
     async def kill(self, ledger: Ledger) -> None:
         await self.seems_dead(ledger)
@@ -132,8 +132,8 @@ class RedisRig(Rig):
         super().__init__(stack)
         self.url, self.prefix = url, prefix
 
-    def _make(self, name: str) -> Ledger:
-        return RedisLedger(self.url, prefix=self.prefix, name=name, lease_s=LEASE_S)
+    def _make(self, name: str, id_ttl_s: float) -> Ledger:
+        return RedisLedger(self.url, prefix=self.prefix, name=name, lease_s=LEASE_S, id_ttl_s=id_ttl_s)
 
     async def kill(self, ledger: Ledger) -> None:
         assert isinstance(ledger, RedisLedger)

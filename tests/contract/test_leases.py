@@ -13,9 +13,10 @@ from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.held import HeldEntries, Room
 from theo_daemon.job import Delivery, EntryRef
 from theo_daemon.keys import Keys
-from theo_daemon.lease_scripts import TAKE
-from theo_daemon.leases import LeaseRules, Leases, _autoclaimed
+from theo_daemon.lease_scripts import FETCH, TAKE
+from theo_daemon.leases import LeaseRules, Leases
 from theo_daemon.redis_link import RedisLink
+from theo_daemon.suspicion import Suspect
 from theo_daemon.wire import Wire
 from theo_workers.clock import SystemClock
 
@@ -31,6 +32,7 @@ class Process:
         self.wire, self.held, self.events, self.most = link.wire(), HeldEntries(), RecordedEvents(), room
         self.seen: list[Delivery] = []
         self.lost: list[EntryRef] = []
+        self.suspects: list[Suspect] = []
         self.leases = Leases(
             wire=self.wire,
             keys=keys,
@@ -39,6 +41,7 @@ class Process:
             held=self.held,
             room=lambda: Room(self.most - len(self.held), 1_000_000_000_000),
             on_lost=self.lost.extend,
+            on_suspects=self.suspects.extend,
             events=self.events,
             clock=SystemClock(),
             rng=random.Random(1),
@@ -200,18 +203,6 @@ async def test_deleted_entries_are_reported_as_lost_jobs(me: Process, peer: Proc
     assert await me.owners() == {refs[2].entry_id: "me"}
 
 
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        ([b"0-0", []], (b"0-0", [], 0)),
-        ([b"7-0", [[b"1-0", [b"a", b"b"]], None]], (b"7-0", [[b"1-0", [b"a", b"b"]], None], 0)),
-        ([b"0-0", [], [b"1-0", b"2-0"]], (b"0-0", [], 2)),
-    ],
-)
-def test_reads_the_two_and_the_three_part_answer_of_xautoclaim(reply: Any, expected: Any) -> None:
-    assert _autoclaimed(reply) == expected
-
-
 async def test_adopts_own_entries_that_never_arrived(me: Process) -> None:
     (held,) = await me.read(1)
     lost, recent = await me.read(2, hold=False)
@@ -241,11 +232,11 @@ async def test_adopting_leaves_held_entries_alone(me: Process) -> None:
 async def test_an_entry_that_found_another_owner_meanwhile_is_not_taken(me: Process, peer: Process) -> None:
     ref, fresh = await peer.read(2)
     await me.age(ref)
-    args: list[str] = [GROUP, "me", "dead", "0", ref.entry_id]
-    assert await me.wire.run(TAKE, (me.stream,), args) == [[], 0]
-    args = [GROUP, "me", "peer", "60000", ref.entry_id, fresh.entry_id]
-    entries, vanished = await me.wire.run(TAKE, (me.stream,), args)
-    assert ([row[0].decode() for row in entries], vanished) == ([ref.entry_id], 0)
+    args: list[str] = [GROUP, "me", "3", "dead", "0", ref.entry_id]
+    assert await me.wire.run(TAKE, (me.stream,), args) == [[], [], 0]
+    args = [GROUP, "me", "3", "peer", "60000", ref.entry_id, fresh.entry_id]
+    entries, suspects, vanished = await me.wire.run(TAKE, (me.stream,), args)
+    assert ([row[0].decode() for row in entries], suspects, vanished) == ([ref.entry_id], [], 0)
 
 
 async def test_survivors_share_what_a_dead_consumer_held_each_entry_once(
@@ -278,6 +269,91 @@ async def test_handing_back_does_not_touch_what_a_peer_has_taken(me: Process, pe
     ((_, owner, idle_ms, _),) = await me.pending(ref)
     assert owner == b"peer"
     assert idle_ms < 30_000
+
+
+async def test_what_was_handed_back_politely_counts_as_no_delivery(me: Process, peer: Process) -> None:
+    (ref,) = await me.read(1)
+    for giver, taker in ((me, peer), (peer, me)) * 5:
+        await giver.leases.hand_back([ref])
+        assert await taker.leases.reclaim(taker.deliver) == 1
+    ((_, owner, _, deliveries),) = await me.pending(ref)
+    assert (owner, deliveries) == (b"me", 1)
+    assert me.suspects == peer.suspects == []
+
+
+async def delivered(me: Process, refs: Sequence[EntryRef], times: int) -> None:
+    """As if they had come to so many processes, the present owner included."""
+    for ref in refs:
+        ((_, owner, _, _),) = await me.pending(ref)
+        words = (
+            "XCLAIM",
+            ref.stream,
+            GROUP,
+            owner,
+            0,
+            ref.entry_id,
+            "IDLE",
+            60_000,
+            "RETRYCOUNT",
+            times,
+            "JUSTID",
+        )
+        await me.outside.ask(*words)
+
+
+@pytest.mark.parametrize("way", ["reclaimed", "taken over", "adopted"])
+async def test_what_came_to_many_processes_changes_hands_without_being_read(
+    me: Process, peer: Process, way: str
+) -> None:
+    owner = me if way == "adopted" else peer
+    clear, worn, gone = await owner.read(3, hold=False)
+    await delivered(me, [clear], 1)
+    await delivered(me, [worn, gone], 2)
+    await me.outside.ask("XDEL", gone.stream, gone.entry_id)
+    match way:
+        case "reclaimed":
+            assert await me.leases.reclaim(me.deliver) == 2
+        case "taken over":
+            assert await me.leases.take_over("peer", me.deliver) == 2
+        case _:
+            assert await me.leases.adopt(me.deliver) == 2
+    assert [delivery.ref for delivery in me.seen] == [clear]
+    assert me.suspects == [Suspect(worn, "default", 3)]
+    assert worn in me.held
+    assert me.held.bytes == sum(map(len, me.seen[0].fields))
+    ((_, holder, idle_ms, deliveries),) = await me.pending(worn)
+    assert (holder, deliveries) == (b"me", 3)
+    assert idle_ms < 30_000
+    assert ("entries_vanished", {"job_stream": me.stream, "count": 1}) in me.events.seen
+    await me.leases.renew()
+    assert me.lost == []
+
+
+async def test_a_suspect_is_told_once_while_it_is_held(me: Process, peer: Process) -> None:
+    (worn,) = await peer.read(1)
+    await delivered(me, [worn], 7)
+    assert await me.leases.reclaim(me.deliver) == 1
+    await me.age(worn)
+    assert await me.leases.reclaim(me.deliver) == 0
+    assert len(me.suspects) == 1
+
+
+async def test_an_entry_is_fetched_by_its_owner_whole_or_if_it_is_large_in_parts(
+    me: Process, peer: Process
+) -> None:
+    await me.outside.ask("XADD", me.stream, "*", "prompt", "x" * 5_000, "a", "b")
+    read = await me.outside.ask("XREADGROUP", "GROUP", GROUP, "me", "STREAMS", me.stream, ">")
+    ((entry_id, fields),) = read[0][1]
+    whole = await me.wire.run(FETCH, (me.stream,), (GROUP, "me", entry_id, 5_008, 1_024, 4))
+    assert whole == [5_008, fields]
+    part = await me.wire.run(FETCH, (me.stream,), (GROUP, "me", entry_id, 5_007, 1_024, 4))
+    assert part == [5_008, [b"prompt", b"x" * 1_024, b"a", b"b"]]
+    few = await me.wire.run(FETCH, (me.stream,), (GROUP, "me", entry_id, 0, 3, 2))
+    assert few == [5_008, [b"pro", b"xxx"]]
+    assert await me.wire.run(FETCH, (me.stream,), (GROUP, "peer", entry_id, 9_999, 1_024, 4)) == []
+    await me.outside.ask("XDEL", me.stream, entry_id)
+    assert await me.wire.run(FETCH, (me.stream,), (GROUP, "me", entry_id, 9_999, 1_024, 4)) == []
+    assert await me.wire.run(FETCH, ("nowhere",), (GROUP, "me", entry_id, 9_999, 1_024, 4)) == []
 
 
 async def test_leaving_gives_back_what_never_arrived_and_keeps_the_name_while_something_is_pending(

@@ -15,9 +15,11 @@ from theo_daemon.job import EntryRef
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.port import InflightTimeout, OnId, OnKey
 from theo_daemon.ledger.records import (
+    NO_MODEL,
     Ask,
     Busy,
     CacheWrite,
+    CallLost,
     Check,
     Clear,
     Conflict,
@@ -26,12 +28,14 @@ from theo_daemon.ledger.records import (
     IdBusy,
     JobEnd,
     Landing,
+    News,
     OverBudget,
     Replay,
     Scope,
     Settled,
     Want,
 )
+from theo_daemon.ledger.unknown_calls import BESIDE
 
 
 @pytest.fixture(params=KINDS)
@@ -162,6 +166,19 @@ async def test_a_repeated_id_is_answered_from_memory_and_another_payload_is_a_co
     assert await ledger.ask(check) == Replay(b'{"a":1}', own=False)
 
 
+async def test_an_id_is_forgotten_to_the_moment_but_by_its_own_entry(rig: Rig) -> None:
+    ledger = await rig.open("first", id_ttl_s=0.5)
+    asked = await sent(ledger, client_id="mine")
+    await ledger.land(landing(asked))
+    assert await ledger.ask(ask(ledger, 2, client_id="mine")) == Replay(b'{"a":1}', own=False)
+    await rig.pass_time(0.6)
+    own = Check(ref=asked.ref, digest="k", client_id="mine", redelivered=True)
+    assert await ledger.ask(own) == Replay(b'{"a":1}', own=True)
+    other = ask(ledger, 3, "k3", client_id="mine")
+    assert isinstance(await ledger.ask(other), Granted)
+    assert await ledger.ask(ask(ledger, 4, "k4", client_id="mine", digest="k3")) == IdBusy(other.ref)
+
+
 async def test_an_id_whose_job_left_nothing_to_remember_is_free_again(ledger: Ledger) -> None:
     asked = await sent(ledger, client_id="mine")
     end = JobEnd(ref=asked.ref, outcome=None, client_id="mine")
@@ -232,6 +249,44 @@ async def test_a_dead_process_s_calls_are_charged_at_their_bound_and_its_keys_ar
     assert len(verdict.prior) == 1
 
 
+async def test_a_process_that_dies_while_it_rehearses_a_job_dies_of_that_job(
+    ledger: Ledger, rig: Rig
+) -> None:
+    """What it had sent is lost all the same, but told apart from calls that it may have died of."""
+    news: list[News] = []
+    ledger.on_news(news.append)
+    dead: list[str] = []
+    ledger.on_death(dead.append)
+    peer = await rig.open("peer")
+    beside = await sent(peer)
+    mark = Want(peer.next_attempt_id(), NO_MODEL, NO_MODEL, 0, ())
+    await sent(peer, 2, ":mark", want=mark, cache_key=None)
+    await rig.kill(peer)
+    await rig.until(lambda: dead)
+    assert money(ledger) == (100, 0)
+    looks = [
+        await ledger.ask(ask(ledger, number, f"look {number}", redelivered=True, want=None))
+        for number in (1, 2)
+    ]
+    (lost,), (rehearsed,) = (look.prior for look in looks if isinstance(look, Clear))
+    assert (lost.attempt_id, lost.state, lost.error_code) == (beside.want.attempt_id, "unknown", BESIDE)  # type: ignore[union-attr]
+    assert (rehearsed.attempt_id, rehearsed.state, rehearsed.error_code) == (mark.attempt_id, "unknown", None)
+    assert (lost.is_call, rehearsed.is_call) == (True, False)
+    assert [one.attempt.attempt_id for one in news if isinstance(one, CallLost)] == [lost.attempt_id]
+    with ledger.transaction() as transaction:
+        (call,) = transaction.unknown_calls()
+    assert (call.entry_id, call.error_code) == ("1-0", None)
+
+
+async def test_a_rehearsal_that_is_survived_leaves_nothing_behind(ledger: Ledger) -> None:
+    want = Want(ledger.next_attempt_id(), NO_MODEL, NO_MODEL, 0, ())
+    marked = await sent(ledger, 1, ":mark", want=want, cache_key=None)
+    assert await ledger.ask(ask(ledger, 1, ":mark", want=None)) == Busy()
+    end = landing(marked, model=NO_MODEL, state="void", cost_nano=0, bound_nano=0, cache=None)
+    await ledger.land(Landing(settled=end.settled, release_key=":mark"))
+    assert await ledger.ask(ask(ledger, 1, ":mark", redelivered=True, want=None)) == Clear()
+
+
 async def test_a_process_that_only_seemed_dead_is_charged_the_truth(ledger: Ledger, rig: Rig) -> None:
     peer = await rig.open("peer")
     asked = await sent(peer)
@@ -241,6 +296,49 @@ async def test_a_process_that_only_seemed_dead_is_charged_the_truth(ledger: Ledg
     await rig.until(lambda: dead)
     await rig.lands_late(peer, landing(asked))
     assert money(ledger) == (40, 0)
+    with ledger.transaction() as transaction:
+        (call,) = transaction.unknown_calls()
+    assert (call.answered_late, call.bound, call.charged, call.error_code) == (True, 100e-9, 40e-9, None)
+    assert call.followed == "answered late, its true cost is booked"
+
+
+async def test_calls_of_unknown_outcome_are_listed_with_the_id_of_their_job_and_what_followed(
+    ledger: Ledger, rig: Rig
+) -> None:
+    peer = await rig.open("peer")
+    await sent(peer, client_id="invoice-7", tenant="acme")
+    doubtful = await sent(ledger, 2, "other")
+    maybe = {
+        "state": "maybe",
+        "cost_nano": None,
+        "error_code": "provider_timeout",
+        "provider_request_id": "req-1",
+    }
+    await ledger.land(landing(doubtful, cache=None, **maybe))
+    dead: list[str] = []
+    ledger.on_death(dead.append)
+    await rig.kill(peer)
+    await rig.until(lambda: dead)
+    with ledger.transaction() as transaction:
+        found = {call.entry_id: call for call in transaction.unknown_calls()}
+    assert found.keys() == {"1-0", "2-0"}
+    assert {call.followed for call in found.values()} == {"not sent again"}
+    assert (found["1-0"].outcome, found["2-0"].outcome) == ("unknown", "maybe")
+    assert (found["1-0"].tenant, found["1-0"].id) == ("acme", "invoice-7")
+    assert (found["2-0"].provider_request_id, found["2-0"].error_code) == ("req-1", "provider_timeout")
+    assert {call.charged for call in found.values()} == {100e-9}
+
+    again = await sent(ledger, redelivered=True)
+    with ledger.transaction() as transaction:
+        (resent,) = (call for call in transaction.unknown_calls() if call.entry_id == "1-0")
+    assert resent.followed == "sent again: fast sent"
+    await ledger.land(landing(again))
+    with ledger.transaction() as transaction:
+        (resent,) = (call for call in transaction.unknown_calls() if call.entry_id == "1-0")
+        assert resent.followed == "sent again: fast ok"
+        assert transaction.unknown_calls(model="slow") == []
+        assert transaction.unknown_calls(since_ms=resent.sent_at_ms + 10**9) == []
+        assert len(transaction.unknown_calls(limit=1)) == 1
 
 
 async def test_attempt_ids_of_two_processes_never_meet(ledger: Ledger, rig: Rig) -> None:

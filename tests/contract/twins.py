@@ -24,6 +24,7 @@ from theo_daemon.ledger.sqlite.shared_store import all_health, all_standings
 from theo_daemon.wire import Wire
 from theo_workers.health import HealthSnapshot
 
+ID_MS = 86_400_000
 unpack = msgspec.msgpack.decode
 _numbers = itertools.count()
 TEXTS = ("id", "outcome", "answer")
@@ -43,7 +44,9 @@ class State(Struct):
 
     balances: dict[tuple[str, int], tuple[int, int, bool, bool]]  # spent, held, warned, exhausted
     holders: dict[str, int]
-    ids: dict[str, tuple[str, str, str | None]]  # by digest: digest of the payload, entry, outcome
+    ids: dict[
+        str, tuple[int, str, str, str | None]
+    ]  # by digest: taken at, digest of the payload, entry, outcome
     outcomes: dict[str, str]
     answers: dict[str, tuple[str, str, int, int]]  # model, text, created, fresh until
     standings: dict[str, SharedStanding]
@@ -66,7 +69,7 @@ class SqliteTwin:
 
     def register(self, name: str) -> int:
         owner = owners.register(self._db, name, 0)
-        self._committers[owner] = Committer(self._db, owner)
+        self._committers[owner] = Committer(self._db, owner, id_ttl_ms=ID_MS)
         return owner
 
     def apply(self, owner: int, batch: Sequence[Operation], now_ms: int) -> Answer:
@@ -86,9 +89,9 @@ class SqliteTwin:
             },
             holders=dict(rows("SELECT key, owner FROM inflight").fetchall()),
             ids={
-                id_digest(tenant, client_id): (digest, f"{stream}:{entry}", outcome)
-                for tenant, client_id, digest, stream, entry, outcome in rows(
-                    "SELECT tenant, client_id, digest, stream, entry_id, outcome FROM ids"
+                id_digest(tenant, client_id): (taken_at, digest, f"{stream}:{entry}", outcome)
+                for tenant, client_id, digest, stream, entry, outcome, taken_at in rows(
+                    "SELECT tenant, client_id, digest, stream, entry_id, outcome, created_at FROM ids"
                 ).fetchall()
             },
             outcomes={
@@ -125,9 +128,9 @@ class SqliteTwin:
 class RedisTwin:
     """The commit script, told the time; production tells it none."""
 
-    def __init__(self, wire: Wire, prefix: str, *, id_ms: int = 86_400_000) -> None:
+    def __init__(self, wire: Wire, prefix: str) -> None:
         self._wire, self.keys = wire, LedgerKeys(prefix)
-        self._settings = Keeping(id_ms=id_ms, keep_ms=86_400_000 * 30).packed()
+        self._settings = Keeping(id_ms=ID_MS, keep_ms=86_400_000 * 30).packed()
         self._packer = Packer()
         self._names: dict[int, str] = {}
         self._tokens = itertools.count(1)
@@ -174,8 +177,8 @@ class RedisTwin:
             match kind:
                 case "id":
                     head, _, outcome = value.decode().partition("\n")
-                    digest, entry = head[1:].split(" ")
-                    ids[rest] = (digest, entry, outcome if head[0] == "d" else None)
+                    taken_at, digest, entry = head[1:].split(" ")
+                    ids[rest] = (int(taken_at), digest, entry, outcome if head[0] == "d" else None)
                 case "outcome":
                     outcomes[rest] = value.decode()
                 case "answer":

@@ -33,6 +33,8 @@ def attempt_record(
     status_code: int | None = 200,
     cost_nano: int = 42_000,
     usage: Usage | None = USAGE,
+    first_token_ms: float | None = None,
+    resent: bool = False,
 ) -> AttemptRecord:
     attempt = Attempt(
         model=model,
@@ -50,7 +52,9 @@ def attempt_record(
         finished_at=finished_at,
         cost_nano=cost_nano,
         usage=usage,
+        first_token_ms=first_token_ms,
         finish_reason="stop" if outcome is Outcome.OK else None,
+        resent=resent,
     )
 
 

@@ -78,6 +78,7 @@ def test_every_command_takes_an_address_and_a_configuration_and_explains_itself(
         "dead ls",
         "dead show",
         "budget show",
+        "ledger unknown",
         "doctor",
         "cancel",
     ],

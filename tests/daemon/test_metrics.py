@@ -114,6 +114,15 @@ def test_attempts_tokens_and_cost_are_counted_by_model() -> None:
     }
 
 
+def test_attempts_after_one_that_may_have_been_billed_are_counted_with_their_cost() -> None:
+    metrics = Metrics([FAST, CLAUDE])
+    metrics.attempt_finished(attempt_record(outcome=Outcome.MAYBE))
+    metrics.attempt_finished(attempt_record(number=2, resent=True))
+    metrics.attempt_finished(attempt_record("claude", number=3, resent=True, cost_nano=1))
+    assert read(metrics, names.ATTEMPTS_RESENT) == {("fast",): 1, ("claude",): 1}
+    assert read(metrics, names.RESENT_COST) == {("fast",): 0.000042, ("claude",): 1e-9}
+
+
 def test_calls_have_the_labels_of_the_gen_ai_conventions() -> None:
     metrics = Metrics([CLAUDE])
     metrics.attempt_finished(attempt_record("claude"))
@@ -174,10 +183,22 @@ def test_no_metric_has_a_tenant_or_an_id_as_label() -> None:
     assert not [label for label in labels if "tenant" in label or label.endswith("id")]
 
 
+def test_the_time_to_the_first_text_is_counted_for_streams_alone() -> None:
+    metrics = Metrics([FAST])
+    for first_token_ms in (None, 250.0, 750.0):
+        metrics.attempt_finished(attempt_record(first_token_ms=first_token_ms))
+    assert counted(metrics, names.GEN_AI_FIRST_CHUNK) == {("chat", "openai", "gpt-4o-mini", "fast"): (2, 1.0)}
+
+
 def test_every_metric_is_either_counted_here_or_observed() -> None:
     counted_here = {family.metric.name for family in Metrics([FAST]).collect()}
     observed = {metric.name for metric in names.METRICS.values() if metric.kind is Kind.GAUGE}
-    others = {names.CPU_TIME.name, names.LINES_DROPPED.name, names.TRACES_DROPPED.name}
+    others = {
+        names.MODEL_AMENDMENTS.name,
+        names.CPU_TIME.name,
+        names.LINES_DROPPED.name,
+        names.TRACES_DROPPED.name,
+    }
     assert counted_here | observed | others == set(names.METRICS)
 
 

@@ -158,13 +158,14 @@ async def test_a_job_continues_its_senders_trace_with_one_child_per_attempt() ->
 
 async def test_spans_have_the_attributes_that_are_listed_and_no_other() -> None:
     records = [
-        job_record(None, attempt_record()),
+        job_record(None, attempt_record(first_token_ms=80.0)),
         job_record(failed(), attempt_record(outcome=Outcome.FAILED, error_code="provider_unavailable")),
     ]
     told = [attributes(span.attributes) for span in await traced(*records)]
     assert {name for one in told for name in one} == set(names.ATTRIBUTES)
     (call,) = (one for one in told if one.get("gen_ai.usage.input_tokens") and "error.type" not in one)
     assert call == {
+        "gen_ai.response.time_to_first_chunk": 0.08,
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": "gpt-4o-mini",

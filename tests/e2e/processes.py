@@ -58,6 +58,10 @@ class Serve:
         return self._log.read_text("utf-8", "replace")
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process.poll() is None
 
@@ -154,6 +158,23 @@ class Fleet:
         process = Serve(name, words, folder, {**known, "PYTHONPATH": paths, "E2E_API_KEY": API_KEY})
         self.processes.append(process)
         return process
+
+    def command(self, *words: str) -> Any:
+        """What a command prints as JSON, run beside the processes with their configuration."""
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'daemon'}{os.pathsep}{ROOT / 'workers'}"}
+        command = [
+            sys.executable,
+            "-m",
+            "theo_daemon",
+            *words,
+            "--json",
+            "--config",
+            str(self.folder / "config.toml"),
+        ]
+        done = subprocess.run(
+            command, check=True, cwd=self.folder, env=environment, capture_output=True, text=True
+        )
+        return json.loads(done.stdout)
 
     def start_all(self, *names: str) -> list[Serve]:
         """Start several at once; ready when this returns."""

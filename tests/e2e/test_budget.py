@@ -124,12 +124,13 @@ def test_a_bill_beyond_the_bound_is_told_and_stops_the_model_until_it_is_reset(f
     assert len(fleet.provider.calls) == 2
 
 
-def test_a_model_without_a_known_price_is_refused_under_a_ceiling(fleet: Fleet) -> None:
+def test_a_model_without_a_known_price_is_told_and_refused_under_a_ceiling(fleet: Fleet) -> None:
     unpriced = fleet.model("mystery-model-of-nobody", routing={"spend_ceiling": 5.0})
     del unpriced["input_cost_per_mtok"], unpriced["output_cost_per_mtok"]
     fleet.config["models"] = [unpriced]
     fleet.config["routing"] = {"default": "mystery-model-of-nobody"}
-    fleet.start().wait_ready()
+    process = fleet.start().wait_ready()
+    assert process.wait_event("price_unknown")["model"] == "mystery-model-of-nobody"
     assert fleet.ask(prompt="x")["error_code"] == "budget_exceeded"
     assert fleet.provider.calls == []
     until(lambda: fleet.redis.xlen(fleet.jobs_key()) == 0, 5)

@@ -90,6 +90,20 @@ def test_an_unknown_outcome_is_told_with_the_cost_it_is_charged_at(fleet: Fleet)
     assert len(fleet.events("outcome_unknown")) == len(charged) > 0
 
 
+def test_lost_calls_are_listed_beside_the_running_daemons(fleet: Fleet) -> None:
+    entries = crash(fleet)
+    fleet.answers(entries, 25)
+    calls = {call["entry_id"]: call for call in fleet.command("ledger", "unknown")["calls"]}
+    assert calls.keys() == {entries[int(prompt[1:])] for prompt in lost(fleet)}
+    for call in calls.values():
+        assert (call["model"], call["outcome"], call["charged"]) == (
+            "fast",
+            "unknown",
+            pytest.approx(BOUND_USD, abs=1e-3),
+        )
+        assert call["followed"] == "sent again: fast ok"
+
+
 def finished_more_than(process: Serve, jobs: int) -> bool:
     return len(process.events("job_finished")) > jobs
 

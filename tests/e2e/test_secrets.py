@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +16,40 @@ from tests.e2e.provider import Fate, failing
 pytestmark = pytest.mark.e2e
 
 
-def test_a_key_that_the_provider_echoes_is_nowhere_to_be_read(fleet: Fleet) -> None:
+class Collector(ThreadingHTTPServer):
+    """Takes traces and metrics, and keeps them as they came."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Receiving)
+        self.received: dict[str, bytes] = {}
+
+
+class _Receiving(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        told = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.received[self.path] = self.server.received.get(self.path, b"") + told
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing to say."""
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join(10)
+
+
+def test_a_key_that_the_provider_echoes_is_nowhere_to_be_read(fleet: Fleet, collector: Collector) -> None:
+    fleet.config["telemetry"]["otlp_endpoint"] = f"http://127.0.0.1:{collector.server_port}"
     fleet.config["routing"] = {"default": "fast", "max_attempts": 1, "circuit_breaker_threshold": 100}
     fleet.config["telemetry"]["log_level"] = "debug"
     serve = fleet.start().wait_ready()
@@ -30,13 +67,17 @@ def test_a_key_that_the_provider_echoes_is_nowhere_to_be_read(fleet: Fleet) -> N
     )
     assert {call.authorization for call in fleet.provider.calls} == {f"Bearer {API_KEY}"}
     places = {path: serve.get(path)[1] for path in ("/status", "/metrics", "/")}
+    limits = Path(f"/proc/{serve.pid}/limits").read_text().splitlines()
+    assert [line.split()[4:6] for line in limits if line.startswith("Max core file size")] == [["0", "0"]]
     serve.terminate()
     serve.wait_exit(10)
+    assert collector.received.keys() == {"/v1/traces", "/v1/metrics"}
+    places |= {path: told.decode("latin-1") for path, told in collector.received.items()}
     places |= {key: json.dumps(fleet.entries(key)) for key in ("replies", "events", "dead")}
     places |= {
-        path.name: path.read_bytes().decode("latin-1") for path in fleet.folder.iterdir() if path.is_file()
+        str(path): path.read_bytes().decode("latin-1") for path in fleet.folder.rglob("*") if path.is_file()
     }
-    assert {"a.log", "theo-ledger.db"} <= places.keys()
+    assert {"a.log", "theo-ledger.db"} <= {Path(place).name for place in places}
     assert len(replies) == 12
     assert [place for place, text in places.items() if API_KEY in text or API_KEY[3:] in text] == []
     assert [place for place, text in places.items() if API_KEY[-12:] in text] == []

@@ -19,10 +19,12 @@ from theo_daemon.cancellations import Cancel
 from theo_daemon.config import Config, IngressConfig, LedgerConfig, ModelConfig, RoutingConfig
 from theo_daemon.core import Core
 from theo_daemon.dispatcher import Dispatcher
+from theo_daemon.flight import Ticket
 from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.records import News
 from theo_daemon.observer import LibraryObserver
+from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock, sleep
 from theo_workers.messages import Completion, DeltaSink, Request
 from theo_workers.upstreams.script import Fate
@@ -77,6 +79,12 @@ class Listening(LibraryObserver):
         self.transitions: list[tuple[str, str]] = []
         self.news: list[News] = []
         self.violations: list[str] = []
+        self.unknown: list[str] = []
+        self.duplicates: list[EntryRef] = []
+        self.attempts: list[AttemptRecord] = []
+
+    def on_settled(self, record: AttemptRecord) -> None:
+        self.attempts.append(record)
 
     def on_bug(self, error: BaseException, ref: EntryRef) -> None:
         self.bugs.append(error)
@@ -93,6 +101,13 @@ class Listening(LibraryObserver):
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         assert cost_nano > bound_nano
         self.violations.append(model)
+
+    def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
+        self.duplicates.append(ticket.ref)
+
+    def on_model_unknown(self, model: str, detail: str) -> None:
+        assert detail
+        self.unknown.append(model)
 
 
 def model(name: str, *fates: Fate, routing: Mapping[str, Any] | None = None, **options: Any) -> ModelConfig:

@@ -127,6 +127,16 @@ async def test_a_job_delivered_twice_is_one_job() -> None:
 # -- refusals --------------------------------------------------------------------------------------------
 
 
+async def test_an_answer_that_a_peer_gave_before_is_told_as_suppressed() -> None:
+    async with staged(model("m", Fate(text="fine", latency_ms=100))) as stage:
+        mine, a_peer_s = stage.push_all(["mine", "a peer's"])
+        stage.replies.answered_by_peers.add(a_peer_s)
+        await stage.advance(1)
+        assert stage.ends([mine, a_peer_s]) == ["ok", "waiting"]
+        assert stage.observer.duplicates == [a_peer_s]
+        assert sorted(stage.replies.released) == sorted([mine, a_peer_s])
+
+
 async def test_a_job_that_cannot_be_read_is_refused_with_a_dead_letter_as_it_came() -> None:
     async with staged(model("m")) as stage:
         fields = [b"prompt", b"\xff\xfe", b"id", b"mine"]

@@ -7,6 +7,8 @@ from collections import Counter
 import pytest
 
 from tests.scenario.stage import Stage, model, staged
+from theo_workers.errors import InvalidRequest
+from theo_workers.failures import FailureClass
 from theo_workers.upstreams.script import Fate
 
 DOWN = Fate(error="provider_unavailable", status_code=503, message="down")
@@ -267,3 +269,15 @@ async def test_a_model_never_has_more_calls_than_its_concurrency() -> None:
             await stage.advance(0.01)
         assert most == 3
         assert stage.ends(refs) == ["ok"] * 10
+
+
+async def test_a_model_that_its_provider_does_not_know_is_skipped_and_told_once_until_it_answers() -> None:
+    async with staged(model("renamed", routing=FIRST), model("up", HELLO)) as stage:
+        unknown = InvalidRequest("no such model", failure=FailureClass.MODEL_UNKNOWN)
+        fates: list[Fate | BaseException] = [unknown, unknown, HELLO, unknown]
+        stage.upstreams["renamed"].fate_for = lambda _: fates.pop(0)
+        for answered_by, told_of in (("up", 1), ("up", 1), ("renamed", 1), ("up", 2)):
+            ref = stage.push(prompt=f"after {len(fates)}")
+            await stage.advance(0.1)
+            assert stage.ok(ref).answer.model == answered_by
+            assert stage.observer.unknown == ["renamed"] * told_of

@@ -187,6 +187,20 @@ async def test_a_lost_call_is_in_the_reply_of_the_run_that_follows_and_told_once
         assert heir.rows("SELECT sum(spent_nano), sum(held_nano) FROM spend") == [(DOLLAR * 3 // 2, 0)]
 
 
+async def test_calls_after_one_that_may_have_been_billed_are_told_as_resent(books: MemoryBooks) -> None:
+    async with staged(
+        dollar("a", LOST, routing=FIRST), dollar("b", DOWN, routing={"weight": 1e5}), dollar("c", HELLO)
+    ) as stage:
+        assert isinstance(await stage.answer(within_s=30), Answered)
+        told = [(one.attempt.model, one.resent) for one in stage.observer.attempts]
+        assert told == [("a", False), ("b", True), ("c", True)]
+    ref = await crash_of(books, DOWN, HANGS)
+    async with staged(dollar("dear", HELLO), books=books, name="heir") as heir:
+        await retried(heir, ref)
+        (record,) = heir.observer.attempts
+        assert (record.resent, record.cost_nano) == (True, DOLLAR // 2)
+
+
 async def test_a_lost_call_that_must_not_be_repeated_is_charged_in_the_error(books: MemoryBooks) -> None:
     ref = await crash_of(books, HANGS, on_unknown="fail")
     async with staged(dollar("dear", HELLO), books=books, name="heir") as stage:

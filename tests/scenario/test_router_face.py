@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 
+import theo_daemon
 from tests.doubles import until
 from tests.fakes import QuickCounter
 from tests.scenario.stage import WatchedUpstream
@@ -365,3 +366,17 @@ async def test_a_closed_router_says_that_it_is_closed(tmp_path: Path) -> None:
     router = Router.from_config(path)
     with pytest.raises(RuntimeError, match="not open"):
         await router.execute_generation(prompt="x")
+    async with router:
+        assert (await router.execute_generation(prompt="x")).model == "fast"
+    with pytest.raises(RuntimeError, match="closed"):
+        await router.execute_generation(prompt="x")
+    async with router:
+        assert (await router.execute_generation(prompt="x")).cache_hit
+
+
+def test_the_names_of_the_face_are_all_in_one_place() -> None:
+    assert theo_daemon.GenerationError is GenerationError
+    assert theo_daemon.RoutedGeneration is RoutedGeneration
+    assert {"Router", "Ledger", "LedgerTransaction", "ModelHealth"} <= set(dir(theo_daemon))
+    with pytest.raises(AttributeError, match="Ruoter"):
+        theo_daemon.Ruoter  # noqa: B018 - asking is the point

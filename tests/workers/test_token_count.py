@@ -106,7 +106,7 @@ def test_a_model_of_others_is_counted_by_formula_and_marked_so(model: str) -> No
         ("openai", "gpt-5", [user("Hello")], 7),
         ("openai_responses", "gpt-4o", [user("Hello")], 8),
         ("openai_responses", "o3", [user("Hello")], 7),
-        ("openai", "o1-mini", [user("Hello")], 8),
+        ("openai", "o1-mini", [user("Hello")], 11),
         ("openai", "gpt-4o", [system("Hi"), user("Hello")], 13),
         ("openai", "gpt-4o", [user("Hello"), assistant("Hi"), user("Hello")], 18),
         ("openai", "gpt-5", [user("Hello"), assistant("Hi"), user("Hello")], 19),  # and 2 more per answer
@@ -409,3 +409,13 @@ async def test_large_requests_are_counted_in_a_thread(
     count = await counter.count_request_async(*request, provider="openai", model="gpt-4o")
     assert count == measured.count
     assert bool(moved) is in_thread
+
+
+def test_a_task_budget_is_told_to_claude_in_its_prompt() -> None:
+    asked = [user("Hello")]
+    budget = {"output_config": {"task_budget": {"type": "tokens", "total": 20_000}}}
+    plain_, told = (tokens(asked, provider="anthropic", model="claude-opus-5", **p) for p in ({}, budget))
+    assert told == plain_ + 38
+    assert tokens(asked, provider="openai", model="gpt-4o", **budget) == tokens(
+        asked, provider="openai", model="gpt-4o"
+    )

@@ -172,7 +172,8 @@ class ReplyToNotAllowed(JobRefused):
 class UpstreamError(GenerationError):
     """A provider's failure. `failure` is the row of `theo_workers.failures.CONSEQUENCES` that applies.
 
-    `usage` is what the provider says it will bill all the same (a filtered answer, a broken stream).
+    `usage` is what the provider says it will bill all the same (a filtered answer, a broken stream);
+    `parameter` one that the endpoint does not know, where that is why it refused.
     """
 
     default_failure: ClassVar[FailureClass] = FailureClass.SERVER
@@ -189,6 +190,7 @@ class UpstreamError(GenerationError):
         provider_code: str | None = None,
         provider_request_id: str | None = None,
         usage: Usage | None = None,
+        parameter: str | None = None,
     ) -> None:
         super().__init__(
             message,
@@ -201,6 +203,7 @@ class UpstreamError(GenerationError):
         self.provider_code = provider_code
         self.provider_request_id = provider_request_id
         self.usage = usage
+        self.parameter = parameter
 
 
 class InvalidRequest(UpstreamError):

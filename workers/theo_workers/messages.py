@@ -41,6 +41,16 @@ class Usage(Struct, frozen=True, kw_only=True):
     estimated: bool = False  # True when the provider reported nothing and we counted ourselves
 
 
+class BilledUsage(Usage, frozen=True, kw_only=True):
+    """Usage with what the provider itself says that the call cost, in nano-dollars (1e-9 USD)."""
+
+    cost_nano: int
+
+    def plain(self) -> Usage:
+        """The tokens alone, as replies show them."""
+        return Usage(**{name: getattr(self, name) for name in Usage.__struct_fields__})
+
+
 class Completion(Struct, frozen=True, kw_only=True):
     """A model's answer. `tool_calls` is JSON in OpenAI's form, or None."""
 
@@ -49,6 +59,8 @@ class Completion(Struct, frozen=True, kw_only=True):
     usage: Usage | None  # None: the provider reported none, the caller estimates
     tool_calls: Raw | None = None
     provider_request_id: str | None = None
+    held: object = None  # of a large answer: to be kept until nobody needs its output any more
+    first_token_ms: float | None = None  # from asking to the first text of a stream; None: there was none
 
 
 class Outcome(StrEnum):

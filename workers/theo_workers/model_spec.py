@@ -14,6 +14,8 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     connect_s: float = 5.0  # name look-up, TCP and TLS together
     first_byte_s: float = 120.0  # from sending to the first byte of the body
     inter_chunk_s: float = 60.0  # between two pieces of the body
+    floor_bytes: int = 256  # of an answer or event that has begun, this much must come...
+    floor_s: float = 32.0  # ...in every so many seconds, until it is whole
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
-from theo_workers.messages import Usage
+from theo_workers.messages import BilledUsage, Usage
 
 MTOK = 1_000_000
+_NANO = 1_000_000_000
+_encode = msgspec.json.Encoder().encode
 Source = Literal["configured", "free", "table"]
 
 
@@ -38,6 +41,28 @@ class Price(Struct, frozen=True, kw_only=True):
     per_call: int = 0  # nano-dollars on top of the tokens
     source: Source = "configured"
     until: float | None = None  # Unix seconds from when on it may be another; None: not foreseen
+
+
+def snapshot(price: Price) -> str:
+    """The price as it is kept with an attempt: JSON, USD per million tokens; what costs as its parent is left out."""
+    kept: dict[str, Any] = {"source": price.source, **_rates_in_words(price.rates)}
+    if price.tiers:
+        kept["tiers"] = [{"above": tier.above, **_rates_in_words(tier.rates)} for tier in price.tiers]
+    if price.per_call:
+        kept["per_call"] = price.per_call / _NANO
+    return _encode(kept).decode()
+
+
+def _rates_in_words(rates: Rates) -> dict[str, float]:
+    named = {"input": rates.input, "output": rates.output}
+    children = {
+        "cached_input": (rates.cached_input, rates.input),
+        "cache_write": (rates.cache_write, rates.input),
+        "cache_write_at_most": (rates.cache_write_at_most, rates.cache_write),
+        "reasoning": (rates.reasoning, rates.output),
+    }
+    named |= {name: rate for name, (rate, parent) in children.items() if rate != parent}
+    return {name: nano / _NANO for name, nano in named.items()}
 
 
 def flat(input_nano: int, output_nano: int, *, source: Source = "configured") -> Price:
@@ -76,6 +101,16 @@ def cost_nano(price: Price, usage: Usage) -> int:
         + reasoning * rates.reasoning
     )
     return -(-total // MTOK) + price.per_call
+
+
+def charge_nano(price: Price | None, usage: Usage) -> int:
+    """What a call is charged with: a configured price before all, then the provider's own figure, then the table.
+
+    Without any of them it is 0, as nothing is known; under a ceiling such a call is not made.
+    """
+    if isinstance(usage, BilledUsage) and (price is None or price.source == "table"):
+        return usage.cost_nano
+    return 0 if price is None else cost_nano(price, usage)
 
 
 def bound_nano(price: Price, prompt_bound: int, max_output: int) -> int:

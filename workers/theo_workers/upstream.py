@@ -14,6 +14,10 @@ class Upstream(Protocol):
     def provider(self) -> str:
         """The provider's name as replies and metrics show it."""
 
+    @property
+    def amendments(self) -> int:
+        """How many requests were refused for a parameter's name, and sent again at once under another."""
+
     async def generate(self, request: Request, *, deadline: float, on_delta: DeltaSink | None) -> Completion:
         """Ask the model; `deadline` is monotonic seconds of the injected clock.
 

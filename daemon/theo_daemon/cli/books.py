@@ -9,6 +9,7 @@ from msgspec import Struct
 from theo_daemon.cli.which_ledger import open_books
 from theo_daemon.config import Config, ModelConfig
 from theo_daemon.ledger.figures import MODEL_SCOPE, Balance, ModelLatency
+from theo_daemon.ledger.unknown_calls import UnknownCall
 from theo_daemon.money import to_usd
 from theo_daemon.spend_window import window_of
 
@@ -44,6 +45,12 @@ def read_latency(config: Config) -> dict[str, ModelLatency]:
     """By model. Raises LedgerError."""
     with open_books(config) as books:
         return books.latency()
+
+
+def read_unknown_calls(config: Config, *, since_ms: int, model: str | None, limit: int) -> list[UnknownCall]:
+    """The newest first. Raises LedgerError."""
+    with open_books(config) as books:
+        return books.unknown_calls(since_ms=since_ms, model=model, limit=limit)
 
 
 def budget_row(model: ModelConfig) -> tuple[str, int]:

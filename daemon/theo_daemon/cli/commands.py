@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Take a model out of use, put it back, or forget its failures; in all processes, also in later ones.",
     ),
     "budget": ("budget", "Show the spend ceilings, or begin a window anew."),
+    "ledger": ("ledger", "Look into the ledger: calls of which nobody knows whether they were billed."),
     "check-config": ("check_config", "Check a configuration file and show what it means."),
     "doctor": ("doctor", "Look for what would break a promise, and say which one."),
     "schema": ("schema", "Print the streams and their entries as an AsyncAPI 3 document, JSON."),

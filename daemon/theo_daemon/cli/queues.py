@@ -8,6 +8,7 @@ from msgspec import Struct
 from redis.exceptions import ResponseError
 
 from theo_daemon.cli.target import Target
+from theo_daemon.oldest import age_s, oldest_ids
 from theo_daemon.redis_link import error_code
 from theo_daemon.wire import Wire
 
@@ -51,23 +52,24 @@ class Queues(Struct, frozen=True, kw_only=True):
 
 
 async def look(wire: Wire, target: Target) -> Queues:
-    """One round trip. Raises redis.exceptions.RedisError."""
+    """Two round trips. Raises redis.exceptions.RedisError."""
     group = target.config.ingress.group
     lanes = {lane: target.keys.jobs(lane) for lane in target.config.ingress.lanes}
     questions: list[tuple[str | int, ...]] = [("TIME",), ("XLEN", target.keys.dead)]
     for stream in lanes.values():
         questions += [
             ("XLEN", stream),
-            ("XRANGE", stream, "-", "+", "COUNT", 1),
             ("XPENDING", stream, group),
             ("XINFO", "CONSUMERS", stream, group),
         ]
     time, dead, *answers = await wire.ask_all(questions)
+    oldest_of = await oldest_ids(wire, list(lanes.values()))
     now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
     found: list[Lane] = []
     consumers: dict[str, Consumer] = {}
     for number, (lane, stream) in enumerate(lanes.items()):
-        depth, oldest, pending, members = answers[4 * number : 4 * number + 4]
+        depth, pending, members = answers[3 * number : 3 * number + 3]
+        oldest = oldest_of[number]
         _raise_unless_missing(depth, oldest, pending, members)
         found.append(
             Lane(
@@ -75,7 +77,7 @@ async def look(wire: Wire, target: Target) -> Queues:
                 stream=stream,
                 depth=depth,
                 in_flight=0 if isinstance(pending, ResponseError) else pending[0],
-                oldest_age_s=_age_s(oldest, now_ms),
+                oldest_age_s=age_s(oldest, now_ms),
             )
         )
         for row in () if isinstance(members, ResponseError) else members:
@@ -93,13 +95,6 @@ def _raise_unless_missing(*answers: Any) -> None:
         missing = "no such key" in str(answer)
         if isinstance(answer, ResponseError) and error_code(answer) != "NOGROUP" and not missing:
             raise answer
-
-
-def _age_s(oldest: Any, now_ms: int) -> float | None:
-    if not oldest:
-        return None
-    pushed_ms = int(oldest[0][0].partition(b"-")[0])
-    return round(max(0, now_ms - pushed_ms) / 1000, 3)
 
 
 def _count(consumers: dict[str, Consumer], facts: dict[bytes, Any]) -> None:

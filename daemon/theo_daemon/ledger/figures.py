@@ -6,6 +6,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from theo_daemon.ledger.unknown_calls import UnknownCall
+
 MODEL_SCOPE = "model:"
 
 
@@ -52,3 +54,8 @@ class LedgerTransaction(Protocol):
 
     def latency(self) -> dict[str, ModelLatency]:
         """Count, mean and last latency and tokens, by model."""
+
+    def unknown_calls(
+        self, *, since_ms: int = 0, model: str | None = None, limit: int = 1_000
+    ) -> list[UnknownCall]:
+        """Calls sent since then (Unix ms) of which nobody knows whether they were billed, the newest first."""

@@ -9,6 +9,8 @@ from theo_daemon.ledger.rates import Pace, Rate
 from theo_daemon.ledger.shared import SharedStanding
 from theo_workers.messages import Outcome
 
+NO_MODEL = ""  # of what is on record as an attempt without being a call: the rehearsal of a suspect job
+
 
 class Scope(Struct, frozen=True, gc=False, omit_defaults=True):
     """One budget that a call draws on. `ceiling_nano` None: recorded, never refused."""
@@ -30,6 +32,7 @@ class Want(Struct, frozen=True, gc=False):
     scopes: tuple[Scope, ...]
     rate: Rate | None = None  # None: the model has no limit per minute
     probe_until_ms: int | None = None  # its circuit is half-open: the right to probe is asked for, until then
+    price: str | None = None  # what its tokens cost at this moment, as `prices.snapshot` tells it
 
 
 class Ask(Struct, frozen=True, kw_only=True, gc=False):
@@ -58,7 +61,7 @@ class Check(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class PriorAttempt(Struct, frozen=True, array_like=True):
-    """A call that was made for an entry by whoever had it before, as it stands in the books."""
+    """What was done for an entry by whoever had it before, as it stands in the books: mostly a call."""
 
     attempt_id: int
     model: str
@@ -68,6 +71,11 @@ class PriorAttempt(Struct, frozen=True, array_like=True):
     latency_ms: float = 0.0
     status_code: int | None = None
     error_code: str | None = None
+
+    @property
+    def is_call(self) -> bool:
+        """Else it is a rehearsal: nothing was sent, but a process died over it."""
+        return self.model != NO_MODEL
 
 
 class Clear(Struct, frozen=True):

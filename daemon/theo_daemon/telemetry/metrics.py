@@ -73,14 +73,19 @@ class Histogram:
 class _Model:
     """What is counted for one model."""
 
-    __slots__ = ("attempts", "cost_nano", "durations", "input", "name", "output", "tokens")
+    __slots__ = (
+        *("attempts", "cost_nano", "durations", "first_chunk", "input", "name", "output"),
+        *("resent", "resent_cost_nano", "tokens"),
+    )
 
     def __init__(self, name: ModelName) -> None:
         self.name = name
         self.attempts = dict.fromkeys(Outcome, 0)
         self.cost_nano = 0
+        self.resent = self.resent_cost_nano = 0
         self.tokens = [0] * len(names.TOKEN_KINDS)
         self.durations: dict[str, Histogram] = {NONE: Histogram(names.GEN_AI_DURATION)}
+        self.first_chunk = Histogram(names.GEN_AI_FIRST_CHUNK)
         self.input = Histogram(names.GEN_AI_TOKENS)
         self.output = Histogram(names.GEN_AI_TOKENS)
 
@@ -124,12 +129,17 @@ class Metrics:
         model = self._models.get(attempt.model, self._other)
         model.attempts[attempt.outcome] += 1
         model.cost_nano += record.cost_nano
+        if record.resent:
+            model.resent += 1
+            model.resent_cost_nano += record.cost_nano
         code = attempt.error_code or NONE
         durations = model.durations.get(code)
         if durations is None:
             code = code if code in self._codes else OTHER
             durations = model.durations.setdefault(code, Histogram(names.GEN_AI_DURATION))
         durations.observe(record.finished_at - record.started_at)
+        if record.first_token_ms is not None:
+            model.first_chunk.observe(record.first_token_ms / 1_000)
         if usage is not None:
             tokens = model.tokens
             tokens[0] += usage.prompt_tokens
@@ -208,6 +218,14 @@ def _unknown(model: _Model) -> list[Sample]:
     return [Sample((model.name.name,), model.attempts[Outcome.MAYBE] + model.attempts[Outcome.UNKNOWN])]
 
 
+def _resent(model: _Model) -> list[Sample]:
+    return [Sample((model.name.name,), model.resent)]
+
+
+def _resent_cost(model: _Model) -> list[Sample]:
+    return [Sample((model.name.name,), model.resent_cost_nano / NANO)]
+
+
 def _tokens(model: _Model) -> list[Sample]:
     pairs = zip(names.TOKEN_KINDS, model.tokens, strict=True)
     return [Sample((model.name.name, kind), count) for kind, count in pairs]
@@ -219,6 +237,10 @@ def _cost(model: _Model) -> list[Sample]:
 
 def _durations(model: _Model) -> list[Sample]:
     return [Sample((*_gen_ai(model), code), histogram.read()) for code, histogram in model.durations.items()]
+
+
+def _first_chunk(model: _Model) -> list[Sample]:
+    return [Sample(_gen_ai(model), model.first_chunk.read())]
 
 
 def _usage(model: _Model) -> list[Sample]:
@@ -233,9 +255,12 @@ def _gen_ai(model: _Model) -> tuple[str, str, str, str]:
 _PER_MODEL: dict[Metric, Callable[[_Model], list[Sample]]] = {
     names.ATTEMPTS_FINISHED: _attempts,
     names.ATTEMPTS_UNKNOWN: _unknown,
+    names.ATTEMPTS_RESENT: _resent,
+    names.RESENT_COST: _resent_cost,
     names.MODEL_TOKENS: _tokens,
     names.MODEL_COST: _cost,
     names.GEN_AI_DURATION: _durations,
+    names.GEN_AI_FIRST_CHUNK: _first_chunk,
     names.GEN_AI_TOKENS: _usage,
 }
 

@@ -104,12 +104,10 @@ LEDGER_OPENED = _event("ledger_opened", "info", "The ledger is open and of the r
 LEDGER_UNRECORDED = _event(
     "ledger_unrecorded", "error", "The process ends, and says how many ended calls it could not record."
 )
-MODEL_UNKNOWN = _event("model_unknown", "error", "A provider does not know the configured model.")
 PRICE_UNKNOWN = _event("price_unknown", "warning", "No price is known for a model, and none is configured.")
 WORKER_RESTARTED = _event(
     "worker_restarted", "error", "A model's worker died of a bug and was started again."
 )
-WORKER_GAVE_UP = _event("worker_gave_up", "error", "A model's worker died too often and stays down.")
 UNCAUGHT_BUG = _event("uncaught_bug", "error", "An unforeseen exception ended one job as internal_error.")
 STATUS_PORT_OPENED = _event("status_port_opened", "info", "The status port listens; says where.")
 STATUS_PORT_TAKEN = _event("status_port_taken", "warning", "The configured status port was taken.")
@@ -120,7 +118,9 @@ LOG_LINES_DROPPED = _event("log_lines_dropped", "warning", "Standard error was b
 LIBRARY_LOG = _event("library_log", "warning", "A library logged a warning or worse (at its own level).")
 
 _STREAM_LEVELS: dict[str, Level] = {
-    **dict.fromkeys(("bound_violated", "model_disabled", "worker_restarted", "ledger_trouble"), "error"),
+    **dict.fromkeys(
+        ("bound_violated", "model_disabled", "model_unknown", "worker_restarted", "ledger_trouble"), "error"
+    ),
     **dict.fromkeys(("budget_warning", "budget_exhausted", "circuit_opened", "outcome_unknown"), "warning"),
     "budget_config_differs": "warning",
     **dict.fromkeys(
@@ -193,6 +193,13 @@ JOB_TOTAL = _metric(
 MODEL_RUNNING = _metric(
     "theo.model.running", Kind.GAUGE, "{call}", "Calls to a model that run now.", labels=("model",)
 )
+MODEL_AMENDMENTS = _metric(
+    "theo.model.amendments",
+    Kind.COUNTER,
+    "{request}",
+    "Requests refused for a parameter's name and sent again at once under another.",
+    labels=("model",),
+)
 BREAKER_STATE = _metric(
     "theo.model.breaker_state",
     Kind.GAUGE,
@@ -224,6 +231,20 @@ ATTEMPTS_UNKNOWN = _metric(
     "Attempts sent of which nobody knows whether they were billed (outcome maybe or unknown).",
     labels=("model",),
 )
+ATTEMPTS_RESENT = _metric(
+    "theo.attempts.resent",
+    Kind.COUNTER,
+    "{attempt}",
+    "Attempts made for a job after one of which nobody knows whether it was billed.",
+    labels=("model",),
+)
+RESENT_COST = _metric(
+    "theo.attempts.resent_cost",
+    Kind.COUNTER,
+    "USD",
+    "What those attempts cost: the most that may have been paid twice.",
+    labels=("model",),
+)
 
 GEN_AI_DURATION = _metric(
     "gen_ai.client.operation.duration",
@@ -231,6 +252,14 @@ GEN_AI_DURATION = _metric(
     "s",
     "One call to a provider; `error.type` is the error code, `none` when ok.",
     labels=("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "model", "error.type"),
+    buckets=_GENAI_SECONDS,
+)
+GEN_AI_FIRST_CHUNK = _metric(
+    "gen_ai.client.operation.time_to_first_chunk",
+    Kind.HISTOGRAM,
+    "s",
+    "From asking a provider to the first text of its streamed answer.",
+    labels=("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "model"),
     buckets=_GENAI_SECONDS,
 )
 GEN_AI_TOKENS = _metric(
@@ -299,6 +328,9 @@ GEN_AI_OPERATION = _attribute("gen_ai.operation.name", "Always `chat`.")
 GEN_AI_PROVIDER = _attribute("gen_ai.provider.name", "The provider, by the name of the conventions.")
 GEN_AI_MODEL = _attribute("gen_ai.request.model", "The provider's own name of the model.")
 GEN_AI_FINISH = _attribute("gen_ai.response.finish_reasons", "Why the model stopped.")
+GEN_AI_FIRST_CHUNK_S = _attribute(
+    "gen_ai.response.time_to_first_chunk", "Seconds to the first text of a streamed answer."
+)
 GEN_AI_INPUT = _attribute("gen_ai.usage.input_tokens", "Prompt tokens, cached ones included.")
 GEN_AI_OUTPUT = _attribute("gen_ai.usage.output_tokens", "Completion tokens, reasoning included.")
 GEN_AI_CACHED = _attribute(

@@ -18,6 +18,8 @@ class AttemptRecord(Struct, kw_only=True, gc=False):
     cost_nano: int = 0  # 1e-9 USD, as settled
     usage: Usage | None = None
     finish_reason: FinishReason | None = None
+    first_token_ms: float | None = None  # of a streamed answer
+    resent: bool = False  # after an attempt for the same job that may have been billed
 
 
 class JobRecord(Struct, kw_only=True, gc=False):

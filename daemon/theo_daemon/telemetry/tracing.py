@@ -166,6 +166,9 @@ class Tracing:
             names.GEN_AI_PROVIDER: names.genai_provider(attempt.provider),
             names.GEN_AI_MODEL: self._model_name(record),
             names.GEN_AI_FINISH: None if record.finish_reason is None else (record.finish_reason,),
+            names.GEN_AI_FIRST_CHUNK_S: None
+            if record.first_token_ms is None
+            else record.first_token_ms / 1e3,
             names.MODEL: attempt.model,
             names.ATTEMPT_NUMBER: record.number,
             names.ATTEMPT_OUTCOME: attempt.outcome.value,

@@ -21,6 +21,7 @@ from theo_workers.errors import (
 from theo_workers.failures import FailureClass
 from theo_workers.messages import Completion, Message, Request, Usage
 from theo_workers.upstreams.chat_completions import ChatCompletions
+from theo_workers.upstreams.chat_dialects import dialect_of
 from theo_workers.upstreams.origin import Origin
 
 ORIGIN = Origin(provider="openai")
@@ -78,21 +79,21 @@ def test_messages_keep_their_parts_and_calls() -> None:
     ]
 
 
-@pytest.mark.parametrize("google_host", [False, True])
-def test_signatures_that_came_with_calls_go_back_to_google_only(google_host: bool) -> None:
+@pytest.mark.parametrize("host", ["llm.example", "generativelanguage.googleapis.com"])
+def test_signatures_that_came_with_calls_go_back_to_google_only(host: str) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     signed = {**call, "extra_content": {"google": {"thought_signature": "x"}}}
     thought = {**call, "extra_content": {"anthropic": {"thinking_blocks": []}}}
     both = {**call, "extra_content": {**signed["extra_content"], **thought["extra_content"]}}
     calls = [signed, thought, both, {**call, "extra_content": 5}, call]
     turns = (Message(role="user", content="q"), Message(role="assistant", tool_calls=calls))
-    wire = ChatCompletions(ORIGIN, model="m", google_host=google_host)
+    wire = ChatCompletions(ORIGIN, model="m", dialect=dialect_of(host))
     said = json.loads(wire.encode(Request(messages=turns, params={})))["messages"]
     assert said == [
         {"role": "user", "content": "q"},
         {
             "role": "assistant",
-            "tool_calls": [signed, call, signed, call, call] if google_host else [call] * 5,
+            "tool_calls": [signed, call, signed, call, call] if "google" in host else [call] * 5,
         },
     ]
 
@@ -116,27 +117,25 @@ def test_params_that_are_not_json_are_an_invalid_request(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "openai_host", "sent"),
+    ("model", "host", "sent"),
     [
-        ("gpt-4o-mini", True, "max_tokens"),
-        ("gpt-4.1", True, "max_tokens"),
-        ("o1", True, "max_completion_tokens"),
-        ("o3-mini", True, "max_completion_tokens"),
-        ("o4-mini-2025-04-16", True, "max_completion_tokens"),
-        ("gpt-5", True, "max_completion_tokens"),
-        ("gpt-5.2-pro", True, "max_completion_tokens"),
-        ("gpt-6.1", True, "max_completion_tokens"),
-        ("ft:gpt-5-mini:org", True, "max_completion_tokens"),
-        ("gpt-5", False, "max_tokens"),
-        ("o1", False, "max_tokens"),
+        ("gpt-4o-mini", "api.openai.com", "max_tokens"),
+        ("gpt-4.1", "api.openai.com", "max_tokens"),
+        ("o1", "api.openai.com", "max_completion_tokens"),
+        ("o3-mini", "api.openai.com", "max_completion_tokens"),
+        ("o4-mini-2025-04-16", "api.openai.com", "max_completion_tokens"),
+        ("gpt-5", "api.openai.com", "max_completion_tokens"),
+        ("gpt-5.2-pro", "api.openai.com", "max_completion_tokens"),
+        ("gpt-6.1", "api.openai.com", "max_completion_tokens"),
+        ("ft:gpt-5-mini:org", "api.openai.com", "max_completion_tokens"),
+        ("gpt-5", "llm.example", "max_tokens"),
+        ("o1", "llm.example", "max_tokens"),
     ],
 )
-def test_thinking_models_at_openai_get_the_newer_name_of_the_cap(
-    model: str, openai_host: bool, sent: str
-) -> None:
-    asked = encoded(ChatCompletions(ORIGIN, model=model, openai_host=openai_host), max_tokens=9)
+def test_thinking_models_at_openai_get_the_newer_name_of_the_cap(model: str, host: str, sent: str) -> None:
+    asked = encoded(ChatCompletions(ORIGIN, model=model, dialect=dialect_of(host)), max_tokens=9)
     assert {name: asked[name] for name in asked if "max" in name} == {sent: 9}
-    bounded = encoded(ChatCompletions(ORIGIN, model=model, openai_host=openai_host, max_output_tokens=50))
+    bounded = encoded(ChatCompletions(ORIGIN, model=model, dialect=dialect_of(host), max_output_tokens=50))
     assert {name: bounded[name] for name in bounded if "max" in name} == {sent: 50}
 
 
@@ -147,8 +146,8 @@ def test_thinking_models_at_openai_get_the_newer_name_of_the_cap(
         ({"max_tokens": None}, {"max_tokens": 50}),
         ({"max_tokens": 40}, {"max_tokens": 40}),
         ({"max_tokens": 60}, {"max_tokens": 50}),
-        ({"max_completion_tokens": 60}, {"max_completion_tokens": 50}),
-        ({"max_tokens": 60, "max_completion_tokens": 7}, {"max_tokens": 50, "max_completion_tokens": 7}),
+        ({"max_completion_tokens": 60}, {"max_tokens": 50}),
+        ({"max_tokens": 60, "max_completion_tokens": 7}, {"max_tokens": 7}),
         ({"max_tokens": "many"}, {"max_tokens": "many"}),
     ],
 )

@@ -12,6 +12,7 @@ from test_chat_completions import JSON
 
 from theo_workers.errors import ContentFiltered, InvalidRequest, UpstreamError
 from theo_workers.messages import Completion, Usage
+from theo_workers.upstreams.chat_dialects import PLAIN
 from theo_workers.upstreams.chat_stream import ChatStream
 from theo_workers.upstreams.origin import Origin
 from theo_workers.upstreams.sse import SseEvent
@@ -24,7 +25,7 @@ def chunk(delta: Any = None, *, finish: Any = None, **more: Any) -> dict[str, An
 
 
 def assembled(*chunks: Any) -> tuple[list[str], Completion]:
-    stream = ChatStream(ORIGIN, identity=None)
+    stream = ChatStream(ORIGIN, identity=None, dialect=PLAIN)
     deltas = [stream.feed(SseEvent(b"", json.dumps(told).encode())) for told in chunks]
     return [delta for delta in deltas if delta], stream.finish()
 
@@ -121,7 +122,7 @@ def test_other_choices_are_not_ours() -> None:
 
 def test_groqs_failed_tool_call_is_the_callers() -> None:
     told = {"error": {"message": "bad", "type": "invalid_request_error", "code": "tool_use_failed"}}
-    stream = ChatStream(ORIGIN, identity=None)
+    stream = ChatStream(ORIGIN, identity=None, dialect=PLAIN)
     with pytest.raises(InvalidRequest) as caught:
         stream.feed(SseEvent(b"error", json.dumps(told).encode()))
     assert caught.value.provider_code == "tool_use_failed"
@@ -134,7 +135,7 @@ def test_nul_is_replaced_in_deltas_as_in_the_whole() -> None:
 
 @given(st.lists(JSON, max_size=5))
 def test_any_events_end_in_a_completion_or_an_upstream_error(events: list[Any]) -> None:
-    stream = ChatStream(ORIGIN, identity=None)
+    stream = ChatStream(ORIGIN, identity=None, dialect=PLAIN)
     try:
         texts = [stream.feed(SseEvent(b"", json.dumps(told).encode())) for told in events]
         completion = stream.finish()

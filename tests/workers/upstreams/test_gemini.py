@@ -384,8 +384,12 @@ def test_what_the_format_cannot_say_is_refused_with_the_reason(params: dict[str,
             "it has no data and format",
         ),
         (Message(role="user", content=[picture(PNG, detail="low")]), "detail low is not to be had"),
-        (Message(role="user", content=[picture("https://a.example/cat")]), "the URL does not tell it"),
-        (Message(role="user", content=[{"type": "file", "file": {"file_id": "x"}}]), "only file_data"),
+        (Message(role="user", content=[picture("https://a.example/cat")]), "does not tell the media type"),
+        (
+            Message(role="user", content=[{"type": "file", "file": {"file_id": "x"}}]),
+            "does not tell the media type",
+        ),
+        (Message(role="user", content=[{"type": "file", "file": {"file_data": "x"}}]), "only file_data"),
         (Message(role="system", content=[picture(PNG)]), "a system message can only be text"),
         (Message(role="assistant", content=[picture(PNG)]), "an assistant's turn can only be text"),
         (calling(("c1", "f", "[1]")), "the arguments of tool call c1 are not a JSON object"),
@@ -727,3 +731,17 @@ def test_any_json_is_a_completion_or_an_upstream_error(answer: Any) -> None:
 )
 def test_any_content_and_params_are_sent_or_refused(value: Any) -> None:
     is_sent_or_refused(NEWER, value)
+
+
+def test_what_gemini_fetches_itself_has_a_type_by_its_url_or_as_told() -> None:
+    parts = [
+        picture("https://a.example/cat", format="image/webp"),
+        picture("https://a.example/cat.png?size=2"),
+        {"type": "file", "file": {"file_id": "gs://bucket/film", "format": "video/mp4"}},
+    ]
+    body = encoded(WIRE, Message(role="user", content=parts))
+    assert body["contents"][0]["parts"] == [
+        {"fileData": {"fileUri": "https://a.example/cat", "mimeType": "image/webp"}},
+        {"fileData": {"fileUri": "https://a.example/cat.png?size=2", "mimeType": "image/png"}},
+        {"fileData": {"fileUri": "gs://bucket/film", "mimeType": "video/mp4"}},
+    ]

@@ -133,6 +133,24 @@ async def drips_its_body(exchange: Exchange) -> None:
         await asyncio.sleep(0.03)
 
 
+async def sends_blanks_first(exchange: Exchange) -> None:
+    """As servers do that keep the connection busy while the model thinks."""
+    await exchange.begin_stream("application/json")
+    for _ in range(8):
+        await exchange.chunk(b" ")
+        await asyncio.sleep(0.05)
+    await exchange.chunk(WHOLE)
+    await exchange.end_stream()
+
+
+async def drips_its_answer(exchange: Exchange) -> None:
+    await exchange.begin_stream("application/json")
+    for byte in WHOLE:
+        await exchange.chunk(bytes((byte,)))
+        await asyncio.sleep(0.005)
+    await exchange.end_stream()
+
+
 async def drips_its_headers(exchange: Exchange) -> None:
     await exchange.send(b"HTTP/1.1 200 OK\r\n")
     while True:
@@ -543,3 +561,21 @@ async def test_a_compressed_answer_is_refused_by_name() -> None:
         upstream_to(server.url) as upstream,
     ):
         assert "compressed" in str(await failure_of(upstream))
+
+
+SLOW = Timeouts(floor_bytes=100, floor_s=0.2)
+
+
+async def test_an_answer_that_drips_is_given_up_long_before_its_deadline() -> None:
+    async with ugly_server(drips_its_answer) as server, upstream_to(server.url, timeouts=SLOW) as upstream:
+        error = await failure_of(upstream)
+        await asyncio.wait_for(server.gone.wait(), 2)
+    assert isinstance(error, ProviderTimeout)
+    assert (error.failure, error.detail) == (MAYBE, "the answer came too slowly")
+
+
+async def test_a_slow_answer_above_the_floor_and_blanks_before_it_are_waited_for() -> None:
+    blanks, drops = sends_blanks_first, drips_its_answer
+    for behave, timeouts in ((blanks, SLOW), (drops, Timeouts(floor_bytes=2, floor_s=1))):
+        async with ugly_server(behave) as server, upstream_to(server.url, timeouts=timeouts) as upstream:
+            assert (await ask(upstream)).output == "hello"

@@ -88,7 +88,7 @@ CONVERSATIONS: list[tuple[str, list[Message], list[Any]]] = [
         [
             {"role": "system", "content": "s"},
             {"role": "user", "content": "q"},
-            {"role": "assistant", "content": "a"},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a"}]},
             {"role": "developer", "content": "d"},
             {"role": "user", "content": "q2"},
         ],
@@ -120,8 +120,8 @@ CONVERSATIONS: list[tuple[str, list[Message], list[Any]]] = [
                     {"type": "input_file", "file_id": "file-1"},
                 ],
             },
-            {"role": "assistant", "content": [{"type": "output_text", "text": "seen"}]},
-            {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "seen"}]},
+            {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
         ],
     ),
     (
@@ -132,7 +132,7 @@ CONVERSATIONS: list[tuple[str, list[Message], list[Any]]] = [
             result("c2", [{"type": "text", "text": "noon"}, picture(PNG)]),
         ],
         [
-            {"role": "assistant", "content": "wait"},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "wait"}]},
             {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city":"Rome"}'},
             {"type": "function_call", "call_id": "c2", "name": "time", "arguments": ""},
             {"type": "function_call_output", "call_id": "c1", "output": "sunny"},
@@ -353,7 +353,7 @@ def test_a_call_of_a_custom_tool_is_in_the_chat_form() -> None:
         ("completed", None, "stop"),
         ("incomplete", {"reason": "max_output_tokens"}, "length"),
         ("incomplete", {"reason": "something_new"}, "other"),
-        ("incomplete", None, "other"),
+        ("incomplete", None, "length"),
     ],
 )
 def test_the_reason_to_finish(status: str, details: Any, finish: str) -> None:

@@ -207,3 +207,45 @@ async def test_a_stream_larger_than_the_limit_is_ended() -> None:
         with pytest.raises(ProviderUnavailable, match="larger than 2000 bytes"):
             await upstream.generate(REQUEST, deadline=CLOCK.monotonic() + 1, on_delta=None)
         await upstream.close()
+
+
+SLOW = Timeouts(floor_bytes=20, floor_s=0.2)
+
+
+async def drips(*pieces: bytes) -> Any:
+    """What becomes of a stream whose pieces come one every 30 ms."""
+
+    async def behave(exchange: Exchange) -> None:
+        await exchange.begin_stream()
+        for piece in pieces:
+            await exchange.chunk(piece)
+            await asyncio.sleep(0.03)
+        await exchange.end_stream()
+
+    async with ugly_server(behave) as server:
+        spec = ModelSpec(name="m", provider="openai", model="m", base_url=server.url, timeouts=SLOW)
+        upstream = OpenAIUpstream(spec, CLOCK)
+        try:
+            return await upstream.generate(REQUEST, deadline=CLOCK.monotonic() + 10, on_delta=[].append)
+        except UpstreamError as error:
+            return error
+        finally:
+            await upstream.close()
+
+
+async def test_an_event_that_drips_is_given_up_but_pauses_between_events_are_not() -> None:
+    whole = event("a", finish="stop")
+    dripped = await drips(*(whole[i : i + 1] for i in range(len(whole))))
+    assert isinstance(dripped, ProviderTimeout)
+    assert dripped.detail == "the answer came too slowly"
+    thinking = await drips(*[b":\n\n"] * 20, event("a"), *[b":\n\n"] * 20, event(finish="stop"), DONE)
+    assert thinking.output == "a"
+
+
+async def test_the_time_to_the_first_text_is_told_and_pings_are_not_text() -> None:
+    completion = await drips(
+        b":\n\n", b":\n\n", b":\n\n", event("a"), *[b":\n\n"] * 5, event(finish="stop"), DONE
+    )
+    assert 80 <= completion.first_token_ms < 240
+    _, without_text, _ = await run(streams(event(finish="stop"), DONE))
+    assert without_text.first_token_ms is None

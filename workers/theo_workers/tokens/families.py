@@ -20,6 +20,7 @@ class OpenAI(Struct, frozen=True, kw_only=True):
 
     encoding: EncodingName
     reasoning: bool  # other constants for the reasoning models
+    frame: int = 4  # of a message: 3 and its role; o1-mini's is longer, by the one prompt that was seen
     responses: bool  # the Responses API adds less round tools
     hidden: int = 640  # at most: instructions that the provider adds unseen
 
@@ -32,6 +33,7 @@ class Linear(Struct, frozen=True, kw_only=True):
     per_message: float = 4.0
     base: float = 3.0
     thinking: float = 0.0  # when the request turns thinking on
+    task_budget: float = 0.0  # when it tells the model how many tokens its task may take
     tools: float = 1.0  # per token of the definitions as compact JSON
     tools_base: float = 20.0
     tools_forced: float = 0.0  # when a call is required
@@ -83,6 +85,7 @@ _CLAUDE_NEW = Linear(  # the tokenizer of Opus 4.7 and everything after it: abou
     rare=0.7,
     per_message=2.3,
     base=3,
+    task_budget=38,
     tools=1.4,
     tools_base=295,
     tools_forced=94,
@@ -144,11 +147,18 @@ def family_for(provider: str, model: str) -> Family:
     if encoding == "o200k_harmony":
         return _GPT_OSS
     if encoding is not None:
-        reasoning = bool(_REASONING.match(name)) and not name.startswith("o1-mini")
+        early = name.startswith("o1-mini")
+        reasoning = bool(_REASONING.match(name)) and not early
         responses = provider == "openai_responses"
         # A pro mode thinks in further prompts that the caller never sees.
         hidden = 2_560 if _PRO.search(name) else 640
-        return OpenAI(encoding=encoding, reasoning=reasoning, responses=responses, hidden=hidden)
+        return OpenAI(
+            encoding=encoding,
+            reasoning=reasoning,
+            frame=7 if early else 4,
+            responses=responses,
+            hidden=hidden,
+        )
     return next((family for pattern, family in _OTHERS if pattern.search(name)), _GENERIC)
 
 

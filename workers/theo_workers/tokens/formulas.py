@@ -12,7 +12,7 @@ from theo_workers.messages import Message
 from theo_workers.tokens.definitions import Definitions
 from theo_workers.tokens.families import Linear, OpenAI
 from theo_workers.tokens.images import image_tokens
-from theo_workers.tokens.parts import call_is_forced, calls_of, content_of, thinking_of
+from theo_workers.tokens.parts import call_is_forced, calls_of, content_of, has_task_budget, thinking_of
 from theo_workers.tokens.tokenizer import Tokenizer
 
 _PRO_MODE = 1_530  # what the mode's own prompts add
@@ -29,14 +29,14 @@ def count_openai(
 ) -> tuple[int, bool]:
     """The prompt tokens, and whether only parts with an exact rule went into them."""
     total = 2 if family.reasoning else 3
-    exact, has_system = True, False
+    exact, has_system, frame = True, False, family.frame
     for message in messages:
         content = message.content
         if isinstance(content, str):
-            total += 4 + tokens(content)  # 3 for the frame, 1 for the role
+            total += frame + tokens(content)
         else:
             sorted_ = content_of(message)
-            total += 4 + tokens(sorted_.text)
+            total += frame + tokens(sorted_.text)
             total += sum(image_tokens(family, model, image).tokens for image in sorted_.images)
             exact = exact and not sorted_.images and not sorted_.others
         if message.role == "assistant":
@@ -105,6 +105,7 @@ def count_linear(
                 )
     if params:
         total += family.thinking * thinking_of(params)
+        total += family.task_budget if has_task_budget(params) else 0
         tools = definitions.tools(params, "o200k_base", tokens)
         if tools.json:
             total += family.tools_base + min(family.tools * tools.json, tools.json_bytes)

@@ -43,6 +43,7 @@ _TILES = {
     "o1": Tiles(75, 150),
     "o3": Tiles(75, 150),
     "gpt-5": Tiles(70, 140),
+    "computer-use": Tiles(65, 129),
 }
 _DEFAULT_TILES = Tiles(85, 170)
 

@@ -137,6 +137,12 @@ def thinking_of(params: Mapping[str, Any]) -> float:
     return 1.0 if isinstance(reasoning, Mapping) and reasoning.get("effort") != "none" else 0.0
 
 
+def has_task_budget(params: Mapping[str, Any]) -> bool:
+    """Is the model told how many tokens its task may take? Claude is, in its prompt."""
+    output = params.get("output_config")
+    return isinstance(output, Mapping) and bool(output.get("task_budget"))
+
+
 def call_is_forced(params: Mapping[str, Any]) -> bool:
     """Must the model call a tool?"""
     return params.get("tool_choice") not in (None, "auto", "none")

@@ -23,6 +23,7 @@ _FINISH: dict[str, FinishReason] = {
     # Responses
     "completed": "stop",
     "max_output_tokens": "length",
+    "incomplete": "length",  # no reason is given: a filter would be named
     # Anthropic Messages
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -123,13 +124,15 @@ def _tool_calls(
 ) -> Raw:
     """The calls as JSON in OpenAI's form, providers' extra fields kept (some must be sent back)."""
     try:
-        return Raw(_encoder.encode([_shaped(call, number) for number, call in enumerate(calls)]))
+        # Ids must be unique in a conversation, in which each answer's first call could be `call_0`.
+        prefix = f"call_{identity[-32:]}" if identity else "call"
+        return Raw(_encoder.encode([_shaped(call, f"{prefix}_{n}") for n, call in enumerate(calls)]))
     except (TypeError, ValueError, OverflowError, RecursionError):
         reason = "the answer's tool calls cannot be read"
     raise origin.garbage(reason, provider_request_id=identity, usage=usage)
 
 
-def _shaped(call: dict[str, Any], number: int) -> dict[str, Any]:
+def _shaped(call: dict[str, Any], identity: str) -> dict[str, Any]:
     if call.get("type") == "custom" and isinstance(call.get("custom"), dict):
         return {name: value for name, value in call.items() if name != "index"}
     function = call.get("function")
@@ -139,7 +142,7 @@ def _shaped(call: dict[str, Any], number: int) -> dict[str, Any]:
     if not isinstance(arguments, str):  # old Ollama sends the object itself
         arguments = _encoder.encode(arguments).decode()
     return {
-        "id": call.get("id") or f"call_{number}",
+        "id": call.get("id") or identity,
         "type": "function",
         "function": {**function, "arguments": clean(arguments)},
         **{name: value for name, value in call.items() if name not in _CALL},

@@ -52,6 +52,7 @@ class AnthropicStream:
         self._blocks: list[_BlockParts] = []
         self._usage = UsageTold()
         self._stop_reason: str | None = None
+        self.kept = 0
         self.done = False
 
     @property
@@ -64,9 +65,12 @@ class AnthropicStream:
         told = self._origin.decode(_decoder, event.data)
         match told.type:
             case "content_block_delta" if told.delta is not None:
-                return self._block(told.index).add(told.delta)
+                text = self._block(told.index).add(told.delta)
+                self.kept += len(text) or len(event.data)
+                return text
             case "content_block_start" if told.content_block is not None:
                 self._blocks.append(_BlockParts(told.index, told.content_block))
+                self.kept += len(event.data)
                 return self._blocks[-1].begin()
             case "message_start" if told.message is not None:
                 self._begin(told.message)

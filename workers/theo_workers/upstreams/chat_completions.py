@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
-from msgspec.structs import replace
+from msgspec import Raw, Struct
 
 from theo_workers.errors import InvalidRequest, UpstreamError
-from theo_workers.messages import Completion, Message, Request
+from theo_workers.messages import Completion, Request
 from theo_workers.upstreams.answer import completion
+from theo_workers.upstreams.chat_dialects import PLAIN, Dialect
+from theo_workers.upstreams.chat_history import keeping, said
 from theo_workers.upstreams.chat_stream import ChatStream
 from theo_workers.upstreams.chat_words import joined_text, read_usage
 from theo_workers.upstreams.complaint import complaint_of
@@ -31,6 +32,7 @@ class _Message(Struct):
     refusal: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     function_call: dict[str, Any] | None = None
+    reasoning_content: Any = None
 
 
 class _Choice(Struct):
@@ -58,15 +60,17 @@ class ChatCompletions:
         origin: Origin,
         *,
         model: str,
-        openai_host: bool = False,
-        google_host: bool = False,
+        dialect: Dialect = PLAIN,
         max_output_tokens: int | None = None,
     ) -> None:
         self._origin = origin
         self._model = model
         self._max_output_tokens = max_output_tokens
-        self._google_host = google_host
-        self._renames_cap = openai_host and _THINKS.match(model) is not None
+        self._dialect = dialect
+        thinks = dialect.thinking_cap is not None and _THINKS.match(model) is not None
+        self._cap: str | None = dialect.thinking_cap if thinks else dialect.cap
+        self._asks_usage = True
+        self._unknown_caps: set[str] = set()
 
     def encode(self, request: Request) -> bytes:
         """The request's body. Raises InvalidRequest for params that cannot be sent.
@@ -78,14 +82,19 @@ class ChatCompletions:
         if params and not _OWN.isdisjoint(params):
             names = ", ".join(sorted(_OWN.intersection(params)))
             raise self._origin.error(InvalidRequest, f"params may not set {names}")
-        body: dict[str, Any] = {"model": self._model, "messages": self._said(request.messages), **params}
-        if self._renames_cap and "max_tokens" in body and "max_completion_tokens" not in body:
-            body["max_completion_tokens"] = body.pop("max_tokens")
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": said(request.messages, self._dialect),
+            **params,
+        }
+        if params:
+            self._rename(body)
         if self._max_output_tokens is not None:
             self._bound(body, self._max_output_tokens)
         if request.stream:
             body["stream"] = True
-            body["stream_options"] = {"include_usage": True}
+            if self._asks_usage:
+                body["stream_options"] = {"include_usage": True}
         try:
             return _encoder.encode(body)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -103,9 +112,9 @@ class ChatCompletions:
         usage = read_usage(answer.usage)
         if choice is None or (message := choice.message) is None:
             raise self._origin.garbage("the answer has no choices", provider_request_id=identity, usage=usage)
-        calls = message.tool_calls
+        calls = keeping(self._dialect, message.tool_calls, message.reasoning_content)
         if not calls and message.function_call:
-            calls = [{"id": "call_0", "type": "function", "function": message.function_call}]
+            calls = [{"type": "function", "function": message.function_call}]
         return completion(
             self._origin,
             text=joined_text(message.content),
@@ -116,6 +125,18 @@ class ChatCompletions:
             identity=identity,
         )
 
+    def amend(self, error: UpstreamError) -> bool:
+        """The cap on the answer has two names, and `stream_options` is asked for by us alone."""
+        name = error.parameter
+        if name == "stream_options":
+            self._asks_usage = False
+        elif name not in _CAPS or (self._cap == name and name in self._unknown_caps):
+            return False
+        elif self._cap != (other := _CAPS[1 - _CAPS.index(name)]):
+            self._cap = other  # else a call that ran at the same time has changed it
+            self._unknown_caps.add(name)
+        return True
+
     def refusal(
         self, status: int, headers: Mapping[str, str], body: bytes | bytearray, *, now: float
     ) -> UpstreamError:
@@ -124,19 +145,13 @@ class ChatCompletions:
 
     def stream(self, headers: Mapping[str, str]) -> ChatStream:
         """What assembles one streamed answer."""
-        return ChatStream(self._origin, identity=call_id(headers))
+        return ChatStream(self._origin, identity=call_id(headers), dialect=self._dialect)
 
-    def _said(self, messages: tuple[Message, ...]) -> Sequence[Message]:
-        """The messages, without what Gemini and Anthropic gave us to be sent back to them with their calls."""
-        if all(message.tool_calls is UNSET for message in messages):
-            return messages
-        theirs = ("google",) if self._google_host else ()
-        return [
-            message
-            if message.tool_calls is UNSET
-            else replace(message, tool_calls=[_returned(call, theirs) for call in message.tool_calls])
-            for message in messages
-        ]
+    def _rename(self, body: dict[str, Any]) -> None:
+        if self._cap is not None:
+            _rename_cap(body, self._cap)
+        if "seed" in body and self._dialect.seed != "seed":
+            body[self._dialect.seed] = body.pop("seed")
 
     def _bound(self, body: dict[str, Any], most: int) -> None:
         asked = [name for name in _CAPS if body.get(name) is not None]
@@ -144,16 +159,11 @@ class ChatCompletions:
             if isinstance(body[name], int | float):
                 body[name] = min(body[name], most)
         if not asked:
-            body["max_completion_tokens" if self._renames_cap else "max_tokens"] = most
+            body[self._cap or _CAPS[1]] = most
 
 
-def _returned(call: dict[str, Any], theirs: tuple[str, ...]) -> dict[str, Any]:
-    """The call with what this provider gave us with it, and nothing that another one did."""
-    extra = call.get("extra_content")
-    if extra is None:
-        return call
-    kept = {name: extra[name] for name in theirs if isinstance(extra, dict) and name in extra}
-    return {
-        **{k: v for k, v in call.items() if k != "extra_content"},
-        **({"extra_content": kept} if kept else {}),
-    }
+def _rename_cap(body: dict[str, Any], name: str) -> None:
+    """The cap under the name that this endpoint knows; of two the lower one holds for both."""
+    asked = [body.pop(cap) for cap in _CAPS if body.get(cap) is not None]
+    if asked:
+        body[name] = min(asked) if all(isinstance(cap, int | float) for cap in asked) else asked[0]

@@ -10,6 +10,8 @@ from msgspec import Raw, Struct
 from theo_workers.errors import UpstreamError
 from theo_workers.messages import Completion, Usage
 from theo_workers.upstreams.answer import clean, completion
+from theo_workers.upstreams.chat_dialects import Dialect
+from theo_workers.upstreams.chat_history import keeping
 from theo_workers.upstreams.chat_words import joined_text, read_usage
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
@@ -23,6 +25,7 @@ class _Delta(Struct):
     content: str | list[Any] | None = None
     refusal: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
+    reasoning_content: Any = None
 
 
 class _Choice(Struct):
@@ -52,15 +55,18 @@ _any_decoder = msgspec.json.Decoder()
 class ChatStream:
     """Assembles the answer. `feed` gives back each piece of text; `finish` the whole completion."""
 
-    def __init__(self, origin: Origin, *, identity: str | None) -> None:
+    def __init__(self, origin: Origin, *, identity: str | None, dialect: Dialect) -> None:
         self._origin = origin
         self._identity = identity
+        self._dialect = dialect
+        self._thoughts: list[str] = []
         self._texts: list[str] = []
         self._refusals: list[str] = []
         self._calls: list[_CallParts] = []
         self._finish: str | None = None
         self._usage: Usage | None = None
         self._seen_choice = False
+        self.kept = 0
         self.done = False  # the terminal event came: nothing more will
 
     @property
@@ -85,7 +91,7 @@ class ChatStream:
         if chunk.error:
             raise self._failed(chunk.error)
         # Azure's first chunk and most usage chunks have no choices.
-        return self._take(chunk.choices[0]) if chunk.choices else ""
+        return self._take(chunk.choices[0], len(event.data)) if chunk.choices else ""
 
     def finish(self) -> Completion:
         """The answer. Raises ProviderUnavailable when the stream ended without a terminal event."""
@@ -102,12 +108,12 @@ class ChatStream:
             text="".join(self._texts),
             refused="".join(self._refusals) or None,
             finish=self._finish,
-            calls=[call.joined() for call in self._calls],
+            calls=keeping(self._dialect, [call.joined() for call in self._calls], "".join(self._thoughts)),
             usage=self._usage,
             identity=self._identity,
         )
 
-    def _take(self, choice: _Choice) -> str:
+    def _take(self, choice: _Choice, size: int) -> str:
         if choice.index:
             return ""  # only one was asked for
         if choice.error:
@@ -117,16 +123,21 @@ class ChatStream:
             self._usage = read_usage(choice.usage) or self._usage
         if choice.finish_reason:
             self._finish = choice.finish_reason
-        delta = choice.delta
-        if delta is None:
-            return ""
+        return "" if choice.delta is None else self._add(choice.delta, size)
+
+    def _add(self, delta: _Delta, size: int) -> str:
+        if delta.tool_calls or delta.refusal or self._dialect.reasoning is not None:
+            self.kept += size
         for piece in delta.tool_calls or ():
             self._call_of(piece).add(piece)
+        if self._dialect.reasoning is not None and isinstance(delta.reasoning_content, str):
+            self._thoughts.append(delta.reasoning_content)
         if delta.refusal:
             self._refusals.append(delta.refusal)
         text = clean(joined_text(delta.content))
         if text:
             self._texts.append(text)
+            self.kept += len(text)
         return text
 
     def _call_of(self, piece: dict[str, Any]) -> _CallParts:

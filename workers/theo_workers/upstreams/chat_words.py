@@ -9,6 +9,7 @@ from msgspec import Raw, Struct
 
 from theo_workers.messages import Usage
 from theo_workers.upstreams.answer import count, lenient
+from theo_workers.upstreams.bill import Charged, billed
 
 
 class _PromptDetails(Struct):
@@ -20,7 +21,7 @@ class _CompletionDetails(Struct):
     reasoning_tokens: Any = None
 
 
-class _Usage(Struct):
+class _Usage(Charged):
     prompt_tokens: Any = None
     completion_tokens: Any = None
     total_tokens: Any = None
@@ -62,10 +63,11 @@ def read_usage(raw: Raw) -> Usage | None:
     if reasoning and count(told.total_tokens) == prompt + completed + reasoning:
         completed += reasoning
     cached = inputs.cached_tokens or told.prompt_cache_hit_tokens or told.num_cached_tokens
-    return Usage(
+    usage = Usage(
         prompt_tokens=prompt,
         completion_tokens=completed,
         cached_tokens=min(count(cached), prompt),
         cache_write_tokens=min(count(inputs.cache_write_tokens), prompt),
         reasoning_tokens=min(reasoning, completed),
     )
+    return billed(usage, told)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from theo_workers.upstreams.refused_parameter import refused_parameter
+
 _LONGEST_READ = 65_536
 _DELAY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s", re.ASCII)
 
@@ -22,6 +24,7 @@ class Complaint(NamedTuple):
     codes: frozenset[str] = frozenset()
     status: int | None = None  # an HTTP status inside the body, as some gateways put one into a 200
     retry_after_s: float | None = None  # Google's RetryInfo
+    parameter: str | None = None  # one that this endpoint does not know
 
 
 def read_complaint(body: bytes | bytearray) -> Complaint:
@@ -50,12 +53,14 @@ def complaint_of(told: Any) -> Complaint:
         told = inner
     names = list(_names(told))
     telling = [name for name in names if name not in {"error", "object"}]
+    message, codes = _message(told), frozenset(name.lower() for name in names)
     return Complaint(
-        message=_message(told),
+        message=message,
         code=telling[0] if telling else None,
-        codes=frozenset(name.lower() for name in names),
+        codes=codes,
         status=_status(told),
         retry_after_s=_retry_after_s(told.get("details")),
+        parameter=refused_parameter(told, codes, message),
     )
 
 

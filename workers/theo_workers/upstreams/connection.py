@@ -103,6 +103,16 @@ class HttpConnection(asyncio.Protocol):
         """Has nothing come since the last response? An end of file counts, seen by the loop or not."""
         return not self._lost and not self._transport.is_closing() and not self._poll()
 
+    def pause(self) -> None:
+        """Read no further: the server has to wait. Until `resume`, or `close`."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def close(self) -> None:
         """At once: what was not sent yet is not sent any more. Idempotent."""
         self._lost = True
@@ -194,6 +204,7 @@ class HttpConnection(asyncio.Protocol):
             # Answered before the request had gone out: what is left of it would reach the next one's place.
             sent = not self._transport.get_write_buffer_size()
             waiter.set_result(self._reusable and fault is None and sent and not self._lost)
+            del self._taker  # idle, it must not hold on to the last answer
         elif fault is not None:
             waiter.set_exception(fault)
 

@@ -14,6 +14,7 @@ from theo_workers.model_spec import ModelSpec
 from theo_workers.upstreams.http import HttpEndpoint
 from theo_workers.upstreams.origin import Origin
 from theo_workers.upstreams.pool import Pool
+from theo_workers.upstreams.room import Room
 
 _DEFAULTS = {
     "User-Agent": "theo-router",
@@ -72,9 +73,19 @@ def base_url_of(spec: ModelSpec, default: str) -> URL:
 
 
 def open_endpoint(
-    spec: ModelSpec, base: URL, path: str, auth: Mapping[str, str], *, origin: Origin, clock: Clock
+    spec: ModelSpec,
+    base: URL,
+    path: str,
+    auth: Mapping[str, str],
+    *,
+    origin: Origin,
+    clock: Clock,
+    room: Room | None = None,
 ) -> HttpEndpoint:
-    """The endpoint for `path` below `base`; nothing is connected yet. Raises ConfigError."""
+    """The endpoint for `path` below `base`; nothing is connected yet. Raises ConfigError.
+
+    `room` is the process's for large answers; without it, the endpoint has one of its own.
+    """
     headers = dict(_DEFAULTS)
     for name, value in {**auth, **spec.headers}.items():
         if not _HEADER_NAME.fullmatch(name) or name.lower() in _RESERVED:
@@ -98,6 +109,7 @@ def open_endpoint(
         clock=clock,
         timeouts=spec.timeouts,
         max_response_bytes=spec.max_response_bytes,
+        room=Room() if room is None else room,
     )
 
 

@@ -87,15 +87,12 @@ def completed(
     identity: str | None,
 ) -> Completion:
     """The completion made of these parts. Raises ContentFiltered for what was withheld."""
-    # Ids must be unique in a conversation, in which each answer's first call could be `call_0`.
-    prefix = f"call_{identity}" if identity else "call"
-    found = [part for part in parts if part.function_call is not None]
     return completion(
         origin,
         text=text,
         refused=None,
         finish=finish,
-        calls=[_call(part, f"{prefix}_{number}") for number, part in enumerate(found)],
+        calls=[_call(part) for part in parts if part.function_call is not None],
         usage=usage,
         identity=identity,
     )
@@ -134,11 +131,11 @@ def read_usage(told: UsageTold) -> Usage | None:
     )
 
 
-def _call(part: Part, identity: str) -> dict[str, Any]:
+def _call(part: Part) -> dict[str, Any]:
     """A call in the chat form; its signature where Google's own chat endpoint puts it."""
     call = part.function_call or _FunctionCall()
     told: dict[str, Any] = {
-        "id": call.id or identity,
+        "id": call.id,
         "function": {"name": call.name, "arguments": call.args or {}},
     }
     if part.thought_signature:

@@ -231,7 +231,9 @@ def _heard(part: dict[str, Any]) -> dict[str, Any]:
         case {"type": "image_url"}:
             url = image_url_of(part, details=("auto", "high"))
             held = data_url(url)
-            return _file(url, part) if held is None else _inline(held.media_type, held.data)
+            return _file(url, part["image_url"]) if held is None else _inline(held.media_type, held.data)
+        case {"type": "file", "file": {"file_id": str(uri)} as file} if "file_data" not in file:
+            return _file(uri, file)
         case {"type": "file"}:
             attached, _ = file_of(part)
             return _inline(attached.media_type, attached.data)
@@ -247,8 +249,11 @@ def _inline(media_type: str, data: str) -> dict[str, Any]:
     return {"inlineData": {"mimeType": media_type, "data": data}}
 
 
-def _file(url: str, part: dict[str, Any]) -> dict[str, Any]:
-    kind = mimetypes.guess_type(url.partition("?")[0])[0]
-    if kind is None:
-        raise no_such_part(part, "Gemini wants the media type, and the URL does not tell it")
+def _file(url: str, told: dict[str, Any]) -> dict[str, Any]:
+    """What Gemini fetches itself; `format` is its media type, where the URL does not tell it."""
+    kind = told.get("format") or mimetypes.guess_type(url.partition("?")[0])[0]
+    if not isinstance(kind, str):
+        raise UntranslatableError(
+            "an image or file cannot be sent: its URL does not tell the media type; say it as `format` beside the URL"
+        )
     return {"fileData": {"fileUri": url, "mimeType": kind}}

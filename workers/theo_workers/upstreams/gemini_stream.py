@@ -39,6 +39,7 @@ class GeminiStream:
         self._blocked: PromptFeedback | None = None
         self._told = UsageTold()
         self._begun = False
+        self.kept = 0
 
     @property
     def sufficient(self) -> bool:
@@ -60,7 +61,7 @@ class GeminiStream:
             raise error
         if chunk.prompt_feedback is not None and chunk.prompt_feedback.block_reason:
             self._blocked = chunk.prompt_feedback
-        return self._take(chunk.candidates[0]) if chunk.candidates else ""
+        return self._take(chunk.candidates[0], len(event.data)) if chunk.candidates else ""
 
     def finish(self) -> Completion:
         """The answer. Raises ProviderUnavailable when the stream ended without a reason to finish."""
@@ -82,14 +83,18 @@ class GeminiStream:
             identity=self._identity,
         )
 
-    def _take(self, candidate: Candidate) -> str:
+    def _take(self, candidate: Candidate, size: int) -> str:
         self._begun = True
         self._finish = candidate.finish_reason or self._finish
         if candidate.content is None or not candidate.content.parts:
             return ""
         parts = candidate.content.parts
-        self._calls += [part for part in parts if part.function_call is not None]
+        calls = [part for part in parts if part.function_call is not None]
+        if calls:
+            self._calls += calls
+            self.kept += size
         text = clean(text_of(parts))
         if text:
             self._texts.append(text)
+            self.kept += len(text)
         return text

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
 from theo_workers.clock import Clock
+from theo_workers.errors import InvalidRequest, UpstreamError
 from theo_workers.messages import Completion, DeltaSink, Request
 from theo_workers.upstreams.http import Body, HttpEndpoint
 from theo_workers.upstreams.origin import Origin
+from theo_workers.upstreams.room import Share
 from theo_workers.upstreams.sse import EventTooLongError, SseParser
 from theo_workers.upstreams.wire import Headers, StreamedAnswer, WireFormat
 
@@ -27,26 +33,43 @@ class HttpUpstream:
         """`streamed` is where streams are asked for, where that is another place."""
         self._origin, self._wire, self._clock = origin, wire, clock
         self._endpoint, self._stream_endpoint = endpoint, streamed or endpoint
+        self.amendments = 0
 
     @property
     def provider(self) -> str:
         return self._origin.provider
 
     async def generate(self, request: Request, *, deadline: float, on_delta: DeltaSink | None) -> Completion:
-        """See `Upstream.generate`. A server that answers a streamed request in plain JSON is understood."""
-        body = self._wire.encode(request)
-        if not request.stream:
-            plain = Body()
-            await self._endpoint.exchange(body, plain, deadline=deadline)
-            return self._whole(plain)
-        streamed = _Streamed(self._origin, self._wire, on_delta)
-        await self._stream_endpoint.exchange(body, streamed, deadline=deadline)
-        if streamed.answer is not None:
-            return streamed.finish(streamed.answer)
-        completion = self._whole(streamed.plain)
-        if on_delta is not None and completion.output:
-            on_delta(completion.output)
-        return completion
+        """See `Upstream.generate`. A server that answers a streamed request in plain JSON is understood.
+
+        A request refused for a word that has another is sent once more: nothing was generated for it.
+        """
+        amended = False
+        while True:
+            body = self._wire.encode(request)
+            try:
+                if not request.stream:
+                    plain = Body()
+                    share = await self._endpoint.exchange(body, plain, deadline=deadline)
+                    return self._read(plain, share)
+                streamed = _Streamed(self._origin, self._wire, on_delta, self._clock)
+                share = await self._stream_endpoint.exchange(body, streamed, deadline=deadline)
+                return self._read(streamed, share)
+            except InvalidRequest as error:
+                if amended or error.parameter is None or not self._wire.amend(error):
+                    raise
+            amended = True
+            self.amendments += 1
+
+    def _read(self, received: Body | _Streamed, share: Share | None) -> Completion:
+        try:
+            completion = self._whole(received) if isinstance(received, Body) else received.finish(self._whole)
+        except UpstreamError:
+            received.forget()
+            if share is not None:
+                share.let_go()
+            raise
+        return completion if share is None else replace(completion, held=share)
 
     async def close(self) -> None:
         """Release connections. Idempotent."""
@@ -65,8 +88,10 @@ class HttpUpstream:
 class _Streamed:
     """Receives a stream of events, or whatever came in its place."""
 
-    def __init__(self, origin: Origin, wire: WireFormat, on_delta: DeltaSink | None) -> None:
-        self._origin, self._wire, self._on_delta = origin, wire, on_delta
+    def __init__(self, origin: Origin, wire: WireFormat, on_delta: DeltaSink | None, clock: Clock) -> None:
+        self._origin, self._wire, self._on_delta, self._clock = origin, wire, on_delta, clock
+        self._began = clock.monotonic()
+        self._first_token_ms: float | None = None
         self._parser = SseParser(max_event_bytes=MAX_EVENT_BYTES)
         self.plain = Body()
         self.answer: StreamedAnswer | None = None
@@ -78,6 +103,18 @@ class _Streamed:
     @property
     def streamed(self) -> bool:
         return self.answer is not None
+
+    def forget(self) -> None:
+        self.plain.forget()
+        self.answer, self._parser = None, SseParser()
+
+    @property
+    def kept(self) -> int:
+        return self.plain.kept if self.answer is None else self.answer.kept + self._parser.kept
+
+    @property
+    def midway(self) -> bool:
+        return self.plain.midway if self.answer is None else self._parser.midway
 
     def head(self, status: int, headers: Headers) -> None:
         self.plain.head(status, headers)
@@ -95,17 +132,29 @@ class _Streamed:
         if events is None:
             raise self._origin.garbage(f"an event of the stream is larger than {MAX_EVENT_BYTES} bytes")
         for event in events:
-            text = answer.feed(event)
-            if text and self._on_delta is not None:
-                self._on_delta(text)
+            self._tell(answer.feed(event))
             if answer.done:
                 return True
         return False
 
-    def finish(self, answer: StreamedAnswer) -> Completion:
+    def finish(self, whole: Callable[[Body], Completion]) -> Completion:
+        """The answer; `whole` reads one that came in plain JSON after all."""
+        answer = self.answer
+        if answer is None:
+            completion = whole(self.plain)
+            if self._on_delta is not None and completion.output:
+                self._on_delta(completion.output)
+            return completion
         if not answer.sufficient:  # perhaps the last event lacks its blank line
             for event in self._parser.close():
-                text = answer.feed(event)
-                if text and self._on_delta is not None:
-                    self._on_delta(text)
-        return answer.finish()
+                self._tell(answer.feed(event))
+        completion = answer.finish()
+        return replace(completion, first_token_ms=self._first_token_ms)
+
+    def _tell(self, text: str) -> None:
+        if not text:
+            return
+        if self._first_token_ms is None:
+            self._first_token_ms = (self._clock.monotonic() - self._began) * 1_000
+        if self._on_delta is not None:
+            self._on_delta(text)

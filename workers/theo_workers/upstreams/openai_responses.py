@@ -8,13 +8,16 @@ from theo_workers.upstreams.endpoint import base_url_of, bearer_of, open_endpoin
 from theo_workers.upstreams.http_upstream import HttpUpstream
 from theo_workers.upstreams.openai import BASE_URL
 from theo_workers.upstreams.responses import Responses
+from theo_workers.upstreams.room import Room
 
 
 class OpenAIResponsesUpstream(HttpUpstream):
     """One model behind a Responses endpoint. Raises ConfigError where it cannot work."""
 
-    def __init__(self, spec: ModelSpec, clock: Clock) -> None:
+    def __init__(self, spec: ModelSpec, clock: Clock, room: Room | None = None) -> None:
         base, origin = base_url_of(spec, BASE_URL), origin_of(spec)
         wire = Responses(origin, model=spec.model, max_output_tokens=spec.max_output_tokens)
-        endpoint = open_endpoint(spec, base, "responses", bearer_of(spec, base), origin=origin, clock=clock)
+        endpoint = open_endpoint(
+            spec, base, "responses", bearer_of(spec, base), origin=origin, clock=clock, room=room
+        )
         super().__init__(origin, wire, endpoint, clock)

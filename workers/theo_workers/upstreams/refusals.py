@@ -151,7 +151,7 @@ def refusal(
     wait_s = _longer(retry_after_s(headers, complaint.message, now=now), complaint.retry_after_s)
     if (leaf, failure) == _LOADING and wait_s is None:
         wait_s = 1.0
-    return origin.error(
+    error = origin.error(
         leaf,
         complaint.message or _phrase(status),
         status_code=status,
@@ -161,6 +161,9 @@ def refusal(
         provider_code=complaint.code,
         provider_request_id=call_id(headers),
     )
+    if leaf is InvalidRequest and status in {400, 422}:
+        error.parameter = complaint.parameter
+    return error
 
 
 def refusal_in_answer(

@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 
 from theo_workers.messages import Completion, Usage
 from theo_workers.upstreams.answer import completion, count, lenient
+from theo_workers.upstreams.bill import Charged, billed
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
 from theo_workers.upstreams.refusals import refusal_in_answer
@@ -40,7 +41,7 @@ class _OutputDetails(Struct):
     reasoning_tokens: Any = None
 
 
-class _Usage(Struct):
+class _Usage(Charged):
     input_tokens: Any = None
     output_tokens: Any = None
     input_tokens_details: _InputDetails | None = None
@@ -90,7 +91,7 @@ def completed(
             provider_request_id=identity,
             usage=usage,
         )
-    said, refusals = _spoken(output or ())
+    said, refusals = spoken(output or ())
     return completion(
         origin,
         text=said if text is None else text,
@@ -112,16 +113,17 @@ def read_usage(raw: Raw) -> Usage | None:
         return None
     inputs = told.input_tokens_details or _InputDetails()
     outputs = told.output_tokens_details or _OutputDetails()
-    return Usage(
+    usage = Usage(
         prompt_tokens=prompt,
         completion_tokens=completed_,
         cached_tokens=min(count(inputs.cached_tokens), prompt),
         cache_write_tokens=min(count(inputs.cache_write_tokens), prompt),
         reasoning_tokens=min(count(outputs.reasoning_tokens), completed_),
     )
+    return billed(usage, told)
 
 
-def _spoken(output: Sequence[Item]) -> tuple[str, str]:
+def spoken(output: Sequence[Item]) -> tuple[str, str]:
     """The text of all messages, and what the model said instead of an answer."""
     parts = [
         part

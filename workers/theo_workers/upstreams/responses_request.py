@@ -124,10 +124,9 @@ def _items(messages: tuple[Message, ...]) -> Iterator[dict[str, Any]]:
             said = content or "" if not isinstance(content, list) else [_heard(p) for p in parts_of(content)]
             yield {"role": message.role, "content": said}
             continue
-        if isinstance(message.content, str) and message.content:
-            yield {"role": "assistant", "content": message.content}
-        elif message.content:
-            yield {"role": "assistant", "content": [_said(part) for part in parts_of(message.content)]}
+        if said := [_said(part) for part in parts_of(message.content)]:
+            # In full: llama.cpp knows no shorter form of what an assistant said.
+            yield {"type": "message", "role": "assistant", "content": said}
         for call in calls_of(message):
             named = {"call_id": call.id, "name": call.name}
             if call.custom:

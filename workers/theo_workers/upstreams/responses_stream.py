@@ -13,7 +13,7 @@ from theo_workers.upstreams.answer import clean
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin
 from theo_workers.upstreams.refusals import refusal_in_answer
-from theo_workers.upstreams.responses_answer import Item, ResponseObject, completed
+from theo_workers.upstreams.responses_answer import Item, ResponseObject, completed, spoken
 from theo_workers.upstreams.sse import SseEvent
 
 
@@ -41,6 +41,7 @@ class ResponsesStream:
         self._items: list[Item] = []
         self._response: ResponseObject | None = None
         self._begun = False
+        self.kept = 0
         self.done = False
 
     @property
@@ -58,8 +59,11 @@ class ResponsesStream:
             return self._say(told.delta)
         if told.type == "response.output_item.done" and told.item is not None:
             self._items.append(told.item)
+            self.kept += len(event.data)
         elif told.type in _TERMINAL and told.response is not None:
             self._response, self.done = told.response, True
+            self.kept += len(event.data)
+            return self._rest(told.response)
         elif told.type == "error" or told.error:
             raise self._failed(event.data)
         return ""
@@ -79,11 +83,17 @@ class ResponsesStream:
             text="".join(self._texts) if self._texts else None,
         )
 
+    def _rest(self, response: ResponseObject) -> str:
+        """Text that the last event brings and no delta did, as from servers that send none."""
+        said, delivered = clean(spoken(response.output or ())[0]), "".join(self._texts)
+        return self._say(said[len(delivered) :]) if said.startswith(delivered) else ""
+
     def _say(self, delta: Any) -> str:
         if not isinstance(delta, str) or not delta:
             return ""
         text = clean(delta)
         self._texts.append(text)
+        self.kept += len(text)
         return text
 
     def _failed(self, data: bytes) -> UpstreamError:

@@ -42,6 +42,7 @@ class ScriptedUpstream:
     """Implements `theo_workers.upstream.Upstream`. Calls take the fates in the order in which they begin."""
 
     provider = "scripted"
+    amendments = 0
 
     def __init__(
         self,
@@ -66,12 +67,17 @@ class ScriptedUpstream:
         text = fate.text if fate.text is not None else "".join(fate.chunks)
         if fate.error is None and fate.text is None and not fate.chunks:
             text = _last_user_text(request.messages)
+        first_token_ms = None
         if request.stream:
+            first_token_ms = (self._clock.monotonic() - began) * 1_000 if text else None
             await self._stream(fate, text, on_delta, deadline)
         if fate.error is not None:
             raise self._failure(fate, fate.error)
         return Completion(
-            output=text, finish_reason=fate.finish_reason, usage=_usage(fate, request.messages, text)
+            output=text,
+            finish_reason=fate.finish_reason,
+            usage=_usage(fate, request.messages, text),
+            first_token_ms=first_token_ms,
         )
 
     async def close(self) -> None:

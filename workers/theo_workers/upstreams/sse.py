@@ -30,6 +30,16 @@ class SseParser:
         self._data: list[bytes] = []
         self._size = 0
 
+    @property
+    def kept(self) -> int:
+        """Bytes of what has begun and is not whole."""
+        return len(self._partial) + self._size
+
+    @property
+    def midway(self) -> bool:
+        """Has an event or a comment begun that is not whole?"""
+        return bool(self._partial or self._data)
+
     def feed(self, data: bytes) -> list[SseEvent]:
         """The events that `data` completes. Raises EventTooLongError."""
         if self._after_cr and data:

@@ -44,6 +44,10 @@ class TranslatedFormat:
             reason = f"params or messages cannot be read: {error}"
         raise self._origin.error(InvalidRequest, reason)
 
+    def amend(self, error: UpstreamError) -> bool:  # noqa: ARG002 - a word of the port
+        """These formats have one word for each thing."""
+        return False
+
     def refusal(
         self, status: int, headers: Mapping[str, str], body: bytes | bytearray, *, now: float
     ) -> UpstreamError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from enum import StrEnum
+from typing import NamedTuple
 
 from theo_workers.clock import Clock
 
@@ -18,15 +19,23 @@ class Phase(StrEnum):
     DRAIN = "drain"  # the answer is whole; only the end of the connection's turn is missing
 
 
+class Floor(NamedTuple):
+    """The least that must come: `size` bytes in `seconds`. A body that drips holds a slot as a hanging one does."""
+
+    size: int
+    seconds: float
+
+
 class Watch:
     """One call under watch: its task is cancelled once `due` has come, and `fired` is then True."""
 
-    __slots__ = ("deadline", "due", "fired", "phase", "task")
+    __slots__ = ("deadline", "due", "fired", "floor_at", "owed", "phase", "task")
 
     def __init__(self, task: asyncio.Task[object], due: float, deadline: float) -> None:
         self.task, self.due, self.deadline = task, due, deadline
         self.phase = Phase.CONNECT
         self.fired = False
+        self.floor_at, self.owed = math.inf, 0  # until when how many bytes must have come
 
 
 class Watchdog:
@@ -57,6 +66,19 @@ class Watchdog:
         """The call has come to `phase`, which may last `wait_s` from now."""
         due = min(self._clock.monotonic() + wait_s, watch.deadline)
         watch.phase, watch.due = phase, due
+        if due < self._alarm_at:
+            self._arm(due, watch.task.get_loop())
+
+    def receive(self, watch: Watch, size: int, wait_s: float, floor: Floor | None) -> None:
+        """`size` bytes of the body have come. `floor` holds while something has begun that is not whole."""
+        now = self._clock.monotonic()
+        watch.owed -= size
+        if floor is None:
+            watch.floor_at, watch.owed = math.inf, 0
+        elif watch.owed <= 0 or watch.floor_at == math.inf:
+            watch.floor_at, watch.owed = now + floor.seconds, floor.size
+        due = min(now + wait_s, watch.deadline, watch.floor_at)
+        watch.phase, watch.due = Phase.BODY, due
         if due < self._alarm_at:
             self._arm(due, watch.task.get_loop())
 

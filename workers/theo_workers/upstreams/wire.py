@@ -19,6 +19,9 @@ class StreamedAnswer(Protocol):
     done: bool
     """The terminal event came."""
 
+    kept: int
+    """Characters that it holds of the answer, more or less."""
+
     @property
     def sufficient(self) -> bool:
         """The answer is whole, even if the connection ends badly from here."""
@@ -41,6 +44,12 @@ class WireFormat(Protocol):
 
     def refusal(self, status: int, headers: Headers, body: bytes | bytearray, *, now: float) -> UpstreamError:
         """The error for another status; `now` is Unix seconds."""
+
+    def amend(self, error: UpstreamError) -> bool:
+        """Was the request refused for a word of ours that has another, or can be left unsaid?
+
+        From then on requests say it otherwise. What a job asked for is never left out.
+        """
 
     def stream(self, headers: Headers) -> StreamedAnswer:
         """What assembles one streamed answer."""

@@ -31,6 +31,10 @@ class LedgerKeys:
         self.standings, self.health = f"{base}:standings", f"{base}:health"
         self.doubtful, self.failures = f"{base}:doubtful", f"{base}:failures"
 
+    def open(self, owner: str) -> str:
+        """Of an owner's calls under way."""
+        return f"{self.base}:open:{owner}"
+
     def id(self, tenant: str, client_id: str) -> str:
         """Of what is remembered for a client's id."""
         return f"{self.base}:id:{id_digest(tenant, client_id)}"

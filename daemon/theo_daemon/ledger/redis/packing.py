@@ -70,21 +70,25 @@ class Packer:
         if ask.holding:
             packed["holding"] = True
         if ask.want is not None:
-            packed["want"] = self._want(ask.want, packed["entry"], ask.key)
+            packed["want"] = self._want(ask.want, ask)
         return packed
 
     def _restore(self, restore: Restore) -> _Packed:
         return {**self._ask(restore.ask), "op": "restore"}
 
-    def _want(self, want: Want, entry: str, key: str) -> _Packed:
+    def _want(self, want: Want, ask: Ask) -> _Packed:
         scopes = self._packed_scopes(want.scopes)
         record: _Packed = {
             "model": want.model,
             "provider": want.provider,
             "scopes": scopes,
-            "entry": entry,
-            "key": key,
+            "entry": entry_name(ask.ref),
+            "key": ask.key,
         }
+        if ask.client_id is not None:
+            record |= {"id": ask.client_id, "tenant": ask.tenant}
+        if want.price is not None:
+            record["price"] = want.price
         packed: _Packed = {"attempt": str(want.attempt_id), "model": want.model, "scopes": scopes}
         if want.bound_nano is not None:
             packed["bound"] = record["bound"] = want.bound_nano

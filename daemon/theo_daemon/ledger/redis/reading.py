@@ -6,13 +6,16 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from redis.exceptions import RedisError
 
 from theo_daemon.ledger.figures import Balance, ModelLatency, ModelSpend
+from theo_daemon.ledger.redis.doubtful import read_unknown_calls
 from theo_daemon.ledger.redis.keys import LedgerKeys, scope_of
 from theo_daemon.ledger.redis.scripts import BOOKS
+from theo_daemon.ledger.unknown_calls import UnknownCall
 from theo_daemon.money import to_usd
 from theo_daemon.redis_link import RedisLink, error_code
 from theo_daemon.wire import Wire
@@ -53,6 +56,13 @@ class RedisTransaction:
     def balances(self) -> list[Balance]:
         """A page at a time, so that a server with very many is not held up: rows may be of different moments."""
         return sorted(over_a_wire(self._link, self._scan), key=lambda row: (row.scope, row.window_start_ms))
+
+    def unknown_calls(
+        self, *, since_ms: int = 0, model: str | None = None, limit: int = 1_000
+    ) -> list[UnknownCall]:
+        """Of the latest ten thousand; see `figures.LedgerTransaction`. Read when asked for."""
+        ask = partial(read_unknown_calls, keys=self._keys, since_ms=since_ms, model=model, limit=limit)
+        return over_a_wire(self._link, ask)
 
     async def _ask(self, wire: Wire) -> list[tuple[bytes, bytes | None, bytes | None]]:
         if not await wire.ask("EXISTS", self._keys.base):

@@ -10,6 +10,7 @@ import apsw
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.operations import Operation
 from theo_daemon.ledger.records import (
+    NO_MODEL,
     Ask,
     Bury,
     CallLost,
@@ -35,6 +36,7 @@ from theo_daemon.ledger.shared import (
 )
 from theo_daemon.ledger.sqlite import shared_store, store
 from theo_daemon.ledger.sqlite.guards import Guards
+from theo_daemon.ledger.unknown_calls import BESIDE
 from theo_workers.messages import Outcome
 
 _COMMON = frozenset((Ask, Check, Landing, Forget))
@@ -44,9 +46,9 @@ _Sums = dict[tuple[str, int], list[int]]  # budget row -> [spent, held]
 class Committer:
     """Applies batches for one owner. `now_ms` is Unix milliseconds; the caller holds the transaction."""
 
-    def __init__(self, db: apsw.Connection, owner: int) -> None:
+    def __init__(self, db: apsw.Connection, owner: int, *, id_ttl_ms: int) -> None:
         self._db = db
-        self._owner = owner
+        self._owner, self._id_ttl_ms = owner, id_ttl_ms
         self._guards = Guards(db)
         self._cached: dict[str, int] = {}  # answers of a model kept since its last eviction
         self.news: list[News] = []  # of the last batch; to be told once it is committed
@@ -92,7 +94,7 @@ class Committer:
     def _answer(self, asks: Sequence[Ask | Check], now_ms: int) -> list[Verdict]:
         if not asks:
             return []
-        known = store.read_known(self._db, asks, now_ms)
+        known = store.read_known(self._db, asks, now_ms, ids_since_ms=now_ms - self._id_ttl_ms)
         self._guards.read(asks, known)
         verdicts, claims = decide(asks, known, owner=self._owner)
         store.write_claims(self._db, claims, owner=self._owner, now_ms=now_ms)
@@ -151,7 +153,10 @@ class Committer:
             self._cached[one.model] = kept
 
     def _bury(self, owner: int, now_ms: int) -> None:
-        """A dead owner's sent attempts: nobody knows whether they were billed, so they are, at their bound."""
+        """A dead owner's sent attempts: nobody knows whether they were billed, so they are, at their bound.
+
+        If it was rehearsing a job it died of that one, and the others only ran beside it.
+        """
         if owner == self._owner:
             return
         open_attempts: list[Any] = self._db.execute(
@@ -168,11 +173,13 @@ class Committer:
                 row[0] += bound
                 row[1] -= bound
             lost = PriorAttempt(number, model, provider, Outcome.UNKNOWN, bound)
-            self.news.append(CallLost(EntryRef(stream, entry_id), lost))
+            if lost.is_call:
+                self.news.append(CallLost(EntryRef(stream, entry_id), lost))
+        rehearsing = any(model == NO_MODEL for _, model, *_ in open_attempts)
         self._db.execute(
-            "UPDATE attempts SET state = 'unknown', cost_nano = bound_nano, ended_at = ?"
-            " WHERE owner = ? AND state = 'sent'",
-            (now_ms, owner),
+            "UPDATE attempts SET state = 'unknown', cost_nano = bound_nano, ended_at = ?,"
+            " error_code = iif(model = ?, NULL, ?) WHERE owner = ? AND state = 'sent'",
+            (now_ms, NO_MODEL, BESIDE if rehearsing else None, owner),
         )
         store.add_balances(self._db, _rows(sums))
         self._warn(booked)

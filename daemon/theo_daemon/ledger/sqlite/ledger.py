@@ -43,16 +43,19 @@ class SqliteLedger(LedgerFace):
     ) -> None:
         self.path = path
         name, clock = name or process_name(), clock or SystemClock()
-        self._keep = pruning.Keep(attempts_s=keep_days * 86_400, ids_s=id_ttl_s)
+        self._keep = pruning.Keep(
+            attempts_s=keep_days * 86_400,
+            ids_s=max(id_ttl_s, pruning.OUTCOME_S),  # it is an outcome, too, which its own entry may ask for
+        )
         self._folder = owners.owners_folder(path)
-        self._writer = self._make_writer(name, clock)
+        self._writer = self._make_writer(name, clock, id_ttl_s)
         self._watcher = Watcher(self._writer, self._folder, clock)
         super().__init__(name, clock, recorder=self._writer, watcher=self._watcher)
         self._tasks: list[asyncio.Task[None]] = []
         self._lock: owners.OwnerLock | None = None
 
-    def _make_writer(self, name: str, clock: Clock) -> Writer:
-        return Writer(self.path, name, wall=clock.wall)
+    def _make_writer(self, name: str, clock: Clock, id_ttl_s: float) -> Writer:
+        return Writer(self.path, name, wall=clock.wall, id_ttl_s=id_ttl_s)
 
     async def __aenter__(self) -> Self:
         """Open the file. Raises LedgerError, which says what was found and what to do."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import apsw
+import msgspec
 
 from theo_daemon.ledger.figures import MODEL_SCOPE, Balance, ModelLatency, ModelSpend
 from theo_daemon.ledger.sqlite.schema import open_ledger
+from theo_daemon.ledger.unknown_calls import LATE_ANSWER, NOT_ERRORS, CallSince, UnknownCall
 from theo_daemon.money import to_usd
 
 
@@ -64,6 +67,41 @@ class SqliteTransaction:
             for model, calls, total, last, prompt, completion in rows
         }
 
+    def unknown_calls(
+        self, *, since_ms: int = 0, model: str | None = None, limit: int = 1_000
+    ) -> list[UnknownCall]:
+        """Calls that were sent and of which nobody knows whether they were billed, the newest first.
+
+        The calls that followed for the same jobs are looked for in the whole history: half a second for two million.
+        """
+        rows: list[tuple[Any, ...]] = self._db.execute(
+            "SELECT id, stream, entry_id, model, provider, state, provider_request_id, status_code, error_code,"
+            " started_at, ended_at, coalesce(bound_nano, 0), coalesce(cost_nano, 0) FROM attempts"
+            " WHERE state <> 'ok' AND state IN ('unknown', 'maybe') AND model <> '' AND started_at >= ?"
+            " AND model = coalesce(?, model) ORDER BY started_at DESC, id DESC LIMIT ?",
+            (since_ms, model, limit),
+        ).fetchall()
+        entries = msgspec.json.encode([[row[1], row[2]] for row in rows]).decode()
+        names = {
+            (stream, entry_id): (tenant, client_id)
+            for stream, entry_id, tenant, client_id in self._db.execute(
+                "SELECT stream, entry_id, tenant, client_id FROM ids WHERE (stream, entry_id) IN"
+                " (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
+                (entries,),
+            )
+        }
+        calls: dict[tuple[str, str], list[CallSince]] = {}
+        for stream, entry_id, number, name, state, started_ms in self._db.execute(
+            "SELECT stream, entry_id, id, model, state, started_at FROM attempts WHERE state <> 'void'"
+            " AND model <> '' AND (stream, entry_id) IN"
+            " (SELECT value ->> 0, value ->> 1 FROM json_each(?)) ORDER BY started_at, id",
+            (entries,),
+        ):
+            calls.setdefault((stream, entry_id), []).append(CallSince(number, name, state, started_ms))
+        return [
+            _unknown_call(row, names.get((row[1], row[2])), calls.get((row[1], row[2]), [])) for row in rows
+        ]
+
     def inflight_status(self, key: str) -> str | None:
         """`sent` while a call for this key is under way, else None."""
         row = self._db.execute("SELECT status FROM inflight WHERE key = ?", (key,)).fetchone()
@@ -87,6 +125,45 @@ class SqliteTransaction:
             return None
         code, status, model = row
         return f"{code} (status {status}, model {model})" if status is not None else f"{code} (model {model})"
+
+
+def _unknown_call(row: tuple[Any, ...], name: tuple[str, str] | None, calls: list[CallSince]) -> UnknownCall:
+    (
+        number,
+        stream,
+        entry_id,
+        model,
+        provider,
+        state,
+        request_id,
+        status,
+        code,
+        started,
+        ended,
+        bound,
+        cost,
+    ) = row
+    tenant, client_id = name or (None, None)
+    late = code == LATE_ANSWER
+    return UnknownCall(
+        attempt_id=number,
+        stream=stream,
+        entry_id=entry_id,
+        tenant=tenant or None,
+        id=client_id,
+        model=model,
+        provider=provider,
+        outcome=state,
+        provider_request_id=request_id,
+        status_code=status,
+        error_code=None if code in NOT_ERRORS else code,
+        sent_at_ms=started,
+        noticed_at_ms=ended,
+        bound=to_usd(bound),
+        charged=to_usd(cost),
+        answered_late=late,
+        calls_since=tuple(call for call in calls if call.attempt_id != number and call.sent_at_ms >= started),
+    )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import apsw
 from theo_daemon.ledger.sqlite.damage import damaged
 from theo_workers.errors import LedgerError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x7468656F  # "theo"
 BUSY_TIMEOUT_MS = 10_000
 
@@ -36,7 +36,7 @@ CREATE TABLE attempts(
   owner INTEGER NOT NULL, model TEXT NOT NULL, provider TEXT NOT NULL, state TEXT NOT NULL,
   bound_nano INTEGER, cost_nano INTEGER, scopes TEXT NOT NULL, started_at INTEGER NOT NULL,
   ended_at INTEGER, latency_ms REAL, prompt_tokens INTEGER, completion_tokens INTEGER,
-  status_code INTEGER, error_code TEXT, provider_request_id TEXT);
+  status_code INTEGER, error_code TEXT, provider_request_id TEXT, price TEXT);
 CREATE INDEX idx_attempts_unsettled ON attempts(entry_id, stream) WHERE state <> 'ok';
 
 CREATE TABLE cache(
@@ -72,6 +72,9 @@ CREATE TABLE standings(
 
 CREATE TABLE rates(model TEXT PRIMARY KEY, slices TEXT NOT NULL);
 """
+
+# From each version to the next.
+_CHANGES = {1: "ALTER TABLE attempts ADD COLUMN price TEXT"}
 
 # WAL cannot work over these: its index is shared memory (sqlite.org/wal.html, "all on the same host").
 _NETWORK_FILE_SYSTEMS = frozenset(
@@ -120,17 +123,21 @@ def _prepare(db: apsw.Connection, path: Path) -> None:
     db.execute("PRAGMA cache_size = -65536")  # KiB: 64 MB for hot pages
     db.execute("PRAGMA temp_store = MEMORY")
     db.execute("PRAGMA wal_autocheckpoint = 0")  # the writer checkpoints between batches
-    if db.execute("PRAGMA user_version").fetchone() != (0,):
+    if _version(db) >= SCHEMA_VERSION:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        # A peer may have created the tables between the look and the lock.
-        if db.execute("PRAGMA user_version").fetchone() == (0,):
+        # A peer may have created or changed the tables between the look and the lock.
+        if (version := _version(db)) == 0:
             if db.execute("SELECT count(*) FROM sqlite_schema").fetchone() != (0,):
                 raise LedgerError(f"{path} is a database of another program; it was left as it is.")
             db.execute(TABLES)
             db.execute("INSERT INTO meta VALUES('uuid', ?)", (uuid.uuid4().hex,))
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        elif _application(db) == APPLICATION_ID:
+            for older in range(version, SCHEMA_VERSION):
+                db.execute(_CHANGES[older])
+        if version < SCHEMA_VERSION and _application(db) == APPLICATION_ID:
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         db.execute("COMMIT")
     finally:
@@ -139,9 +146,8 @@ def _prepare(db: apsw.Connection, path: Path) -> None:
 
 
 def _check_schema(db: apsw.Connection, path: Path) -> None:
-    (version,) = db.execute("PRAGMA user_version").fetchone() or (0,)
-    (application,) = db.execute("PRAGMA application_id").fetchone() or (0,)
-    if application != APPLICATION_ID:
+    version = _version(db)
+    if _application(db) != APPLICATION_ID:
         raise LedgerError(f"{path} is a database of another program; it was left as it is.")
     if version > SCHEMA_VERSION:
         raise LedgerError(
@@ -154,6 +160,16 @@ def uuid_of(db: apsw.Connection) -> str:
     """Names the books, whatever becomes of the file's own name."""
     (found,) = db.execute("SELECT value FROM meta WHERE name = 'uuid'").fetchone() or ("",)
     return str(found)
+
+
+def _version(db: apsw.Connection) -> int:
+    (version,) = db.execute("PRAGMA user_version").fetchone() or (0,)
+    return int(version)
+
+
+def _application(db: apsw.Connection) -> int:
+    (application,) = db.execute("PRAGMA application_id").fetchone() or (0,)
+    return int(application)
 
 
 def check_place(path: Path, *, read_only: bool = False) -> None:

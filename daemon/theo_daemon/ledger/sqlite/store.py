@@ -15,6 +15,7 @@ import msgspec
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.records import Ask, CacheWrite, Check, JobEnd, PriorAttempt, Scope, Settled
 from theo_daemon.ledger.rules import Balance, Claims, KeptAnswer, Known, Remembered
+from theo_daemon.ledger.unknown_calls import LATE_ANSWER
 
 _CHUNK = 64  # rows of one statement; every size is a prepared statement of its own, so few sizes are used
 _Bind = str | int | float | None
@@ -55,8 +56,14 @@ def _padded(values: Iterable[_BindT]) -> list[_BindT]:
     return found
 
 
-def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) -> Known:
-    """All that the ledger holds about these asks, in one statement, plus their budget rows."""
+def read_known(
+    db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int, *, ids_since_ms: int = 0
+) -> Known:
+    """All that the ledger holds about these asks, in one statement, plus their budget rows.
+
+    Ids taken before `ids_since_ms` (Unix ms) are forgotten, whether or not they are pruned by now; but what
+    an entry itself left there is still its own.
+    """
     parts: list[str] = []
     binds: list[_Bind] = []
     keys = _padded(ask.key for ask in asks if isinstance(ask, Ask))
@@ -74,8 +81,8 @@ def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) ->
     if ids:
         # By client_id alone: the few rows of other tenants with the same id are dropped in Python.
         parts.append(
-            "SELECT 'i', tenant, client_id, digest || ' ' || stream || ' ' || entry_id, outcome FROM ids "
-            f"WHERE client_id IN ({_marks(len(ids))})"
+            "SELECT 'i', tenant, client_id, created_at || ' ' || digest || ' ' || stream || ' ' || entry_id,"
+            f" outcome FROM ids WHERE client_id IN ({_marks(len(ids))})"
         )
         binds += ids
     entries = _padded(ask.ref.entry_id for ask in asks if ask.redelivered)
@@ -96,12 +103,12 @@ def read_known(db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int) ->
             " SELECT json_group_array(json_array(k, a, b, c, d)) FROM found"
         )
         (found,) = db.execute(sql, binds).fetchone() or ("[]",)
-        _sort_known(known, found)
+        _sort_known(known, found, {ask.ref for ask in asks if ask.redelivered}, ids_since_ms)
     known.balances = _read_balances(db, asks)
     return known
 
 
-def _sort_known(known: Known, found: str) -> None:
+def _sort_known(known: Known, found: str, redelivered: set[EntryRef], ids_since_ms: int) -> None:
     for kind, a, b, c, d in _decode_known(found):
         match kind:
             case "f":
@@ -115,9 +122,12 @@ def _sort_known(known: Known, found: str) -> None:
                 ref = EntryRef(a, b)
                 known.prior[ref] = (*known.prior.get(ref, ()), _decode_prior(d or ""))
             case _:
-                digest, stream, entry_id = str(c).split(" ")
+                taken_at, digest, stream, entry_id = str(c).split(" ")
+                ref = EntryRef(stream, entry_id)
+                if int(taken_at) < ids_since_ms and ref not in redelivered:
+                    continue
                 outcome = None if d is None else d.encode()
-                known.ids[a, b] = Remembered(digest=digest, ref=EntryRef(stream, entry_id), outcome=outcome)
+                known.ids[a, b] = Remembered(digest=digest, ref=ref, outcome=outcome)
 
 
 def _read_balances(db: apsw.Connection, asks: Sequence[Ask | Check]) -> dict[tuple[str, int], Balance]:
@@ -156,6 +166,7 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
             (
                 ask.want.attempt_id, ask.ref.stream, ask.ref.entry_id, ask.key, owner, ask.want.model,
                 ask.want.provider, "sent", ask.want.bound_nano, encode_scopes(ask.want.scopes), now_ms,
+                ask.want.price,
             )
             for ask in claims.attempts
             if ask.want is not None
@@ -163,7 +174,7 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
         insert_rows(
             db,
             "INSERT INTO attempts(id, stream, entry_id, key, owner, model, provider, state, bound_nano, scopes,"
-            " started_at)",
+            " started_at, price)",
             rows,
         )
     if claims.holders:
@@ -178,7 +189,7 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
     if claims.ids:
         insert_rows(
             db,
-            "INSERT INTO ids(tenant, client_id, digest, stream, entry_id, created_at)",
+            "INSERT OR REPLACE INTO ids(tenant, client_id, digest, stream, entry_id, created_at)",  # a forgotten one
             [(ask.tenant, ask.client_id, ask.digest, *ask.ref, now_ms) for ask in claims.ids],
         )
     add_balances(db, [(scope, start, 0, held) for (scope, start), held in claims.held.items()])
@@ -216,8 +227,8 @@ def settle_attempts(
     _close_attempts(db, closed, now_ms)
     for one in late:  # the truth replaces the charge at the bound; the state stays, for the count of unknowns
         db.execute(
-            "UPDATE attempts SET cost_nano = ?, error_code = 'late_answer', ended_at = ? WHERE id = ?",
-            (one.bound_nano if one.cost_nano is None else one.cost_nano, now_ms, one.attempt_id),
+            "UPDATE attempts SET cost_nano = ?, error_code = ?, ended_at = ? WHERE id = ?",
+            (one.bound_nano if one.cost_nano is None else one.cost_nano, LATE_ANSWER, now_ms, one.attempt_id),
         )
     return closed, late
 
@@ -226,7 +237,7 @@ def _states(db: apsw.Connection, settled: Sequence[Settled]) -> dict[int, str]:
     ids = _padded(one.attempt_id for one in settled)
     (found,) = db.execute(
         f"SELECT json_group_array(json_array(id, state)) FROM attempts WHERE id IN ({_marks(len(ids))})"
-        " AND error_code IS NOT 'late_answer'",
+        f" AND error_code IS NOT '{LATE_ANSWER}'",
         ids,
     ).fetchone() or ("[]",)
     return dict(_decode_states(found))

@@ -42,8 +42,9 @@ class Writer:
     A file that is damaged, or no more the one that was opened, ends the thread: see `crashed`.
     """
 
-    def __init__(self, path: Path, name: str, *, wall: Callable[[], float]) -> None:
+    def __init__(self, path: Path, name: str, *, wall: Callable[[], float], id_ttl_s: float = 86_400) -> None:
         self._path, self._name, self._wall = path, name, wall
+        self._id_ttl_ms = int(id_ttl_s * 1000)
         self._mail: queue.SimpleQueue[list[Waiting] | _Call | None] = queue.SimpleQueue()
         self._gathered: list[Waiting] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -146,7 +147,7 @@ class Writer:
         self._tell(lambda: self._announce(owner))
         try:
             with contextlib.closing(db):
-                self._serve_to_the_end(db, Committer(db, owner), gate)
+                self._serve_to_the_end(db, Committer(db, owner, id_ttl_ms=self._id_ttl_ms), gate)
         except LedgerError as error:
             lost = error
             self._tell(lambda: self._crash(lost))

@@ -1,20 +1,22 @@
 -- May a job run now? As in rules.py: its own past and its id first, then a fresh answer, then somebody else's call;
 -- if the way is clear, what the call needs is taken, all or nothing.
--- A call under way: "<started> <length of its guard>\n<guard, packed><record>". The record is what its process
--- packed, and is read only if the call goes wrong: {model, provider, bound, scopes, entry, key}. Of a flight key that
--- is held there is nothing to say.
+-- A call under way: "<started> <length of its guard> <entry>\n<guard, packed><record>". The record is what its process
+-- packed, and is read only if the call goes wrong: {model, provider, bound, scopes, entry, key, tenant, id, price}. Of
+-- a flight key that is held there is nothing to say.
 local function read_open(text)
     if not text then return false end
     if text == '' then return true end
-    local _, last, started, length = string.find(text, '^(%d+) (%d+)\n')
+    local _, last, started, length, entry = string.find(text, '^(%d+) (%d+) (%S+)\n')
     local guard = length ~= '0' and cmsgpack.unpack(string.sub(text, last + 1, last + tonumber(length)))
-    return { started = tonumber(started), guard = guard, text = string.sub(text, last + tonumber(length) + 1) }
+    return {
+        started = tonumber(started), guard = guard, entry = entry, text = string.sub(text, last + tonumber(length) + 1),
+    }
 end
 
 local function open_text(row)
     if row == true then return '' end
     local guard = row.guard and cmsgpack.pack(row.guard) or ''
-    return whole(row.started) .. ' ' .. #guard .. '\n' .. guard .. row.text
+    return whole(row.started) .. ' ' .. #guard .. ' ' .. row.entry .. '\n' .. guard .. row.text
 end
 
 local flights = shelf({ hash = FLIGHTS })
@@ -23,7 +25,10 @@ local released = false -- has somebody who waits a reason to ask again?
 
 local function expect_ask(ask)
     if ask.id then expect(ids, ask.id) end
-    if ask.redelivered then expect(outcomes, ask.entry) end
+    if ask.redelivered then
+        redelivered[ask.entry] = true
+        expect(outcomes, ask.entry)
+    end
     if ask.op == 'check' then return end
     expect(flights, ask.key)
     if ask.cache_key then expect(answers, ask.cache_key) end
@@ -37,10 +42,10 @@ local function expect_ask(ask)
 end
 
 -- What this entry's own past, or its client id's, answers; nil: nothing does.
-local function identify(ask)
+local function identify(ask, now)
     local own = ask.redelivered and get(outcomes, ask.entry)
     if own then return { 'replay', own, true } end
-    local id = ask.id and get(ids, ask.id)
+    local id = ask.id and holder_of(ask.id, now)
     if not id then return nil end
     if id.entry == ask.entry then
         return id.outcome and { 'replay', id.outcome, true } or nil
@@ -84,7 +89,7 @@ local function reserve(ask, prior, now, news)
     for _, scope in ipairs(want.scopes) do
         add(scope, 0, want.bound or 0)
     end
-    put(open, 'a' .. want.attempt, { started = now, guard = guard, text = ARGV[want.record] })
+    put(open, 'a' .. want.attempt, { started = now, guard = guard, entry = ask.entry, text = ARGV[want.record] })
     return { 'granted', prior, standing, pace }
 end
 
@@ -113,26 +118,24 @@ local function restore(ask, now)
     for _, scope in ipairs(want.scopes) do
         add(scope, 0, want.bound or 0)
     end
-    put(open, field, { started = now, guard = false, text = ARGV[want.record] })
+    put(open, field, { started = now, guard = false, entry = ask.entry, text = ARGV[want.record] })
     if not get(flights, ask.key) then
         put(flights, ask.key, owner)
         put(open, 'k' .. ask.key, true)
     end
-    if ask.id and not get(ids, ask.id) then
-        put(ids, ask.id, { digest = ask.digest, entry = ask.entry, outcome = false, new = true })
-    end
+    if ask.id and not holder_of(ask.id, now) then take_id(ask.id, ask.digest, ask.entry, false, now) end
 end
 
 -- Whose job may yet run holds its id.
 local TAKES_ID = { clear = true, granted = true, busy = true, hit = true }
 
 local function answer(ask, now, news)
-    local verdict = identify(ask)
+    local verdict = identify(ask, now)
     if not verdict then
         verdict = ask.op == 'check' and { 'clear', {} } or admit(ask, now, news)
     end
-    if ask.id and TAKES_ID[verdict[1]] and not get(ids, ask.id) then
-        put(ids, ask.id, { digest = ask.digest, entry = ask.entry, outcome = false, new = true })
+    if ask.id and TAKES_ID[verdict[1]] and not holder_of(ask.id, now) then
+        take_id(ask.id, ask.digest, ask.entry, false, now)
     end
     return verdict
 end

@@ -1,7 +1,7 @@
 -- An owner whose lease ran out: nobody knows whether its calls were billed, so they are, at their bound; its keys are
 -- free. From the same moment it may write nothing: it finds itself missing among the owners.
 local buried = {}
-local lost = {} -- attempt -> its record, for the case that its process only seemed dead
+local lost = {} -- attempt -> when it was sent and its record, for the case that its process only seemed dead
 
 local function lapsed(dead, now)
     if dead == owner then return nil end
@@ -13,29 +13,43 @@ local function lapsed(dead, now)
     return dead_name
 end
 
-local function book_lost(number, attempt, news)
-    local record = cmsgpack.unpack(attempt.text)
+local function book_lost(number, attempt, record, why, news)
     local bound = record.bound or 0
     charge(record.scopes, bound, -bound)
     if attempt.guard and attempt.guard.probe then end_probe(record.model, number) end
-    note_trouble(number, 'unknown', bound, record, attempt.started, {})
-    lost[number] = attempt.text
-    news[#news + 1] = { 'lost', record.entry, number, record.model, record.provider, bound }
+    note_trouble(number, 'unknown', bound, record, attempt.started, { error = why })
+    lost[number] = whole(attempt.started) .. '\n' .. attempt.text
+    if record.model ~= '' then
+        news[#news + 1] = { 'lost', record.entry, number, record.model, record.provider, bound }
+    end
+end
+
+-- If it was rehearsing a job (an attempt without a model), it died of that one; its other calls only ran beside it.
+local function book_all_lost(attempts, news)
+    local records, beside = {}, nil
+    for number, attempt in pairs(attempts) do
+        records[number] = cmsgpack.unpack(attempt.text)
+        if records[number].model == '' then beside = 'beside_rehearsal' end
+    end
+    for number, attempt in pairs(attempts) do
+        book_lost(number, attempt, records[number], records[number].model ~= '' and beside or nil, news)
+    end
 end
 
 -- Its name; nil when it lives, or was buried before.
 local function bury(dead, now, news)
     local dead_name = lapsed(dead, now)
     if not dead_name then return { 'alive' } end
-    local left = redis.call('HGETALL', L .. ':open:' .. dead)
+    local left, attempts = redis.call('HGETALL', L .. ':open:' .. dead), {}
     for i = 1, #left, 2 do
         local kind, what = string.sub(left[i], 1, 1), string.sub(left[i], 2)
         if kind == 'a' then
-            book_lost(what, read_open(left[i + 1]), news)
+            attempts[what] = read_open(left[i + 1])
         elseif get(flights, what) == dead then
             put(flights, what, false)
         end
     end
+    book_all_lost(attempts, news)
     buried[#buried + 1] = dead
     released = true
     return { 'buried', dead_name }
@@ -59,12 +73,11 @@ local function correct_lost(landing, seen)
     local text = one and not seen[one.attempt] and redis.call('GET', L .. ':lost:' .. one.attempt)
     if not text then return end
     seen[one.attempt] = true
-    local record = cmsgpack.unpack(text)
+    local started, record = string.match(text, '^(%d+)\n(.*)$')
+    record = cmsgpack.unpack(record)
     charge(record.scopes, one.cost - (record.bound or 0), 0)
     add_latency(one)
-    if redis.call('EXISTS', L .. ':prior:' .. record.entry) == 1 then
-        add_prior(record.entry, {
-            one.attempt, record.model, record.provider, 'unknown', one.cost, 0, false, 'late_answer',
-        })
-    end
+    local late = { error = 'late_answer' }
+    note_trouble(one.attempt, 'unknown', one.cost, record, tonumber(started), late)
+    if redis.call('EXISTS', L .. ':prior:' .. record.entry) == 0 then new_priors[record.entry] = nil end -- it has ended
 end

@@ -42,20 +42,27 @@ local function add_latency(one)
     put(latencies, one.model, sums)
 end
 
+-- As attempts are listed for people. `one`: how it ended; `record`: what it was.
+local function listed(number, state, cost, record, started, one)
+    return {
+        'attempt', number, 'model', record.model, 'provider', record.provider, 'state', state, 'entry', record.entry,
+        'key', record.key, 'tenant', record.tenant or '', 'id', record.id or '', 'started_at', whole(started),
+        'bound_nano', whole(record.bound or 0), 'cost_nano', whole(cost), 'price', record.price or '',
+        'status_code', one.status or '', 'error_code', one.error or '', 'provider_request_id', one.request or '',
+    }
+end
+
 -- An attempt that did not answer: listed with its job, and among those that people may ask about, a bounded number of
--- the latest. `one`: how it ended; `record`: what it was.
+-- the latest. What has no model was no call.
 local function note_trouble(number, state, cost, record, started, one)
     add_prior(record.entry, {
         number, record.model, record.provider, state, cost, one.latency or 0, one.status or false, one.error or false,
     })
+    if record.model == '' then return end
     local doubtful = state ~= 'failed'
     troubles[#troubles + 1] = {
         doubtful and DOUBTFUL or FAILURES, doubtful and settings.doubtful or settings.failures,
-        {
-            'attempt', number, 'model', record.model, 'provider', record.provider, 'state', state,
-            'cost_nano', whole(cost), 'entry', record.entry, 'key', record.key, 'started_at', whole(started),
-            'status_code', one.status or '', 'error_code', one.error or '', 'provider_request_id', one.request or '',
-        },
+        listed(number, state, cost, record, started, one),
     }
 end
 
@@ -79,12 +86,18 @@ local function close(attempt, one, now)
         if attempt.guard.probe then end_probe(one.model, one.attempt) end
         correct_rate(attempt.guard, one, now)
     end
-    if one.state == 'ok' or one.state == 'void' then return end
-    note_trouble(one.attempt, one.state, one.cost, cmsgpack.unpack(attempt.text), attempt.started, one)
+    if one.state == 'ok' then
+        answered[attempt.entry] = {
+            'attempt', one.attempt, 'model', one.model, 'state', 'ok', 'entry', attempt.entry,
+            'started_at', whole(attempt.started),
+        }
+    elseif one.state ~= 'void' then
+        note_trouble(one.attempt, one.state, one.cost, cmsgpack.unpack(attempt.text), attempt.started, one)
+    end
 end
 
 -- A job has an outcome. Only the push that holds an id decides what the id is answered.
-local function end_job(job)
+local function end_job(job, now)
     if not job.outcome then return end
     local outcome = ARGV[job.outcome]
     ended[job.entry] = true
@@ -94,7 +107,7 @@ local function end_job(job)
     end
     local id = get(ids, job.id)
     if not id then
-        put(ids, job.id, { digest = job.digest, entry = job.entry, outcome = outcome, new = true })
+        take_id(job.id, job.digest, job.entry, outcome, now)
     elseif id.entry == job.entry then
         id.outcome = outcome
         put(ids, job.id, id)
@@ -108,7 +121,7 @@ local function land(landing, now)
     if attempt then close(attempt, one, now) end
     if landing.cache then keep_answer(landing.cache, now) end
     for _, job in ipairs(landing.ends or {}) do
-        end_job(job)
+        end_job(job, now)
     end
     if landing.release and get(flights, landing.release) == owner then
         put(flights, landing.release, false)

@@ -1,16 +1,16 @@
 -- What is remembered: whose an id is, how jobs ended, what was answered, what was tried before.
 
--- "r<digest> <entry>" while the job of the id runs, "d<digest> <entry>\n<outcome>" once it ended. An entry is
--- "<stream>:<entry id>".
+-- "r<taken at> <digest> <entry>" while the job of the id runs, "d<taken at> <digest> <entry>\n<outcome>" once it
+-- ended. An entry is "<stream>:<entry id>".
 local function read_id(text)
     if not text then return false end
-    local state, digest, entry, outcome = string.match(text, '^(.)(%S*) (%S+)\n?(.*)$')
-    return { digest = digest, entry = entry, outcome = state == 'd' and outcome }
+    local state, taken, digest, entry, outcome = string.match(text, '^(.)(%d+) (%S*) (%S+)\n?(.*)$')
+    return { taken = tonumber(taken), digest = digest, entry = entry, outcome = state == 'd' and outcome }
 end
 
 local function id_text(id)
-    if not id.outcome then return 'r' .. id.digest .. ' ' .. id.entry end
-    return 'd' .. id.digest .. ' ' .. id.entry .. '\n' .. id.outcome
+    local head = whole(id.taken) .. ' ' .. id.digest .. ' ' .. id.entry
+    return id.outcome and 'd' .. head .. '\n' .. id.outcome or 'r' .. head
 end
 
 -- "<created> <fresh until> <model>\n<answer>", times in Unix ms.
@@ -25,12 +25,14 @@ end
 
 local ids = shelf({ prefix = L .. ':id:', parse = read_id })
 local outcomes = shelf({ prefix = L .. ':outcome:' })
+local redelivered = {} -- entries that somebody had before
 local answers = shelf({ prefix = L .. ':answer:', parse = read_answer })
 
 -- -- attempts at a job that has not ended: all but those that were answered --
 
 local new_priors = {} -- entry -> attempt -> {attempt, model, provider, state, cost, latency, status, error}
 local ended = {} -- entries whose jobs have an outcome by now: nothing needs to be listed of them any more
+local answered = {} -- entry -> the call that answered it, as it is listed beside others that were made for it
 
 local function add_prior(entry, prior)
     new_priors[entry] = new_priors[entry] or {}
@@ -50,12 +52,31 @@ local function priors_of(entry)
     return list
 end
 
-local function flush_priors()
-    local gone = {}
-    for entry in pairs(ended) do
-        gone[#gone + 1] = L .. ':prior:' .. entry
+-- Of most jobs there is nothing to delete: they were answered at once.
+local function drop_priors()
+    local keys, known = {}, 0
+    for entry in pairs(answered) do
+        keys[#keys + 1] = L .. ':prior:' .. entry
     end
-    delete_all(gone)
+    for entry in pairs(ended) do
+        if not answered[entry] then keys[#keys + 1] = L .. ':prior:' .. entry end
+    end
+    in_chunks(keys, function(first, last)
+        known = known + redis.call('EXISTS', unpack(keys, first, last))
+    end)
+    if known == 0 then return end
+    for entry, words in pairs(answered) do
+        if redis.call('EXISTS', L .. ':prior:' .. entry) == 1 then
+            redis.call('XADD', DOUBTFUL, 'MAXLEN', '~', settings.doubtful, '*', unpack(words))
+        end
+    end
+    for entry in pairs(ended) do
+        redis.call('DEL', L .. ':prior:' .. entry)
+    end
+end
+
+local function flush_priors()
+    drop_priors()
     for entry, new in pairs(new_priors) do
         if not ended[entry] then
             local key = L .. ':prior:' .. entry
@@ -127,13 +148,25 @@ local function flush_answers()
     end
 end
 
+-- Whose an id is; false once it is forgotten. What an entry itself left there stays its own, as long as outcomes are
+-- kept.
+local function holder_of(name, now)
+    local id = get(ids, name)
+    if id and id.taken < now - settings.id_ms and not redelivered[id.entry] then return false end
+    return id
+end
+
+local function take_id(name, digest, entry, outcome, now)
+    put(ids, name, { taken = now, digest = digest, entry = entry, outcome = outcome, new = true })
+end
+
 local function flush_ids()
     for _, name in ipairs(ids.changed) do
         local id, key = get(ids, name), L .. ':id:' .. name
         if not id then
             redis.call('DEL', key)
         elseif id.new then
-            redis.call('SET', key, id_text(id), 'PX', settings.id_ms)
+            redis.call('SET', key, id_text(id), 'PX', math.max(settings.id_ms, settings.outcome_ms))
         else
             redis.call('SET', key, id_text(id), 'KEEPTTL')
         end

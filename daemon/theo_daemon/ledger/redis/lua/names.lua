@@ -14,7 +14,8 @@
 --   :spend             hash   "<window start> <scope>" -> balance; :windows, zset, when to drop which
 --   :latency :standings :health :rates   hash   by model; :models, set, the models that ever cost anything
 --   :lost:<attempt>    string what was charged for a call whose process was taken for dead
---   :doubtful :failures  stream   attempts that may have been billed for nothing, and that failed
+--   :doubtful :failures  stream   attempts that may have been billed for nothing, and that failed; with the former
+--                             those that answered the same jobs afterwards
 local L = KEYS[1]
 local OWNERS, LEASES, FLIGHTS = L .. ':owners', L .. ':leases', L .. ':flights'
 local SPEND, WINDOWS, MODELS = L .. ':spend', L .. ':windows', L .. ':models'
