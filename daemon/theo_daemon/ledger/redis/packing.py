@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from theo_daemon.ledger.rates import Rate, reserved_tokens
+from theo_daemon.ledger.rates import reserved_tokens
 from theo_daemon.ledger.records import Ask, Bury, Check, Forget, JobEnd, Landing, Scope, Settled, Want
 from theo_daemon.ledger.redis.journal import Recorded, Restore
 from theo_daemon.ledger.redis.keys import entry_name, id_digest, spend_row
@@ -21,141 +21,117 @@ from theo_daemon.ledger.shared import (
 )
 
 FIRST_TEXT: Final = 8  # the place of the first long text among the script's arguments
-_SCOPES = 1_024  # packed ones that are kept: models draw on the same budgets call after call
+_SCOPES: Final = 1_024  # lists of scopes that are kept packed
 
 _encode = msgspec.msgpack.Encoder().encode
-_Packed = dict[str, Any]
+_Packed = tuple[Any, ...]
 
 
 class Packer:
-    """Packs batches. Fields that say nothing are left out; what may be missing in a list is `false`."""
+    """Packs batches, each operation as the list that `lua/batch.lua` reads; what is not there is `false`."""
 
     def __init__(self) -> None:
         self._texts: list[bytes] = []
-        self._scopes: dict[tuple[Scope, ...], msgspec.Raw] = {}
+        self._scopes: dict[
+            tuple[Scope, ...], msgspec.Raw
+        ] = {}  # packed ones; models draw on the same again and again
+        self._named: dict[tuple[Scope, ...], int] = {}  # those of this batch, by their place in it
         self._how: dict[type, Callable[[Any], _Packed]] = {
             Ask: self._ask, Restore: self._restore, Check: self._check, Landing: self._landing,
-            Forget: self._forget, Bury: self._bury,
-            HealthReport: self._health, CircuitOpened: self._opened, CircuitClosed: self._closed,
-            PauseAsked: self._paused, ModelDisabled: self._disabled, Ordered: self._ordered,
+            Forget: self._forget, Bury: self._bury, HealthReport: self._health,
+            CircuitOpened: self._opened, CircuitClosed: self._closed, PauseAsked: self._paused,
+            ModelDisabled: self._disabled, Ordered: self._ordered,
         }  # fmt: skip
 
     def pack(self, operations: Sequence[Recorded]) -> list[bytes]:
-        """The last arguments of the script: the operations, then their texts."""
-        self._texts = []
+        """The last arguments of the script: scopes and operations, then their texts."""
+        self._texts, self._named = [], {}
         how = self._how
-        packed = _encode([how[type(operation)](operation) for operation in operations])
-        return [packed, *self._texts]
+        packed = [how[type(operation)](operation) for operation in operations]
+        scopes = [self._packed_scopes(one) for one in self._named]
+        return [_encode((scopes, packed)), *self._texts]
 
     # -- jobs ----------------------------------------------------------------------------------------
 
     def _check(self, check: Check) -> _Packed:
-        packed: _Packed = {"op": "check", "entry": entry_name(check.ref), "digest": check.digest}
-        if check.client_id is not None:
-            packed["id"] = id_digest(check.tenant, check.client_id)
-        if check.redelivered:
-            packed["redelivered"] = True
-        return packed
+        return (
+            "check",
+            entry_name(check.ref),
+            False,
+            check.redelivered,
+            False,
+            False,
+            _id(check),
+            check.digest,
+        )
 
-    def _ask(self, ask: Ask) -> _Packed:
-        packed: _Packed = {"op": "ask", "entry": entry_name(ask.ref), "digest": ask.digest, "key": ask.key}
-        if ask.cache_key is not None:
-            packed["cache_key"] = ask.cache_key
-        if ask.client_id is not None:
-            packed["id"] = id_digest(ask.tenant, ask.client_id)
-        if ask.redelivered:
-            packed["redelivered"] = True
-        if ask.waited_since_ms is not None:
-            packed["since"] = ask.waited_since_ms
-        if ask.holding:
-            packed["holding"] = True
-        if ask.want is not None:
-            packed["want"] = self._want(ask.want, ask)
-        return packed
+    def _ask(self, ask: Ask, kind: str = "ask") -> _Packed:
+        want, identity = ask.want, _id(ask)
+        return (
+            kind, entry_name(ask.ref), ask.key, ask.redelivered, ask.holding, _given(ask.cache_key), identity,
+            identity and ask.digest, _given(ask.waited_since_ms), False if want is None else self._want(want, ask),
+        )  # fmt: skip
 
     def _restore(self, restore: Restore) -> _Packed:
-        return {**self._ask(restore.ask), "op": "restore"}
+        return self._ask(restore.ask, "restore")
 
     def _want(self, want: Want, ask: Ask) -> _Packed:
-        scopes = self._packed_scopes(want.scopes)
-        record: _Packed = {
-            "model": want.model,
-            "provider": want.provider,
-            "scopes": scopes,
-            "entry": entry_name(ask.ref),
-            "key": ask.key,
-        }
+        rate = want.rate
+        limits = (
+            (False, False, 0) if rate is None else (_given(rate.rpm), _given(rate.tpm), reserved_tokens(rate))
+        )
+        return (
+            str(want.attempt_id), want.model, _given(want.bound_nano), self._place_of(want.scopes),
+            self._text(self._record(want, ask)), _given(want.probe_until_ms), *limits,
+        )  # fmt: skip
+
+    def _record(self, want: Want, ask: Ask) -> bytes:
+        """What Redis keeps of the call for the case that it goes wrong."""
+        record: dict[str, Any] = {
+            "model": want.model, "provider": want.provider, "scopes": self._packed_scopes(want.scopes),
+            "entry": entry_name(ask.ref), "key": ask.key,
+        }  # fmt: skip
+        if want.bound_nano is not None:
+            record["bound"] = want.bound_nano
         if ask.client_id is not None:
             record |= {"id": ask.client_id, "tenant": ask.tenant}
         if want.price is not None:
             record["price"] = want.price
-        packed: _Packed = {"attempt": str(want.attempt_id), "model": want.model, "scopes": scopes}
-        if want.bound_nano is not None:
-            packed["bound"] = record["bound"] = want.bound_nano
-        packed["record"] = self._text(_encode(record))
-        if want.rate is not None:
-            packed["rate"] = _rate(want.rate)
-        if want.probe_until_ms is not None:
-            packed["probe_until"] = want.probe_until_ms
-        return packed
+        return _encode(record)
 
     def _landing(self, landing: Landing) -> _Packed:
-        packed: _Packed = {"op": "land"}
         settled = landing.settled
-        if settled is not None:
-            packed["settled"] = self._settled(settled)
-            if settled.cache is not None:
-                cache = settled.cache
-                packed["cache"] = {
-                    "key": cache.key,
-                    "ttl": cache.ttl_ms,
-                    "max": cache.max_entries,
-                    "model": settled.model,
-                    "text": self._text(cache.answer),
-                }
-        if landing.release_key is not None:
-            packed["release"] = landing.release_key
-        if landing.ends:
-            packed["ends"] = [self._end(end) for end in landing.ends]
-        return packed
+        cache = None if settled is None else settled.cache
+        return (
+            "land",
+            False if settled is None else self._settled(settled),
+            cache is not None and (cache.key, cache.ttl_ms, cache.max_entries, self._text(cache.answer)),
+            _given(landing.release_key),
+            [self._end(end) for end in landing.ends],
+        )
 
     def _settled(self, one: Settled) -> _Packed:
-        packed: _Packed = {
-            "attempt": str(one.attempt_id),
-            "model": one.model,
-            "state": one.state,
-            "cost": (one.bound_nano or 0) if one.cost_nano is None else one.cost_nano,
-            "scopes": self._packed_scopes(one.scopes),
-            "latency": one.latency_ms,
-            "prompt": one.prompt_tokens,
-            "completion": one.completion_tokens,
-        }
-        if one.bound_nano is not None:
-            packed["bound"] = one.bound_nano
-        if one.status_code is not None:
-            packed["status"] = one.status_code
-        if one.error_code is not None:
-            packed["error"] = one.error_code
-        if one.provider_request_id is not None:
-            packed["request"] = one.provider_request_id
-        return packed
+        cost = (one.bound_nano or 0) if one.cost_nano is None else one.cost_nano
+        return (
+            str(one.attempt_id), one.model, one.state, cost, _given(one.bound_nano), self._place_of(one.scopes),
+            one.latency_ms, one.prompt_tokens, one.completion_tokens, _given(one.status_code), _given(one.error_code),
+            _given(one.provider_request_id),
+        )  # fmt: skip
 
     def _end(self, end: JobEnd) -> _Packed:
-        packed: _Packed = {"entry": entry_name(end.ref), "digest": end.digest}
-        if end.outcome is not None:
-            packed["outcome"] = self._text(end.outcome)
-        if end.client_id is not None:
-            packed["id"] = id_digest(end.tenant, end.client_id)
-        if end.remember:
-            packed["remember"] = True
-        return packed
+        outcome = False if end.outcome is None else self._text(end.outcome)
+        return (entry_name(end.ref), outcome, _id(end), end.digest, end.remember)
 
     def _forget(self, forget: Forget) -> _Packed:
-        return {"op": "forget", "entries": [entry_name(ref) for ref in forget.refs]}
+        return ("forget", [entry_name(ref) for ref in forget.refs])
 
     def _text(self, text: bytes) -> int:
         self._texts.append(text)
         return FIRST_TEXT + len(self._texts) - 1
+
+    def _place_of(self, scopes: tuple[Scope, ...]) -> int:
+        """From 1, as Lua counts."""
+        return self._named.setdefault(scopes, len(self._named) + 1)
 
     def _packed_scopes(self, scopes: tuple[Scope, ...]) -> msgspec.Raw:
         packed = self._scopes.get(scopes)
@@ -168,44 +144,46 @@ class Packer:
     # -- models and owners ---------------------------------------------------------------------------
 
     def _bury(self, bury: Bury) -> _Packed:
-        return {"op": "bury", "owner": str(bury.owner)}
+        return ("bury", str(bury.owner))
 
     def _health(self, report: HealthReport) -> _Packed:
-        return {"op": "health", "model": report.model, "before": report.before, "now": report.now}
+        return ("health", {"model": report.model, "before": report.before, "now": report.now})
 
     def _opened(self, change: CircuitOpened) -> _Packed:
-        return {
-            **_change("opened", change.model), "generation": change.generation, "until_ms": change.until_ms,
-            "openings": change.openings,
-        }  # fmt: skip
+        return _change(
+            "opened",
+            change.model,
+            generation=change.generation,
+            until_ms=change.until_ms,
+            openings=change.openings,
+        )
 
     def _closed(self, change: CircuitClosed) -> _Packed:
-        return {**_change("closed", change.model), "generation": change.generation}
+        return _change("closed", change.model, generation=change.generation)
 
     def _paused(self, change: PauseAsked) -> _Packed:
-        return {**_change("paused", change.model), "until_ms": change.until_ms}
+        return _change("paused", change.model, until_ms=change.until_ms)
 
     def _disabled(self, change: ModelDisabled) -> _Packed:
-        return {**_change("disabled", change.model), "cause": change.cause, "credential": change.credential}
+        return _change("disabled", change.model, cause=change.cause, credential=change.credential)
 
     def _ordered(self, change: Ordered) -> _Packed:
-        return {**_change("ordered", change.model), "order": change.order_id, "disable": change.disable}
+        return _change("ordered", change.model, order=change.order_id, disable=change.disable)
 
 
-def _change(kind: str, model: str) -> _Packed:
-    return {"op": "change", "kind": kind, "model": model}
+def _change(kind: str, model: str, **fields: Any) -> _Packed:
+    return ("change", {"kind": kind, "model": model, **fields})
 
 
-def _rate(rate: Rate) -> _Packed:
-    packed: _Packed = {"tokens": reserved_tokens(rate)}
-    if rate.rpm is not None:
-        packed["rpm"] = rate.rpm
-    if rate.tpm is not None:
-        packed["tpm"] = rate.tpm
-    return packed
+def _id(operation: Ask | Check | JobEnd) -> str | bool:
+    return operation.client_id is not None and id_digest(operation.tenant, operation.client_id)
 
 
-def _scope(scope: Scope) -> tuple[str | int | bool, ...]:
-    """Row, ceiling, reset and warning; `scope_from` reads it."""
-    rest = (scope.ceiling_nano, scope.reset_ms, scope.warn_nano)
-    return (spend_row(scope.name, scope.window_start_ms), *(False if one is None else one for one in rest))
+def _given(value: Any) -> Any:
+    return False if value is None else value
+
+
+def _scope(scope: Scope) -> _Packed:
+    """Row, ceiling, reset and warning, as `lua/money.lua` names them."""
+    row = spend_row(scope.name, scope.window_start_ms)
+    return (row, _given(scope.ceiling_nano), _given(scope.reset_ms), _given(scope.warn_nano))

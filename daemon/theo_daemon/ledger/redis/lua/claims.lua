@@ -1,147 +1,156 @@
 -- May a job run now? As in rules.py: its own past and its id first, then a fresh answer, then somebody else's call;
 -- if the way is clear, what the call needs is taken, all or nothing.
--- A call under way: "<started> <length of its guard> <entry>\n<guard, packed><record>". The record is what its process
--- packed, and is read only if the call goes wrong: {model, provider, bound, scopes, entry, key, tenant, id, price}. Of
--- a flight key that is held there is nothing to say.
-local function read_open(text)
-    if not text then return false end
-    if text == '' then return true end
-    local _, last, started, length, entry = string.find(text, '^(%d+) (%d+) (%S+)\n')
-    local guard = length ~= '0' and cmsgpack.unpack(string.sub(text, last + 1, last + tonumber(length)))
-    return {
-        started = tonumber(started), guard = guard, entry = entry, text = string.sub(text, last + tonumber(length) + 1),
-    }
+-- A call under way is a text, "<started> <length of its guard> <entry>\n<guard, packed><record>". The record is what its
+-- process packed, and is read only if the call goes wrong: {model, provider, bound, scopes, entry, key, tenant, id,
+-- price}. Of a flight key that is held there is nothing to say.
+local function call_text(guard, entry, record)
+    guard = guard and cmsgpack.pack(guard) or ''
+    return NOW .. ' ' .. #guard .. ' ' .. entry .. '\n' .. guard .. record
 end
 
-local function open_text(row)
-    if row == true then return '' end
-    local guard = row.guard and cmsgpack.pack(row.guard) or ''
-    return whole(row.started) .. ' ' .. #guard .. ' ' .. row.entry .. '\n' .. guard .. row.text
+-- When it was sent, its entry, what guards it, and where its record begins.
+local function read_call(text)
+    local _, last, started, length, entry = string.find(text, '^(%d+) (%d+) (%S+)\n')
+    length = tonumber(length)
+    local guard = length > 0 and cmsgpack.unpack(string.sub(text, last + 1, last + length))
+    return tonumber(started), entry, guard, last + length + 1
+end
+
+local function record_in(text)
+    local _, _, _, first = read_call(text)
+    return string.sub(text, first)
 end
 
 local flights = shelf({ hash = FLIGHTS })
-local open = shelf({ hash = OPEN, parse = read_open })
+local open = shelf({ hash = OPEN })
+local NONE = {}
 local released = false -- has somebody who waits a reason to ask again?
 
 local function expect_ask(ask)
-    if ask.id then expect(ids, ask.id) end
-    if ask.redelivered then
-        redelivered[ask.entry] = true
-        expect(outcomes, ask.entry)
+    local kind, entry, key, again, _, cache_key, id, _, _, want = unpack(ask, 1, 10)
+    if id then expect(ids, id) end
+    if again then
+        redelivered[entry] = true
+        expect(outcomes, entry)
     end
-    if ask.op == 'check' then return end
-    expect(flights, ask.key)
-    if ask.cache_key then expect(answers, ask.cache_key) end
-    local want = ask.want
+    if kind == 'check' then return end
+    expect(flights, key)
+    if cache_key then expect(answers, cache_key) end
     if not want then return end
-    for _, scope in ipairs(want.scopes) do
+    local _, model, _, scopes, _, probe_until, rpm, tpm = unpack(want, 1, 8)
+    for _, scope in ipairs(scopes_of[scopes]) do
         expect(balances, scope[ROW])
     end
-    if want.rate then expect(windows, want.model) end
-    if want.probe_until then expect(standings, want.model) end
+    if rpm or tpm then expect(windows, model) end
+    if probe_until then expect(standings, model) end
 end
 
 -- What this entry's own past, or its client id's, answers; nil: nothing does.
-local function identify(ask, now)
-    local own = ask.redelivered and get(outcomes, ask.entry)
+local function identify(entry, again, id_name, digest)
+    local own = again and get(outcomes, entry)
     if own then return { 'replay', own, true } end
-    local id = ask.id and holder_of(ask.id, now)
+    local id = id_name and known_id(id_name)
     if not id then return nil end
-    if id.entry == ask.entry then
-        return id.outcome and { 'replay', id.outcome, true } or nil
+    local holder, its_digest, _, outcome = read_id(id)
+    if holder == entry then
+        return outcome and { 'replay', string.sub(id, outcome), true } or nil
     end
-    if id.digest ~= ask.digest then return { 'conflict' } end
-    if not id.outcome then return { 'id_busy', id.entry } end
-    return { 'replay', id.outcome, false }
+    if its_digest ~= digest then return { 'conflict' } end
+    if not outcome then return { 'id_busy', holder } end
+    return { 'replay', string.sub(id, outcome), false }
 end
 
--- Take what the call needs of budgets, rates and the right to probe: all or nothing.
-local function reserve(ask, prior, now, news)
-    local want = ask.want
-    if not want then return { 'clear', prior } end
-    for place, scope in ipairs(want.scopes) do
-        local refused = refusal(scope, want.bound)
+-- Why its budgets do not let the call go; nil: they do.
+local function over_budget(scopes, bound, news)
+    for place, scope in ipairs(scopes) do
+        local refused = refusal(scope, bound)
         if refused then
-            note_reached(scope, want.bound, refused, news)
+            note_reached(scope, bound, refused, news)
             return { 'over_budget', place - 1, refused.spent, refused.held, refused.by_holds }
         end
     end
-    local standing, guard = false, false
-    if want.probe_until then
+    return nil
+end
+
+-- Take what the call needs of budgets, rates and the right to probe: all or nothing.
+local function reserve(entry, want, prior, news)
+    if not want then return { 'clear', prior } end
+    local attempt, model, bound, scopes, record, probe_until, rpm, tpm, tokens = unpack(want, 1, 9)
+    scopes = scopes_of[scopes]
+    local refused = over_budget(scopes, bound, news)
+    if refused then return refused end
+    local standing, pace, guard = false, false, false
+    if probe_until then
         local may
-        may, standing = may_probe(want.model, now)
-        if not may then return { 'unfit', as_told(want.model, standing) } end
+        may, standing = may_probe(model, now)
+        if not may then return { 'unfit', as_told(model, standing) } end
     end
-    local pace = false
-    if want.rate then
+    if rpm or tpm then
         local fits
-        fits, pace = take(want.model, want.rate, now)
+        fits, pace = take(model, { rpm = rpm, tpm = tpm, tokens = tokens }, now)
         if not fits then return { 'throttled', pace } end
-        guard = { second = math.floor(now / 1000), tokens = want.rate.tokens }
+        guard = { second = math.floor(now / 1000), tokens = tokens }
     end
     if standing then
-        if give_probe(want.model, standing, want.attempt, want.probe_until) then
+        if give_probe(model, standing, attempt, probe_until) then
             guard = guard or {}
             guard.probe = true
         end
-        standing = as_told(want.model, standing)
+        standing = as_told(model, standing)
     end
-    for _, scope in ipairs(want.scopes) do
-        add(scope, 0, want.bound or 0)
+    for _, scope in ipairs(scopes) do
+        add(scope, 0, bound or 0)
     end
-    put(open, 'a' .. want.attempt, { started = now, guard = guard, entry = ask.entry, text = ARGV[want.record] })
+    put(open, 'a' .. attempt, call_text(guard, entry, ARGV[record]))
     return { 'granted', prior, standing, pace }
 end
 
-local function admit(ask, now, news)
-    local prior = ask.redelivered and priors_of(ask.entry) or {}
-    if ask.holding and get(flights, ask.key) == owner then return reserve(ask, prior, now, news) end
-    local kept = ask.cache_key and get(answers, ask.cache_key)
-    if kept and (kept.fresh_until > now or (ask.since and kept.created >= ask.since)) then
-        return { 'hit', kept.text }
-    end
-    if get(flights, ask.key) then return { 'busy' } end
-    if not ask.want then return { 'clear', prior } end
-    local verdict = reserve(ask, prior, now, news)
-    if verdict[1] == 'granted' then
-        put(flights, ask.key, owner)
-        put(open, 'k' .. ask.key, true)
-    end
+local function hold(key)
+    put(flights, key, owner)
+    put(open, 'k' .. key, '')
+end
+
+local function admit(ask, news)
+    local _, entry, key, again, holding, cache_key, _, _, since, want = unpack(ask, 1, 10)
+    local prior = again and priors_of(entry) or NONE
+    if holding and get(flights, key) == owner then return reserve(entry, want, prior, news) end
+    local kept = cache_key and get(answers, cache_key)
+    if kept and (kept.fresh_until > now or (since and kept.created >= since)) then return { 'hit', kept.text } end
+    if get(flights, key) then return { 'busy' } end
+    local verdict = reserve(entry, want, prior, news)
+    if verdict[1] == 'granted' then hold(key) end
     return verdict
 end
 
 -- A call that was granted before, by books that are lost: it is under way, so it counts, whatever the limits say by now.
-local function restore(ask, now)
-    local want = ask.want
-    local field = 'a' .. want.attempt
-    if get(open, field) or redis.call('EXISTS', L .. ':lost:' .. want.attempt) == 1 then return end
-    for _, scope in ipairs(want.scopes) do
-        add(scope, 0, want.bound or 0)
+local function restore(ask)
+    local _, entry, key, _, _, _, id, digest, _, want = unpack(ask, 1, 10)
+    local attempt, _, bound, scopes, record = unpack(want, 1, 5)
+    local field = 'a' .. attempt
+    if get(open, field) or redis.call('EXISTS', L .. ':lost:' .. attempt) == 1 then return end
+    for _, scope in ipairs(scopes_of[scopes]) do
+        add(scope, 0, bound or 0)
     end
-    put(open, field, { started = now, guard = false, entry = ask.entry, text = ARGV[want.record] })
-    if not get(flights, ask.key) then
-        put(flights, ask.key, owner)
-        put(open, 'k' .. ask.key, true)
-    end
-    if ask.id and not holder_of(ask.id, now) then take_id(ask.id, ask.digest, ask.entry, false, now) end
+    put(open, field, call_text(false, entry, ARGV[record]))
+    if not get(flights, key) then hold(key) end
+    if id and not known_id(id) then take_id(id, digest, entry) end
 end
 
 -- Whose job may yet run holds its id.
 local TAKES_ID = { clear = true, granted = true, busy = true, hit = true }
 
-local function answer(ask, now, news)
-    local verdict = identify(ask, now)
+local function answer(ask, news)
+    local kind, entry, _, again, _, _, id, digest = unpack(ask, 1, 8)
+    local verdict = (id or again) and identify(entry, again, id, digest)
     if not verdict then
-        verdict = ask.op == 'check' and { 'clear', {} } or admit(ask, now, news)
+        verdict = kind == 'check' and { 'clear', NONE } or admit(ask, news)
     end
-    if ask.id and TAKES_ID[verdict[1]] and not holder_of(ask.id, now) then
-        take_id(ask.id, ask.digest, ask.entry, false, now)
-    end
+    if id and TAKES_ID[verdict[1]] and not known_id(id) then take_id(id, digest, entry) end
     return verdict
 end
 
 local function flush_claims()
     flush_hash(flights)
-    flush_hash(open, open_text)
+    flush_hash(open)
     if released then redis.call('HINCRBY', L, 'released', 1) end
 end

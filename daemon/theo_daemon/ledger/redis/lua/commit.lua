@@ -2,9 +2,6 @@
 -- landings, then asks, which see what the landings brought. Returns, packed: {'done', did it change anything, verdicts,
 -- news}; or {'fenced'} to who is not among the living; or {'behind', token} where the last batch that is known is
 -- older than the last one that was answered: this server has lost what followed.
-local now = time_now(ARGV[5])
-local operations = cmsgpack.unpack(ARGV[7])
-
 refuse_while_moving()
 
 local function flush_all()
@@ -23,7 +20,7 @@ end
 if redis.call('HGET', OWNERS, owner) ~= name then
     local seen = {}
     for _, operation in ipairs(operations) do
-        if operation.op == 'land' then correct_lost(operation, seen) end
+        if operation[1] == 'land' then correct_lost(operation, seen) end
     end
     flush_all()
     for attempt in pairs(seen) do
@@ -34,7 +31,7 @@ end
 
 -- A batch whose answer was lost on the way comes again under its token: what it did is not done twice. Verdicts that
 -- changed nothing and may be long are not kept: those operations are simply asked again.
-local LONG = { hit = true, replay = true }
+local DONE, LONG = { 'done' }, { hit = true, replay = true }
 local before = redis.call('HMGET', OWNER, 'batch', 'reply')
 local told, news = {}, {}
 if before[1] == token then
@@ -49,9 +46,10 @@ for place, operation in ipairs(operations) do
         verdicts[place] = told[place]
     else
         todo[#todo + 1] = place
-        if operation.op == 'ask' or operation.op == 'check' or operation.op == 'restore' then
+        local kind = operation[1]
+        if kind == 'ask' or kind == 'check' or kind == 'restore' then
             expect_ask(operation)
-        elseif operation.op == 'land' then
+        elseif kind == 'land' then
             expect_landing(operation)
         end
     end
@@ -60,23 +58,24 @@ end
 local function each(kinds, act)
     for _, place in ipairs(todo) do
         local operation = operations[place]
-        if kinds[operation.op] then verdicts[place] = act(operation) or { 'done' } end
+        if kinds[operation[1]] then verdicts[place] = act(operation) or DONE end
     end
 end
 
 -- Changes before landings: what a probe showed is known before its right to probe ends.
 each({ change = true, health = true, bury = true }, function(operation)
-    if operation.op == 'bury' then return bury(operation.owner, now, news) end
-    if operation.op == 'health' then return add_health(operation) end
-    local row, is_news = after_change(operation, now)
-    return { 'changed', as_told(operation.model, row), is_news }
+    local kind, what = operation[1], operation[2]
+    if kind == 'bury' then return bury(what, news) end
+    if kind == 'health' then return add_health(what) end
+    local row, is_news = after_change(what, now)
+    return { 'changed', as_told(what.model, row), is_news }
 end)
 tell_of_booked(news)
-each({ restore = true }, function(ask) return restore(ask, now) end)
-each({ land = true }, function(landing) return land(landing, now) end)
+each({ restore = true }, restore)
+each({ land = true }, land)
 tell_of_booked(news)
 each({ forget = true }, forget)
-each({ ask = true, check = true }, function(ask) return answer(ask, now, news) end)
+each({ ask = true, check = true }, function(ask) return answer(ask, news) end)
 each({ land = true }, free_ids)
 
 local function anything_changed()

@@ -12,18 +12,19 @@ local booked = {} -- scopes that were charged
 local troubles = {} -- {stream, its length, words}: attempts that failed, or may have been billed for nothing
 
 local function expect_landing(landing)
-    local settled = landing.settled
+    local _, settled, cache, release, ends = unpack(landing, 1, 5)
     if settled then
-        expect(open, 'a' .. settled.attempt)
-        for _, scope in ipairs(settled.scopes) do
+        local attempt, model, state, _, _, scopes = unpack(settled, 1, 6)
+        expect(open, 'a' .. attempt)
+        for _, scope in ipairs(scopes_of[scopes]) do
             expect(balances, scope[ROW])
         end
-        if settled.state == 'ok' then expect(latencies, settled.model) end
+        if state == 'ok' then expect(latencies, model) end
     end
-    if landing.cache then expect(answers, landing.cache.key) end
-    if landing.release then expect(flights, landing.release) end
-    for _, job in ipairs(landing.ends or {}) do
-        if job.id then expect(ids, job.id) end
+    if cache then expect(answers, cache[1]) end
+    if release then expect(flights, release) end
+    for _, job in ipairs(ends) do
+        if job[3] then expect(ids, job[3]) end
     end
 end
 
@@ -34,115 +35,121 @@ local function charge(scopes, spent, held)
     end
 end
 
-local function add_latency(one)
-    if one.state ~= 'ok' then return end
-    local sums = get(latencies, one.model)
-    sums.calls, sums.total, sums.last = sums.calls + 1, sums.total + one.latency, one.latency
-    sums.prompt, sums.completion = sums.prompt + one.prompt, sums.completion + one.completion
-    put(latencies, one.model, sums)
+local function add_latency(settled)
+    local _, model, state, _, _, _, latency, prompt, completion = unpack(settled, 1, 9)
+    if state ~= 'ok' then return end
+    local sums = get(latencies, model)
+    sums.calls, sums.total, sums.last = sums.calls + 1, sums.total + latency, latency
+    sums.prompt, sums.completion = sums.prompt + prompt, sums.completion + completion
+    put(latencies, model, sums)
 end
 
--- As attempts are listed for people. `one`: how it ended; `record`: what it was.
-local function listed(number, state, cost, record, started, one)
+-- As attempts are listed for people.
+local function listed(attempt, state, cost, record, started, status, code, request)
     return {
-        'attempt', number, 'model', record.model, 'provider', record.provider, 'state', state, 'entry', record.entry,
+        'attempt', attempt, 'model', record.model, 'provider', record.provider, 'state', state, 'entry', record.entry,
         'key', record.key, 'tenant', record.tenant or '', 'id', record.id or '', 'started_at', whole(started),
         'bound_nano', whole(record.bound or 0), 'cost_nano', whole(cost), 'price', record.price or '',
-        'status_code', one.status or '', 'error_code', one.error or '', 'provider_request_id', one.request or '',
+        'status_code', status or '', 'error_code', code or '', 'provider_request_id', request or '',
     }
 end
 
 -- An attempt that did not answer: listed with its job, and among those that people may ask about, a bounded number of
 -- the latest. What has no model was no call.
-local function note_trouble(number, state, cost, record, started, one)
+local function note_trouble(attempt, state, cost, record, started, latency, status, code, request)
     add_prior(record.entry, {
-        number, record.model, record.provider, state, cost, one.latency or 0, one.status or false, one.error or false,
+        attempt, record.model, record.provider, state, cost, latency, status or false, code or false,
     })
     if record.model == '' then return end
     local doubtful = state ~= 'failed'
     troubles[#troubles + 1] = {
         doubtful and DOUBTFUL or FAILURES, doubtful and settings.doubtful or settings.failures,
-        listed(number, state, cost, record, started, one),
+        listed(attempt, state, cost, record, started, status, code, request),
     }
 end
 
 local SHOWS_USE = { ok = true, failed = true, void = true } -- of the others nobody knows what they used
 
 -- A rate learns what was really used.
-local function correct_rate(guard, one, now)
-    if not guard.second or not SHOWS_USE[one.state] then return end
-    local void = one.state == 'void'
+local function correct_rate(guard, model, state, used)
+    if not guard.second or not SHOWS_USE[state] then return end
+    local void = state == 'void'
     if not void and guard.tokens == 0 then return end
-    local used = one.state == 'ok' and one.prompt + one.completion or 0
-    local tokens = guard.tokens > 0 and used - guard.tokens or 0
-    correct(one.model, guard.second, void and -1 or 0, tokens, now)
+    local tokens = guard.tokens > 0 and (state == 'ok' and used or 0) - guard.tokens or 0
+    correct(model, guard.second, void and -1 or 0, tokens, now)
 end
 
-local function close(attempt, one, now)
-    put(open, 'a' .. one.attempt, false)
-    charge(one.scopes, one.cost, -(one.bound or 0))
-    add_latency(one)
-    if attempt.guard then
-        if attempt.guard.probe then end_probe(one.model, one.attempt) end
-        correct_rate(attempt.guard, one, now)
+local function close(call, settled)
+    local attempt, model, state, cost, bound, scopes, latency, prompt, completion, status, code, request =
+        unpack(settled, 1, 12)
+    put(open, 'a' .. attempt, false)
+    charge(scopes_of[scopes], cost, -(bound or 0))
+    add_latency(settled)
+    local started, entry, guard = read_call(call)
+    if guard then
+        if guard.probe then end_probe(model, attempt) end
+        correct_rate(guard, model, state, prompt + completion)
     end
-    if one.state == 'ok' then
-        answered[attempt.entry] = {
-            'attempt', one.attempt, 'model', one.model, 'state', 'ok', 'entry', attempt.entry,
-            'started_at', whole(attempt.started),
-        }
-    elseif one.state ~= 'void' then
-        note_trouble(one.attempt, one.state, one.cost, cmsgpack.unpack(attempt.text), attempt.started, one)
+    if state == 'ok' then
+        answered[entry] = { attempt, model, started }
+    elseif state ~= 'void' then
+        local record = cmsgpack.unpack(record_in(call))
+        note_trouble(attempt, state, cost, record, started, latency, status, code, request)
     end
 end
 
 -- A job has an outcome. Only the push that holds an id decides what the id is answered.
-local function end_job(job, now)
-    if not job.outcome then return end
-    local outcome = ARGV[job.outcome]
-    ended[job.entry] = true
-    if not (job.remember and job.id) then
-        if not get(outcomes, job.entry) then put(outcomes, job.entry, outcome) end
+local function end_job(job)
+    local entry, outcome, id_name, digest, remember = unpack(job, 1, 5)
+    if not outcome then return end
+    outcome = ARGV[outcome]
+    ended[entry] = true
+    if not (remember and id_name) then
+        if not get(outcomes, entry) then put(outcomes, entry, outcome) end
         return
     end
-    local id = get(ids, job.id)
+    local id = get(ids, id_name)
     if not id then
-        take_id(job.id, job.digest, job.entry, outcome, now)
-    elseif id.entry == job.entry then
-        id.outcome = outcome
-        put(ids, job.id, id)
+        take_id(id_name, digest, entry, outcome)
+    else
+        local holder, its_digest, taken = read_id(id)
+        if holder == entry then put(ids, id_name, id_text(taken, its_digest, entry, outcome)) end
     end
     released = true
 end
 
-local function land(landing, now)
-    local one = landing.settled
-    local attempt = one and get(open, 'a' .. one.attempt)
-    if attempt then close(attempt, one, now) end
-    if landing.cache then keep_answer(landing.cache, now) end
-    for _, job in ipairs(landing.ends or {}) do
-        end_job(job, now)
+local function land(landing)
+    local _, settled, cache, release, ends = unpack(landing, 1, 5)
+    local call = settled and get(open, 'a' .. settled[1])
+    if call then close(call, settled) end
+    if cache then keep_answer(cache, settled[2]) end
+    for _, job in ipairs(ends) do
+        end_job(job)
     end
-    if landing.release and get(flights, landing.release) == owner then
-        put(flights, landing.release, false)
-        put(open, 'k' .. landing.release, false)
+    if release and get(flights, release) == owner then
+        put(flights, release, false)
+        put(open, 'k' .. release, false)
         released = true
     end
 end
 
 -- Ids are let go last: a job may end while its own ask is in this very batch, and would take its id again.
 local function free_ids(landing)
-    for _, job in ipairs(landing.ends or {}) do
-        local id = job.id and not job.remember and get(ids, job.id)
-        if id and id.entry == job.entry and not id.outcome then
-            put(ids, job.id, false)
-            released = true
+    for _, job in ipairs(landing[5]) do
+        local entry, _, id_name, _, remember = unpack(job, 1, 5)
+        local id = id_name and not remember and get(ids, id_name)
+        if id then
+            local holder, _, _, outcome = read_id(id)
+            if holder == entry and not outcome then
+                put(ids, id_name, false)
+                released = true
+            end
         end
     end
 end
 
 local function forget(operation)
-    for _, entry in ipairs(operation.entries) do
+    for _, entry in ipairs(operation[2]) do
         put(outcomes, entry, false)
     end
 end

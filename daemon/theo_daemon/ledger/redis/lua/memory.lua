@@ -1,16 +1,16 @@
 -- What is remembered: whose an id is, how jobs ended, what was answered, what was tried before.
 
--- "r<taken at> <digest> <entry>" while the job of the id runs, "d<taken at> <digest> <entry>\n<outcome>" once it
+-- An id is a text, "r<taken at> <digest> <entry>" while its job runs, "d<taken at> <digest> <entry>\n<outcome>" once it
 -- ended. An entry is "<stream>:<entry id>".
-local function read_id(text)
-    if not text then return false end
-    local state, taken, digest, entry, outcome = string.match(text, '^(.)(%d+) (%S*) (%S+)\n?(.*)$')
-    return { taken = tonumber(taken), digest = digest, entry = entry, outcome = state == 'd' and outcome }
+local function id_text(taken, digest, entry, outcome)
+    local head = taken .. ' ' .. digest .. ' ' .. entry
+    return outcome and 'd' .. head .. '\n' .. outcome or 'r' .. head
 end
 
-local function id_text(id)
-    local head = whole(id.taken) .. ' ' .. id.digest .. ' ' .. id.entry
-    return id.outcome and 'd' .. head .. '\n' .. id.outcome or 'r' .. head
+-- Whose it is, the digest, when it was taken (as text), and where its outcome begins, if it has one.
+local function read_id(text)
+    local _, last, state, taken, digest, entry = string.find(text, '^(.)(%d+) (%S*) (%S+)')
+    return entry, digest, taken, state == 'd' and last + 2
 end
 
 -- "<created> <fresh until> <model>\n<answer>", times in Unix ms.
@@ -23,7 +23,8 @@ local function read_answer(text)
     }
 end
 
-local ids = shelf({ prefix = L .. ':id:', parse = read_id })
+local ids = shelf({ prefix = L .. ':id:' })
+local new_ids = {} -- those that this batch takes
 local outcomes = shelf({ prefix = L .. ':outcome:' })
 local redelivered = {} -- entries that somebody had before
 local answers = shelf({ prefix = L .. ':answer:', parse = read_answer })
@@ -32,7 +33,7 @@ local answers = shelf({ prefix = L .. ':answer:', parse = read_answer })
 
 local new_priors = {} -- entry -> attempt -> {attempt, model, provider, state, cost, latency, status, error}
 local ended = {} -- entries whose jobs have an outcome by now: nothing needs to be listed of them any more
-local answered = {} -- entry -> the call that answered it, as it is listed beside others that were made for it
+local answered = {} -- entry -> the call that answered it: {attempt, model, when it was sent}
 
 local function add_prior(entry, prior)
     new_priors[entry] = new_priors[entry] or {}
@@ -65,9 +66,12 @@ local function drop_priors()
         known = known + redis.call('EXISTS', unpack(keys, first, last))
     end)
     if known == 0 then return end
-    for entry, words in pairs(answered) do
+    for entry, call in pairs(answered) do
         if redis.call('EXISTS', L .. ':prior:' .. entry) == 1 then
-            redis.call('XADD', DOUBTFUL, 'MAXLEN', '~', settings.doubtful, '*', unpack(words))
+            redis.call(
+                'XADD', DOUBTFUL, 'MAXLEN', '~', settings.doubtful, '*', 'attempt', call[1], 'model', call[2],
+                'state', 'ok', 'entry', entry, 'started_at', whole(call[3])
+            )
         end
     end
     for entry in pairs(ended) do
@@ -93,36 +97,28 @@ end
 local moved_answers = {} -- {the keys by age of the model that an answer was of, its key}
 local new_answers = {} -- by model: {keys in the order of writing, limit, life}
 
-local function keep_answer(write, now)
-    local before = get(answers, write.key)
-    local model = write.model
-    put(answers, write.key, {
-        created = now, fresh_until = now + write.ttl, model = model, text = ARGV[write.text],
-        life = write.ttl + settings.stale_ms,
-    })
+local function keep_answer(write, model)
+    local key, ttl, most, text = unpack(write, 1, 4)
+    local before, life = get(answers, key), ttl + settings.stale_ms
+    put(answers, key, { created = now, fresh_until = now + ttl, model = model, text = ARGV[text], life = life })
     local list = new_answers[model] or { life = 0 }
     new_answers[model] = list
-    list.limit, list.life = write.max, math.max(list.life, write.ttl + settings.stale_ms)
-    list[#list + 1] = write.key
+    list.limit, list.life = most, math.max(list.life, life)
+    list[#list + 1] = key
     if before and before.model ~= model then -- until now it counted for that one
-        moved_answers[#moved_answers + 1] = { L .. ':answers:' .. before.model, write.key }
+        moved_answers[#moved_answers + 1] = { L .. ':answers:' .. before.model, key }
     end
 end
 
-local function model_of_answer(key)
-    local _, _, model = string.find(redis.call('GETRANGE', L .. ':answer:' .. key, 0, 160), '^%d+ %d+ (%S+)\n')
-    return model
-end
-
 -- The oldest answers of the model make room. As many as came, and a few more where the limit was lowered: no batch
--- deletes a whole cache.
+-- deletes a whole cache. (An answer that expired here and came again from another model may go with them.)
 local function evict(model, list)
     local by_age = L .. ':answers:' .. model
     local excess = math.min(redis.call('ZCARD', by_age) - list.limit, 2 * #list + 16)
     if excess <= 0 then return end
     local oldest, gone = redis.call('ZPOPMIN', by_age, excess), {}
     for i = 1, #oldest, 2 do
-        if model_of_answer(oldest[i]) == model then gone[#gone + 1] = L .. ':answer:' .. oldest[i] end
+        gone[#gone + 1] = L .. ':answer:' .. oldest[i]
     end
     delete_all(gone)
 end
@@ -130,7 +126,7 @@ end
 local function flush_answers()
     for _, key in ipairs(answers.changed) do
         local one = get(answers, key)
-        local head = whole(one.created) .. ' ' .. whole(one.fresh_until) .. ' ' .. one.model .. '\n'
+        local head = NOW .. ' ' .. whole(one.fresh_until) .. ' ' .. one.model .. '\n'
         redis.call('SET', L .. ':answer:' .. key, head .. one.text, 'PX', one.life)
     end
     for _, move in ipairs(moved_answers) do
@@ -148,16 +144,18 @@ local function flush_answers()
     end
 end
 
--- Whose an id is; false once it is forgotten. What an entry itself left there stays its own, as long as outcomes are
--- kept.
-local function holder_of(name, now)
+-- The id's text; false once it is forgotten. What an entry itself left there stays its own, as long as outcomes are kept.
+local function known_id(name)
     local id = get(ids, name)
-    if id and id.taken < now - settings.id_ms and not redelivered[id.entry] then return false end
+    if not id then return false end
+    local entry, _, taken = read_id(id)
+    if tonumber(taken) < now - settings.id_ms and not redelivered[entry] then return false end
     return id
 end
 
-local function take_id(name, digest, entry, outcome, now)
-    put(ids, name, { taken = now, digest = digest, entry = entry, outcome = outcome, new = true })
+local function take_id(name, digest, entry, outcome)
+    new_ids[name] = true
+    put(ids, name, id_text(NOW, digest, entry, outcome))
 end
 
 local function flush_ids()
@@ -165,10 +163,10 @@ local function flush_ids()
         local id, key = get(ids, name), L .. ':id:' .. name
         if not id then
             redis.call('DEL', key)
-        elseif id.new then
-            redis.call('SET', key, id_text(id), 'PX', math.max(settings.id_ms, settings.outcome_ms))
+        elseif new_ids[name] then
+            redis.call('SET', key, id, 'PX', math.max(settings.id_ms, settings.outcome_ms))
         else
-            redis.call('SET', key, id_text(id), 'KEEPTTL')
+            redis.call('SET', key, id, 'KEEPTTL')
         end
     end
 end
