@@ -16,7 +16,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --only-bi
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup demo test check lint type contracts fmt bench chaos providers lock clean
+.PHONY: help setup demo test check lint type contracts fmt bench chaos failover evaluate providers lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,12 @@ chaos: $(VENV)/.installed ## four minutes of kill -9, stalls and faults on real 
 providers: $(VENV)/.installed ## the adapters against servers that others wrote, and those servers' verdict; with npm two of them
 	@$(MAKE) --no-print-directory $(VENV)/.model $(VENV)/.providers
 	@$(BIN)/python -m tests.providers.run
+
+failover: $(VENV)/.installed ## what it costs a job that its first candidate fails at once: milliseconds, with real processes
+	@$(BIN)/python -m tests.bench.failover $(ARGS)
+
+evaluate: $(VENV)/.installed ## routing features against plain weighted choice, in virtual time; the table in deploy/docs/routing.md
+	@$(BIN)/python -m tests.evaluation.run $(ARGS)
 
 # uv ignores pip's settings: UV_DEFAULT_INDEX in the environment points it at another index. UPGRADE=--upgrade moves the pins.
 lock: ## renew the locks after a change of dependencies (needs uv; UPGRADE=--upgrade moves all pins)

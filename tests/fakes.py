@@ -40,6 +40,10 @@ class VirtualClock(FakeClock):
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
+    def shift_wall(self, seconds: float) -> None:
+        """Somebody sets the machine's clock; nothing that is measured notices."""
+        self._wall_offset += seconds
+
     async def advance(self, seconds: float) -> None:
         end = self._now + seconds
         await settle()

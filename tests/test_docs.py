@@ -19,7 +19,7 @@ from typer.main import get_command
 
 from theo_daemon.cli import app
 from theo_daemon.cli.commands import COMMANDS, load
-from theo_daemon.config import Config, ModelConfig, RoutingConfig
+from theo_daemon.config import BudgetConfig, Config, ModelConfig, RoutingConfig
 from theo_daemon.config_file import load_config
 from theo_daemon.entry import FIELDS
 from theo_daemon.redis_link import RedisLink
@@ -219,7 +219,7 @@ def test_the_contract_lists_each_key_of_the_configuration() -> None:
     page = section(DOCS / "contract.md", "Configuration")
     parts = [getattr(Config(), name) for name in Config.__struct_fields__]
     tables: list[type[Struct]] = [type(part) for part in parts if isinstance(part, Struct)]
-    tables += [ModelConfig, RoutingConfig]
+    tables += [ModelConfig, RoutingConfig, BudgetConfig]
     keys = {key.name for table in tables for key in structs.fields(table)}
     assert [key for key in sorted(keys) if not re.search(rf"[`.]{key}`", page)] == []
 

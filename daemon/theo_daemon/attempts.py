@@ -11,8 +11,11 @@ from typing import Protocol
 from theo_daemon.bookings import Bookings, Started
 from theo_daemon.ceilings import Barred, fits, hold_wait_s, last_word, over_ceiling, unaffordable
 from theo_daemon.deltas import DeltaFeed
+from theo_daemon.fallbacks import Fallbacks
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
+from theo_daemon.hedged import Hedging, Rival
+from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import OnUnknown
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import (
@@ -20,6 +23,7 @@ from theo_daemon.ledger.records import (
     Clear,
     Granted,
     Landing,
+    OtherWindow,
     OverBudget,
     PriorAttempt,
     Throttled,
@@ -64,21 +68,40 @@ class Attempts:
 
     def __init__(
         self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, max_attempts: int, max_wait_s: float,
-        on_unknown: OnUnknown, bookings: Bookings, redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
+        on_unknown: OnUnknown, fallbacks: Fallbacks, bookings: Bookings, hold_lines: HoldLines,
+        redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
         self._max_attempts, self._max_wait_s, self._on_unknown = max_attempts, max_wait_s, on_unknown
-        self._bookings, self._redis_now_ms = bookings, redis_now_ms
+        self._fallbacks, self._bookings, self._hold_lines = fallbacks, bookings, hold_lines
+        self._redis_now_ms = redis_now_ms
         self._clock, self._rng = clock, rng
+        self._hedging: Hedging | None = None
+        if any(one.config.routing.hedge_after_ms is not None for one in fleet.members()):
+            self._hedging = Hedging(
+                fleet=fleet, ledger=ledger, asking=asking, bookings=bookings, submit=self._submit,
+                on_unknown=on_unknown, hold_lines=hold_lines, clock=clock,
+            )  # fmt: skip
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:
         """Hand the next attempt to a worker with a free slot, now; None when there is none."""
-        model = self._fleet.choose(models)
+        lead = flight.lead
+        if flight.in_order:
+            model = self._fleet.first_free(models)
+        else:
+            model = self._fleet.choose(
+                self._fleet.preferred(models, flight.route, lead.job, lead.size),
+                deadline=lead.deadline,
+                workflow=lead.job.workflow,
+                size=lead.size,
+            )
         return None if model is None else self._submit(flight, model)
 
     async def run(self, flight: Flight, started: Started) -> Result | None:
         """From the first call on; None: another turn is needed, to begin or to go on. Raises NotGranted."""
         while True:
+            if self._hedging is not None:
+                started = await self._hedging.race(flight, started)
             step = await self._end_of(flight, started)
             match step:
                 case None | Result():
@@ -96,9 +119,9 @@ class Attempts:
         try:
             result = await started.result
         except NotGranted as refused:
-            if flight.tried and isinstance(refused.verdict, OverBudget):
+            if flight.under_way and isinstance(refused.verdict, OverBudget):
                 return self._refused(flight, refused.model, refused.verdict)
-            if flight.tried and isinstance(refused.verdict, Throttled | Unfit):
+            if flight.under_way and isinstance(refused.verdict, OtherWindow | Throttled | Unfit):
                 return self._decide(flight)
             raise
         except (WorkerStopped, NotAdmitted):
@@ -115,7 +138,7 @@ class Attempts:
 
     def _book(
         self, flight: Flight, started: Started, result: Completed | CallFailed
-    ) -> Result | TryOneOf | GiveUp:
+    ) -> Result | TryOneOf | GiveUp | None:
         try:
             if isinstance(result, Completed):
                 return self._bookings.answered(flight, started, result)
@@ -134,7 +157,7 @@ class Attempts:
         if job.max_cost_nano is None:
             return
         bounds = {
-            model: self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model))
+            model: self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model), tight=True)
             for model in flight.candidates
         }
         refusals = unaffordable(bounds, limit_nano=job.max_cost_nano, spent_nano=flight.cost_nano)
@@ -143,19 +166,20 @@ class Attempts:
 
     def bar(self, flight: Flight, model: str, verdict: OverBudget) -> None:
         """Take a candidate away whose budget is spent."""
-        flight.bar(model, Barred(over_ceiling(verdict, int(self._clock.wall() * 1000)), own=False))
+        tenant, now_ms = flight.lead.job.tenant, int(self._clock.wall() * 1000)
+        flight.bar(model, Barred(over_ceiling(verdict, now_ms, tenant=tenant), own=False))
 
     def unaffordable(self, flight: Flight) -> Result:
-        """No candidate is left: the last one's own error, if one was called at all, else what money forbids."""
+        """No candidate is left: the last one's own error, if one was called at all, else what forbids the others."""
         if flight.last_error is not None:
             return self.gave_up(flight)
         last = last_word(flight.barred.values())
         # Who waits may have another ceiling of its own, or none.
         shared = last.error.shared and not any(barred.own for barred in flight.barred.values())
         outcome = failed(last.error, cost_nano=flight.cost_nano, attempts=flight.attempts)
-        return Result(outcome, shared=shared)
+        return Result(outcome, shared=shared, remember=last.error.remembered)
 
-    def _refused(self, flight: Flight, model: str, verdict: OverBudget) -> TryOneOf | GiveUp:
+    def _refused(self, flight: Flight, model: str, verdict: OverBudget) -> TryOneOf | GiveUp | None:
         """A later attempt does not fit under a ceiling: decide anew what follows the one before."""
         if not verdict.by_holds:
             self.bar(flight, model, verdict)
@@ -172,26 +196,29 @@ class Attempts:
 
     # -- sending -------------------------------------------------------------------------------------
 
-    def _submit(self, flight: Flight, model: str) -> Started | None:
+    def _submit(self, flight: Flight, model: str, rival: Rival | None = None) -> Started | None:
         member, job = self._fleet[model], flight.lead.job
+        draw = self._fleet.draw(model, flight.route, job)
+        tight = draw.capped or job.max_cost_nano is not None
         want = Want(
             attempt_id=self._ledger.next_attempt_id(),
             model=model,
             provider=member.config.provider,
-            bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model)),
-            scopes=self._fleet.scopes(model),
+            bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model), tight=tight),
+            scopes=draw.scopes,
             rate=self._fleet.rate(model, job, flight.lead.size),
             price=member.snapshot,
         )
-        on_delta = self._deltas.begin(flight)
+        on_delta = self._deltas.begin(flight) if rival is None else None  # streamed calls have no rivals
+        claim = self._claim if rival is None else rival.claim
         call = Call(
             request=Request(messages=job.messages, params=job.params, stream=on_delta is not None),
             deadline=member.worker.starts_at(self._clock.monotonic()) + member.config.routing.timeout_s,
             on_delta=on_delta,
-            before_send=partial(self._claim, flight, want),
+            before_send=partial(claim, flight, want),
         )
         try:
-            return Started(want, member.price, member.worker.submit(call))
+            return Started(want, member.price, member.worker.submit(call), streamed=on_delta is not None)
         except (WorkerStopped, MailboxFull):
             return None
 
@@ -204,7 +231,8 @@ class Attempts:
         self._fleet.heed(want, verdict)
         if not isinstance(verdict, Granted):
             raise NotGranted(want.model, verdict)
-        flight.holding = True
+        self._hold_lines.over(flight)
+        flight.holding, flight.scopes = True, want.scopes
         flight.listed.add(want.attempt_id)
         try:
             if verdict.prior:
@@ -250,16 +278,42 @@ class Attempts:
 
     # -- ends ----------------------------------------------------------------------------------------
 
-    def _decide(self, flight: Flight) -> TryOneOf | GiveUp:
-        """What follows the last failed attempt, with what money is left."""
+    def _decide(self, flight: Flight) -> TryOneOf | GiveUp | None:
+        """What follows the last failed attempt, with what money is left. None: a turn with other candidates."""
         self.bar_unaffordable(flight)
-        return after_failure(
+        step = after_failure(
             flight.tried,
             flight.candidates,
             max_attempts=self._max_attempts - flight.lead.lost_calls,
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
             jitter=self._rng.random(),
         )
+        if (
+            isinstance(step, GiveUp)
+            and flight.last_error is not None
+            and self.detour(flight, flight.last_error)
+        ):
+            return None
+        return step
+
+    def detour(self, flight: Flight, error: GenerationError) -> bool:
+        """Send the flight to other models after the error of the ones it had; False: there are none."""
+        refused = [one.model for one in flight.tried if one.code == error.code]
+        refused += [model for model, barred in flight.barred.items() if barred.error.code == error.code]
+        way = self._fallbacks.after(
+            error.code,
+            flight.route.name,
+            candidates=flight.names,
+            refused=refused,
+            gone={*flight.barred, *(one.model for one in flight.tried)},
+        )
+        if way is None:
+            return False
+        if flight.settled is not None:
+            self._ledger.tell(Landing(settled=flight.settled))
+            flight.settled = None
+        flight.divert(way.models, in_order=way.in_order)
+        return True
 
     def gave_up(self, flight: Flight, *, unknown: bool = False) -> Result:
         """The last candidate's own error is the job's."""

@@ -10,13 +10,15 @@ import msgspec
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import IN_DOUBT, Flight
 from theo_daemon.job import Answer, Answered
+from theo_daemon.learner import Seen
 from theo_daemon.ledger.records import CacheWrite, Settled, Want
+from theo_daemon.money import to_usd
 from theo_daemon.outcomes import Result, attempt, settled
 from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock
 from theo_workers.errors import UpstreamError
-from theo_workers.failures import CONSEQUENCES, Billed, FailureClass
+from theo_workers.failures import CONSEQUENCES, Billed, FailureClass, NextStep
 from theo_workers.messages import Attempt, BilledUsage, Completion, Outcome, Usage
 from theo_workers.model_worker import CallFailed, Completed
 from theo_workers.prices import Price, charge_nano
@@ -30,6 +32,7 @@ class Started(msgspec.Struct, frozen=True):
     want: Want
     price: Price | None  # at its start; None: unknown
     result: asyncio.Future[Completed | CallFailed]
+    streamed: bool = False
 
 
 class AttemptObserver(Protocol):
@@ -71,6 +74,8 @@ class Bookings:
         self._check_bill(want, cost, usage)
         if self._unknown:
             self._unknown.discard(want.model)
+        if self._fleet.learner is not None:
+            self._learn(flight, want, result, usage=usage)
         done = attempt(want, Outcome.OK, latency_ms=result.latency_ms, cost_nano=cost, status_code=200)
         self._note(flight, done, cost, usage=usage, completion=completion)
         flight.settled = Settled(
@@ -95,6 +100,8 @@ class Bookings:
         want, error = started.want, result.error
         doubtful = CONSEQUENCES[error.failure].billed is Billed.MAYBE
         cost = self._cost_of(started, error, doubtful=doubtful)
+        if self._fleet.learner is not None and CONSEQUENCES[error.failure].next_step is not NextStep.TERMINAL:
+            self._learn(flight, want, result, cost_nano=cost)
         state = Outcome.MAYBE if doubtful else Outcome.FAILED
         done = attempt(
             want,
@@ -110,7 +117,9 @@ class Bookings:
         if error.failure is FailureClass.MODEL_UNKNOWN and want.model not in self._unknown:
             self._unknown.add(want.model)
             self._observer.on_model_unknown(want.model, error.detail)
-        flight.tried.append(Tried(want.model, error.failure, error.retryable, error.retry_after_s))
+        flight.tried.append(
+            Tried(want.model, error.failure, error.retryable, error.retry_after_s, error.code)
+        )
 
     def doubtful(self, flight: Flight, want: Want, outcome: Outcome, *, code: str | None) -> bool:
         """A call that ended without a word may be billed if it was sent: it is charged at its bound.
@@ -119,10 +128,46 @@ class Bookings:
         """
         if flight.sent_attempt != want.attempt_id:
             return False
+        self.charge(flight, want, outcome, code=code)
+        return True
+
+    def charge(self, flight: Flight, want: Want, outcome: Outcome, *, code: str | None) -> None:
+        """A call that was sent and ended without a word: at its bound."""
         cost = want.bound_nano or 0
         self._note(flight, attempt(want, outcome, latency_ms=0.0, cost_nano=cost, code=code), cost)
         flight.settled = settled(want, outcome, cost_nano=cost, latency_ms=0.0, code=code)
-        return True
+
+    def spare(self, flight: Flight, started: Started, result: Completed) -> None:
+        """An answer that came at the same moment as the one that counts: paid for, and not used."""
+        want, completion = started.want, result.completion
+        usage = completion.usage or self._fleet.estimate(want.model, flight.lead.job, completion.output)
+        cost = charge_nano(started.price, usage)
+        self._check_bill(want, cost, usage)
+        done = attempt(want, Outcome.CANCELLED, latency_ms=result.latency_ms, cost_nano=cost)
+        self._note(flight, done, cost, usage=usage, completion=completion)
+        flight.settled = settled(want, Outcome.CANCELLED, cost_nano=cost, latency_ms=result.latency_ms)
+
+    def _learn(
+        self,
+        flight: Flight,
+        want: Want,
+        result: Completed | CallFailed,
+        *,
+        usage: Usage | None = None,
+        cost_nano: int = 0,
+    ) -> None:
+        """For the choice among models. Who was asked with one job says something of the next."""
+        learner, lead = self._fleet.learner, flight.lead
+        assert learner is not None
+        seen = Seen(
+            size=lead.size,
+            seconds=result.latency_ms / 1000,
+            answered=usage is not None,
+            prompt_tokens=0 if usage is None else usage.prompt_tokens,
+            completion_tokens=0 if usage is None else usage.completion_tokens,
+            cost_usd=to_usd(cost_nano),
+        )
+        learner.learn(want.model, lead.job.workflow, seen, self._clock.monotonic())
 
     def _cache_write(self, flight: Flight, answer: Answer) -> CacheWrite | None:
         """Every shareable answer is kept a moment for those who wait elsewhere; whole ones for the TTL."""

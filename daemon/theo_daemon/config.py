@@ -34,6 +34,14 @@ Usd = Annotated[float, Meta(ge=0, le=1e9)]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
 
 Provider = Literal["openai", "openai_responses", "anthropic", "gemini", "local", "scripted"]
+Selector = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(?:\*|[A-Za-z0-9._:-]{1,64})\Z",
+        extra={"allowed": f'"*" for each one by itself, or a name: {NAME_ALLOWED}'},
+    ),
+]
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -105,13 +113,25 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     weight: Annotated[float, Meta(ge=0, le=1e12)] = 1.0
     spend_ceiling: Usd | None = None  # None: none; 0 forbids
     spend_window: SpendWindow = SpendWindow()
+    calendar_aligned: bool = True
     latency_threshold_ms: Milliseconds = 5000.0
     warning_ratio: Ratio = 0.8  # of the ceiling; `soft_budget` ends up here
+    downgrade_ratio: Ratio | None = (
+        None  # of the ceiling: from here on cheaper models come first; None: never
+    )
     circuit_breaker_threshold: ShortCount = 3
     circuit_breaker_timeout_s: Seconds = 60.0
     cache_enabled: bool = True
     cache_ttl_seconds: PauseSeconds = 300.0
     cache_max_entries: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 128
+    strategy: Literal["weighted", "predictive"] = "weighted"
+    predictive_usd_per_s: Annotated[float, Meta(ge=0, le=1e6)] = 0.001  # what a second of latency is worth
+    regions: tuple[Text, ...] = ()  # labels of models, in order of preference; empty: they make no difference
+    region_eviction_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    hedge_after_ms: Milliseconds | None = None  # None: no call has a rival
+    hedge_max_cost: Usd | None = None  # of a rival; None: only those that cost nothing
+    context_window_fallbacks: dict[str, tuple[str, ...]] = {}  # model or group -> models or groups
+    content_policy_fallbacks: dict[str, tuple[str, ...]] = {}
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True):
@@ -149,6 +169,22 @@ class WorkflowConfig(Struct, frozen=True, kw_only=True):
     model: str  # model or group
 
 
+class BudgetConfig(Struct, frozen=True, kw_only=True):
+    """One ceiling over what several calls have in common. Selectors that are None make no difference."""
+
+    tenant: Selector | None = None
+    workflow: Selector | None = None
+    group: Selector | None = None  # as the job asked for it, or its workflow or the default did
+    model: Selector | None = None
+    spend_ceiling: Usd  # 0 forbids
+    spend_window: SpendWindow = SpendWindow()
+    calendar_aligned: bool = True
+    warning_ratio: Ratio = 0.8  # of the ceiling; `soft_budget` ends up here
+    downgrade_ratio: Ratio | None = (
+        None  # of the ceiling: from here on cheaper models come first; None: never
+    )
+
+
 class TelemetryConfig(Struct, frozen=True, kw_only=True):
     """What operators see. Empty strings turn an exit off."""
 
@@ -171,6 +207,7 @@ class Config(Struct, frozen=True, kw_only=True):
     models: tuple[ModelConfig, ...] = ()
     groups: dict[str, tuple[str, ...]] = {}
     workflows: dict[str, WorkflowConfig] = {}
+    budgets: tuple[BudgetConfig, ...] = ()
     telemetry: TelemetryConfig = TelemetryConfig()
     source: Path | None = None  # the file it was read from
     warnings: tuple[str, ...] = ()

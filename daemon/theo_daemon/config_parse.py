@@ -25,6 +25,7 @@ from theo_daemon.config import (
     ShortCount,
     TelemetryConfig,
 )
+from theo_daemon.config_budgets import read_budgets
 from theo_daemon.config_models import ModelReader
 from theo_daemon.config_names import check_names, read_groups, read_workflows
 from theo_daemon.config_routing import read_global
@@ -72,6 +73,7 @@ def parse_config(
     set_routing = read_global(raw.get("routing", {}), report)
     reader = ModelReader(source=secrets, folder=folder, routing=set_routing, serving=serving, report=report)
     models = _models(raw.get("models", []), reader, serving, report)
+    budgets = read_budgets(raw.get("budgets", []), report)
     config = Config(
         redis=redis,
         ingress=_ingress(raw, report),
@@ -84,10 +86,11 @@ def parse_config(
         models=models,
         groups=read_groups(raw.get("groups", {}), report),
         workflows=read_workflows(raw.get("workflows", {}), report),
+        budgets=tuple(budgets.values()),
         telemetry=_section(TelemetryConfig, raw, "telemetry", report, otlp_endpoint=_otlp, http=_http),
         source=source,
     )
-    check_names(config, raw, report)
+    check_names(config, budgets, raw, report)
     _one_slot(config, report)
     _doubts(config, report, serving=serving)
     if report.errors:

@@ -10,17 +10,37 @@ from theo_daemon.config import RoutingConfig, Usd
 from theo_daemon.config_table import Report, Shape, read_table
 from theo_daemon.spend_window import SpendWindow, parse_window
 
-_PER_JOB = ("default", "when_unavailable", "max_wait_s", "max_attempts")
+_PER_JOB = (
+    *("default", "when_unavailable", "max_wait_s", "max_attempts"),
+    *("strategy", "predictive_usd_per_s", "regions", "region_eviction_ratio"),
+    *("context_window_fallbacks", "content_policy_fallbacks"),
+)
 """What is decided for a job before, or across, the models that it may run on."""
 
 
-def _window(value: object) -> SpendWindow:
+def read_window(value: object) -> SpendWindow:
+    """The value of a `spend_window`. Raises ValueError."""
     return parse_window(value if isinstance(value, str) else "")
+
+
+def _fallbacks(value: object) -> dict[str, tuple[str, ...]]:
+    """Model or group -> who is asked after it, names unchecked."""
+    if not isinstance(value, Mapping) or not all(_is_list_of_texts(one) for one in value.values()):
+        raise ValueError('must be a table of lists that are not empty, as { chat = ["roomy"] }')
+    return {name: tuple(models) for name, models in value.items()}
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
 _ROUTING = Shape(
     cls=RoutingConfig,
-    readers={"spend_window": _window},
+    readers={
+        "spend_window": read_window,
+        "context_window_fallbacks": _fallbacks,
+        "content_policy_fallbacks": _fallbacks,
+    },
     extras={"soft_budget": Usd},
     aliases={"max_budget": "spend_ceiling", "budget_duration": "spend_window"},
 )
@@ -29,7 +49,7 @@ _ROUTING = Shape(
 def read_global(raw: object, report: Report) -> dict[str, Any]:
     """The keys that `[routing]` sets."""
     given = read_table(_ROUTING, raw, "[routing]", report)
-    return _with_warning_ratio(given, {}, "[routing]", report)
+    return with_warning_ratio(given, {}, "[routing]", report)
 
 
 def read_own(raw: object, inherited: Mapping[str, Any], at: str, report: Report) -> dict[str, Any]:
@@ -40,10 +60,10 @@ def read_own(raw: object, inherited: Mapping[str, Any], at: str, report: Report)
             report.warn(
                 f"{at} {key}", "has no effect here: it concerns jobs, not models; set it in [routing]"
             )
-    return {**inherited, **_with_warning_ratio(given, inherited, at, report)}
+    return {**inherited, **with_warning_ratio(given, inherited, at, report)}
 
 
-def _with_warning_ratio(
+def with_warning_ratio(
     given: dict[str, Any], inherited: Mapping[str, Any], at: str, report: Report
 ) -> dict[str, Any]:
     """`soft_budget`, an amount, becomes the ratio to the ceiling that holds for this table."""

@@ -10,19 +10,22 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
+from theo_daemon.budgets import Budgets
 from theo_daemon.catalogue import Catalogue
 from theo_daemon.config import Config, ModelConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
 from theo_daemon.fleet import Fleet, Member
+from theo_daemon.learner import Learner
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.condition import Tidings
 from theo_daemon.ledger.records import News
 from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Reception, Refused
+from theo_daemon.region_watch import RegionObserver, RegionWatch, Watched
 from theo_daemon.repricing import keep_prices
 from theo_daemon.standings import Standings
+from theo_daemon.usual import UsualLatency
 from theo_workers.breaker import Breaker
-from theo_workers.call import Observer
 from theo_workers.clock import Clock
 from theo_workers.health import ModelHealth
 from theo_workers.model_spec import ModelSpec, Timeouts
@@ -36,8 +39,8 @@ from theo_workers.upstreams.build import build_upstream
 from theo_workers.upstreams.room import Room
 
 
-class CoreObserver(Observer, DispatchObserver, Protocol):
-    """Hears of workers, jobs and defects."""
+class CoreObserver(RegionObserver, DispatchObserver, Protocol):
+    """Hears of workers, regions, jobs and defects."""
 
     def on_refusal(self, refused: Refused) -> None:
         """A job was refused before it ran."""
@@ -70,16 +73,23 @@ class Core:
         self._room = Room()
         self.catalogue = Catalogue(config)
         self.counter = TokenCounter()
-        self.standings = Standings(self.ledger, clock=clock, observer=observer)
+        self.regions = _regions(config, clock, observer)
+        self.standings = Standings(self.ledger, clock=clock, observer=self.regions or observer)
         self.ledger.on_news(observer.on_news)
         self.ledger.on_tidings(observer.on_tidings)
         self.fleet = Fleet(
             {model.name: self._member(model) for model in config.models},
+            budgets=Budgets(config),
             standings=self.standings,
             counter=self.counter,
             clock=clock,
             rng=self._rng,
+            regions=self.regions,
         )
+        if config.routing.strategy == "predictive":
+            self.fleet.learner = Learner(
+                self._rng, cost=self.fleet.usd, usd_per_s=config.routing.predictive_usd_per_s
+            )
         for member in self.fleet.members():
             self.standings.add(member.worker, _fingerprint(member.config))
         workers = [member.worker for member in self.fleet.members()]
@@ -171,7 +181,12 @@ class Core:
             observer=self.standings,
             limit=model.concurrency,
         )
-        return Member(model, worker, self._price(model), breaker)
+        place = 0
+        if self.regions is not None:
+            place = self.regions.place(model.region)
+            if model.region is not None:
+                self.regions.add(Watched(model.name, model.region, breaker, worker))
+        return Member(model, worker, self._price(model), breaker, UsualLatency(worker.health), place=place)
 
     def _price(self, model: ModelConfig) -> Price | None:
         return price_for(
@@ -182,6 +197,14 @@ class Core:
             base_url=model.base_url,
             at=self.clock.wall(),
         )
+
+
+def _regions(config: Config, clock: Clock, observer: RegionObserver) -> RegionWatch | None:
+    """None: regions make no difference."""
+    routing = config.routing
+    if not routing.regions:
+        return None
+    return RegionWatch(routing.regions, ratio=routing.region_eviction_ratio, clock=clock, observer=observer)
 
 
 def _spec(model: ModelConfig) -> ModelSpec:

@@ -16,14 +16,17 @@ from theo_daemon.cancellations import Cancel, Cancellations
 from theo_daemon.config import Config
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fair_queue import FairQueue
+from theo_daemon.fallbacks import Fallbacks
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight, Ticket, flight_key
 from theo_daemon.generation import Generation, LedgerQuestions
+from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import Delivery, EntryRef, Envelope, Failed
 from theo_daemon.landing import JobObserver, Landings
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import Check, Conflict, Replay, Verdict
 from theo_daemon.manifest import Manifest
+from theo_daemon.measuring import Measuring
 from theo_daemon.outcomes import Result, failed, replayed
 from theo_daemon.ports import Finish, Holds, Publisher
 from theo_daemon.reception import Accepted, Reception, Refused
@@ -59,7 +62,7 @@ class Dispatcher:
         holds: Holds, clock: Clock, redis_now_ms: Callable[[], int], rng: random.Random, observer: DispatchObserver,
     ) -> None:  # fmt: skip
         self._reception, self._ledger, self._publisher, self._holds = reception, ledger, publisher, holds
-        self._fleet = fleet
+        self._measuring = Measuring(fleet)
         self._clock, self._redis_now_ms, self._observer = clock, redis_now_ms, observer
         self._manifest = Manifest(holds)
         deltas = DeltaFeed(publisher, clock)
@@ -67,6 +70,7 @@ class Dispatcher:
             ledger=ledger, publisher=publisher, manifest=self._manifest, deltas=deltas,
             redis_now_ms=redis_now_ms, observer=observer,
         )  # fmt: skip
+        self._hold_lines = HoldLines(clock, rng)
         routing, on_unknown = config.routing, config.ledger.on_unknown
         questions = LedgerQuestions(
             on_unknown=on_unknown,
@@ -76,7 +80,8 @@ class Dispatcher:
         attempts = Attempts(
             fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, max_attempts=routing.max_attempts,
             max_wait_s=routing.max_wait_s if routing.when_unavailable == "park" else 0.0,
-            on_unknown=on_unknown, bookings=Bookings(fleet=fleet, observer=observer, clock=clock),
+            on_unknown=on_unknown, fallbacks=Fallbacks(config),
+            bookings=Bookings(fleet=fleet, observer=observer, clock=clock), hold_lines=self._hold_lines,
             redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
         self._turns = TurnQueue(
@@ -89,13 +94,13 @@ class Dispatcher:
             alone_from=alone_from(config.ingress.max_deliveries, routing.max_attempts),
         )
         self._generation = Generation(
-            fleet=fleet,
+            measuring=self._measuring,
             ledger=ledger,
             turns=self._turns,
             attempts=attempts,
             questions=questions,
+            hold_lines=self._hold_lines,
             clock=clock,
-            rng=rng,
         )
         self._flights: dict[str, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -126,7 +131,7 @@ class Dispatcher:
         if isinstance(received, Accepted):
             # What it raises is a bug that the job's own flight will meet and tell.
             await asyncio.gather(
-                self._fleet.prompt_bounds(received.route, received.job), return_exceptions=True
+                self._measuring.rehearse(received.route, received.job), return_exceptions=True
             )
         return received
 
@@ -241,8 +246,8 @@ class Dispatcher:
             return True
         rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         rung.add_done_callback(partial(self._deadline, ticket))
-        ticket.deadline_timer = rung
-        self._clock.call_at(self._clock.monotonic() + left_s, rung)
+        ticket.deadline_timer, ticket.deadline = rung, self._clock.monotonic() + left_s
+        self._clock.call_at(ticket.deadline, rung)
         return False
 
     def _deadline(self, ticket: Ticket, rung: asyncio.Future[None]) -> None:
@@ -312,6 +317,7 @@ class Dispatcher:
                     flight.key, None
                 )  # who comes now finds the answer in the ledger, or flies anew
             await self._landings.land(flight, result, all_of_it=serves_all)
+            self._hold_lines.freed(flight.scopes)
             if serves_all:
                 return
             flight.restart()

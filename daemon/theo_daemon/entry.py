@@ -1,7 +1,7 @@
 """A stream entry becomes a job: flat fields, or one field `job` with a JSON object of the same names.
 
 Where the contract leaves it open:
-- null in the `job` form is an absent field; an empty text in the flat form is a given one.
+- null in the `job` form is an absent field; null or an empty text in the flat form is a given one.
 - Unknown flat fields may stand beside `job`; known ones may not.
 - `v` is looked at first: a newer job is `unsupported_version`, whatever else this router would say of it.
 - An unusable `id` or trace context, even one that is no UTF-8, is left out and never an error.
@@ -84,6 +84,8 @@ def _flat(given: dict[bytes, bytes]) -> dict[str, Any]:
             continue
         if name in STRUCTURED:
             values[name] = _json(name, raw)
+            if values[name] is None:
+                raise InvalidJob(f"{name} must not be null: leave the field out")
         elif (text := _text(name, raw)) is not None:
             values[name] = text
     return values

@@ -16,9 +16,12 @@ EVENTS: Final = MappingProxyType(
         "model_enabled": "an operator put the model back",
         "model_paused": "the provider asked to wait; details: retry_after_ms",
         "bound_violated": "a provider billed more than its own limits allow; the model is stopped",
+        "region_evicted": "a region is out of order as a whole; details: region, circuits that are open",
+        "region_readmitted": "a probe of an evicted region was answered; details: region, probed",
         "worker_restarted": "a model's actor died and was started again",
         # money
         "budget_warning": "spend passed `warning_ratio` of a ceiling; details: scope, spent, ceiling",
+        "budget_downgrade": "spend passed `downgrade_ratio`: cheaper models come first; details: scope, spent, ceiling",
         "budget_exhausted": "a ceiling is reached; details: scope, retry_after_ms",
         "budget_config_differs": "a process joined with another ceiling than one that runs; details: scope, other",
         "outcome_unknown": "a call was sent and nobody knows whether it was billed; charged at its bound",

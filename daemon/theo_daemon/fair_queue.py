@@ -1,9 +1,16 @@
-"""Who starts next: lanes by weight, tenants of a lane in turn, each tenant's jobs in order. Pure."""
+"""Who starts next: lanes by weight, tenants of a lane in turn, each tenant's jobs in order. Pure.
+
+Tenants take turns as in deficit round robin (Shreedhar and Varghese, 1995) with a quantum of one start. A job's cost is
+one start, whatever its size: what tenants compete for here is the next free slot, the promise to them is counted in
+starts (ten jobs of a quiet tenant are among the next forty), and what a job costs in tokens and money is bounded by
+`tpm` and by budgets. With a cost in tokens a quiet tenant's long prompts would wait for hundreds of short ones.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
+from heapq import heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
 ItemT = TypeVar("ItemT", bound=Hashable)
@@ -14,16 +21,13 @@ class FairQueue(Generic[ItemT]):
 
     Lanes share the starts by weight (smooth weighted round robin, as nginx chooses upstreams), so that no
     lane starves; within a lane, tenants take turns. Jobs wait apart by route, since a saturated model must
-    not hold up the jobs of another.
+    not hold up the jobs of another; a tenant's turn is the same on all routes, so many routes win it no more starts.
     """
 
     def __init__(self, weights: Mapping[str, int]) -> None:
         self._weights = weights
         self._credit = dict.fromkeys(weights, 0)
-        # lane -> route -> tenant -> jobs; both ordered dicts are turned as they are served
-        self._waiting: dict[str, OrderedDict[str, OrderedDict[str, deque[ItemT]]]] = {
-            lane: OrderedDict() for lane in weights
-        }
+        self._lanes: dict[str, _Lane[ItemT]] = {lane: _Lane() for lane in weights}
         self._place: dict[ItemT, tuple[str, str, str]] = {}
 
     def __len__(self) -> int:
@@ -31,12 +35,11 @@ class FairQueue(Generic[ItemT]):
 
     def routes(self) -> set[str]:
         """Routes that somebody waits for."""
-        return {route for lane in self._waiting.values() for route in lane}
+        return {route for lane in self._lanes.values() for route in lane.routes}
 
     def push(self, item: ItemT, *, lane: str, route: str, tenant: str) -> None:
         """Append to the tenant's own line."""
-        tenants = self._waiting[lane].setdefault(route, OrderedDict())
-        tenants.setdefault(tenant, deque()).append(item)
+        self._lanes[lane].push(item, route, tenant)
         self._place[item] = (lane, route, tenant)
 
     def discard(self, item: ItemT) -> None:
@@ -44,46 +47,117 @@ class FairQueue(Generic[ItemT]):
         place = self._place.pop(item, None)
         if place is not None:
             lane, route, tenant = place
-            self._waiting[lane][route][tenant].remove(item)
-            self._tidy(lane, route, tenant)
+            self._lanes[lane].discard(item, route, tenant)
 
     def pop(self, can_start: Callable[[str], bool]) -> ItemT | None:
         """The next job whose route can start one now; None when there is none."""
         can: dict[str, bool] = {}
-        startable: dict[str, str] = {}
+        startable: dict[str, tuple[str, str]] = {}
         total = 0
-        for lane, routes in self._waiting.items():
-            for route in routes:
+        for lane, waiting in self._lanes.items():
+            if not waiting.routes:
+                continue
+            for route in waiting.routes:
                 if route not in can:
                     can[route] = can_start(route)
-                if can[route]:
-                    startable[lane] = route
-                    self._credit[lane] += self._weights[lane]
-                    total += self._weights[lane]
-                    break
+            if (turn := waiting.next_turn(can)) is not None:
+                startable[lane] = turn
+                self._credit[lane] += self._weights[lane]
+                total += self._weights[lane]
         if not startable:
             return None
         lane = max(startable, key=self._credit.__getitem__)
         self._credit[lane] -= total
-        return self._take(lane, startable[lane])
+        item = self._lanes[lane].take(*startable[lane])
+        del self._place[item]
+        return item
 
     def waiting_on(self, route: str) -> list[ItemT]:
         """Everybody who waits for `route`, in no particular order."""
         return [item for item, (_, name, _) in self._place.items() if name == route]
 
-    def _take(self, lane: str, route: str) -> ItemT:
-        tenants = self._waiting[lane][route]
-        tenant, jobs = next(iter(tenants.items()))
+
+class _Lane(Generic[ItemT]):
+    """One lane: its routes, and when each tenant of theirs last had a turn."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, _Route[ItemT]] = {}
+        self._served: dict[str, int] = {}  # by tenant: its last turn
+        self._lines: dict[str, int] = {}  # by tenant: on how many routes it waits
+        self._turn = 0
+
+    def push(self, item: ItemT, route: str, tenant: str) -> None:
+        lines = self.routes.setdefault(route, _Route())
+        if tenant not in lines.jobs:
+            self._turn += 1
+            lines.open(tenant, self._turn)
+            self._lines[tenant] = self._lines.get(tenant, 0) + 1
+        lines.jobs[tenant].append(item)
+
+    def discard(self, item: ItemT, route: str, tenant: str) -> None:
+        jobs = self.routes[route].jobs[tenant]
+        jobs.remove(item)
+        if not jobs:
+            self._close(route, tenant)
+
+    def next_turn(self, can: Mapping[str, bool]) -> tuple[str, str] | None:
+        """Route and tenant: of those whose route can start a job, who has waited longest for a turn."""
+        found: tuple[str, str] | None = None
+        longest = 0
+        for route, lines in self.routes.items():
+            if can[route]:
+                since, tenant = lines.first(self._served)
+                if found is None or since < longest:
+                    found, longest = (route, tenant), since
+        return found
+
+    def take(self, route: str, tenant: str) -> ItemT:
+        jobs = self.routes[route].jobs[tenant]
         item = jobs.popleft()
-        del self._place[item]
-        tenants.move_to_end(tenant)
-        self._waiting[lane].move_to_end(route)
-        self._tidy(lane, route, tenant)
+        self._turn += 1
+        self._served[tenant] = self._turn
+        if not jobs:
+            self._close(route, tenant)
         return item
 
-    def _tidy(self, lane: str, route: str, tenant: str) -> None:
-        tenants = self._waiting[lane][route]
-        if not tenants[tenant]:
-            del tenants[tenant]
-            if not tenants:
-                del self._waiting[lane][route]
+    def _close(self, route: str, tenant: str) -> None:
+        """Nobody stands in this line any more."""
+        lines = self.routes[route]
+        lines.close(tenant)
+        if not lines.jobs:
+            del self.routes[route]
+        self._lines[tenant] -= 1
+        if not self._lines[tenant]:
+            del self._lines[tenant]
+            self._served.pop(tenant, None)
+
+
+class _Route(Generic[ItemT]):
+    """One route: the jobs of each tenant, and which tenant is next."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, deque[ItemT]] = {}
+        self._since: dict[
+            str, int
+        ] = {}  # since which turn a tenant waits for its own, as far as is known here
+        self._order: list[tuple[int, str]] = []  # a heap of the same, with what was true before among it
+
+    def open(self, tenant: str, since: int) -> None:
+        self.jobs[tenant] = deque()
+        self._since[tenant] = since
+        heappush(self._order, (since, tenant))
+
+    def close(self, tenant: str) -> None:
+        del self.jobs[tenant], self._since[tenant]
+
+    def first(self, served: Mapping[str, int]) -> tuple[int, str]:
+        """The tenant that has waited longest, and since when: its last turn on any route, or when it came here."""
+        while True:
+            since, tenant = self._order[0]
+            if self._since.get(tenant) != since:
+                heappop(self._order)
+            elif (last := served.get(tenant, 0)) > since:
+                self._since[tenant] = last
+                heapreplace(self._order, (last, tenant))
+            else:
+                return since, tenant

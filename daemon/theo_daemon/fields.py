@@ -130,15 +130,15 @@ def deadline_ms(ref: EntryRef, ttl: Any, deadline: Any) -> int | None:
 
 
 def max_cost_nano(value: Any) -> int:
-    """A ceiling in USD, as nano-dollars."""
+    """A ceiling in USD, as nano-dollars; 0 leaves what costs nothing."""
     written = str(value) if type(value) in (int, float) else value
     if type(written) is str and len(written) <= _MAX_DECIMAL and _DECIMAL(written) is not None:
         dollars = float(written)
         if dollars == float("inf"):
             raise InvalidJob("max_cost is beyond a double")
-        if dollars > 0:
+        if dollars >= 0:
             return min(to_nano(written), MAX_COST_NANO)
-    raise InvalidJob(f"max_cost must be a positive amount of US dollars such as 0.05, not {quote(value)}")
+    raise InvalidJob(f"max_cost must be an amount of US dollars such as 0.05, not {quote(value)}")
 
 
 def usable_id(value: Any) -> str | None:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct, structs
 
+from theo_daemon.budgets import Budgets, Draw
 from theo_daemon.catalogue import Route
 from theo_daemon.config import ModelConfig
+from theo_daemon.downgrade import Option, prefer_cheaper
 from theo_daemon.job import Job
-from theo_daemon.ledger.figures import MODEL_SCOPE
+from theo_daemon.learner import Learner
 from theo_daemon.ledger.rates import Rate
-from theo_daemon.ledger.records import Scope, Verdict, Want
-from theo_daemon.money import to_nano
-from theo_daemon.routing import Candidate, choose
-from theo_daemon.spend_window import window_of
+from theo_daemon.ledger.records import Granted, OtherWindow, Verdict, Want
+from theo_daemon.money import NANO
+from theo_daemon.preflight import output_cap
+from theo_daemon.region_watch import RegionWatch
+from theo_daemon.routing import AWAY, LATE, LOAD_STEPS, SLOW, Candidate, best, choose
 from theo_daemon.standings import Standings
-from theo_workers.breaker import Breaker
+from theo_daemon.usual import UsualLatency
+from theo_workers.breaker import Breaker, Closed
 from theo_workers.clock import Clock
 from theo_workers.messages import Usage
 from theo_workers.model_worker import ModelWorker
-from theo_workers.prices import Price, bound_nano, snapshot
+from theo_workers.prices import MTOK, Price, bound_nano, cost_nano, snapshot
 from theo_workers.standing import Available
 from theo_workers.tokens.count import TokenCounter
 
@@ -38,7 +43,9 @@ class Member(Struct, frozen=True):
     worker: ModelWorker
     price: Price | None
     breaker: Breaker
+    usual: UsualLatency
     free: bool = False  # certainly nothing is charged
+    place: int = 0  # of its region, in order of preference
     snapshot: str | None = None  # of the price, for the books
 
 
@@ -49,15 +56,18 @@ class Fleet:
         self,
         members: Mapping[str, Member],
         *,
+        budgets: Budgets,
         standings: Standings,
         counter: TokenCounter,
         clock: Clock,
         rng: random.Random,
+        regions: RegionWatch | None = None,
     ) -> None:
         self._members = {name: _priced(member, member.price) for name, member in members.items()}
-        self._standings = standings
+        self._budgets, self._standings = budgets, standings
         self._counter, self._clock, self._rng = counter, clock, rng
-        self._scopes: dict[str, tuple[tuple[Scope, ...], int | None]] = {}
+        self.counter, self._regions = counter, regions
+        self.learner: Learner | None = None  # None: among the best, weights decide
 
     def __getitem__(self, model: str) -> Member:
         return self._members[model]
@@ -80,22 +90,69 @@ class Fleet:
                 return True
         return False
 
-    def choose(self, models: Sequence[str]) -> str | None:
-        """Of these, the one to start a call on now; None when none has a free slot."""
-        now, members = self._clock.monotonic(), self._members
+    def choose(
+        self, models: Sequence[str], *, deadline: float | None = None, workflow: str = "", size: int = 0
+    ) -> str | None:
+        """Of these, the one to start a call on now; None when none has a free slot.
+
+        `deadline` is the job's own, monotonic seconds; `size` are its bytes.
+        """
+        now, members, regions = self._clock.monotonic(), self._members, self._regions
         if len(models) == 1:
             (only,) = models
             return only if members[only].worker.free(now) > 0 else None
-        candidates = [
-            Candidate(
-                model=name,
-                weight=members[name].config.routing.weight,
-                free=members[name].worker.free(now),
-                slow=self._slow(members[name]),
-            )
-            for name in models
-        ]
-        return choose(candidates, self._rng.random())
+        left_ms = None if deadline is None else (deadline - now) * 1000
+        candidates = []
+        for name in models:
+            member = members[name]
+            worker, routing = member.worker, member.config.routing
+            if worker.free(now) <= 0:
+                continue
+            mean, running = worker.health.latency_ewma_ms, worker.running
+            flaws = member.place
+            if mean is not None and mean > routing.latency_threshold_ms:
+                flaws |= SLOW
+            if regions is not None and regions.is_away(name, now):
+                flaws |= AWAY
+            load = running * LOAD_STEPS // worker.limit if running else 0
+            usual_ms = 0.0
+            if left_ms is not None and (usual_ms := member.usual.ms) > left_ms:
+                flaws |= LATE
+            candidates.append(Candidate(name, routing.weight, load, flaws, usual_ms))
+        if self.learner is None:
+            return choose(candidates, self._rng.random())
+        pool = [one.model for one in best(candidates)]
+        return (
+            self._learnt(self.learner, pool, workflow, size, now) if len(pool) > 1 else next(iter(pool), None)
+        )
+
+    def _learnt(self, learner: Learner, pool: Sequence[str], workflow: str, size: int, now: float) -> str:
+        for name in pool:
+            if not isinstance(self._members[name].breaker.peek(now), Closed):
+                learner.forgive(name)
+        return learner.choose(pool, workflow=workflow, size=size, now=now)
+
+    def first_free(self, models: Sequence[str]) -> str | None:
+        """Of these, the first that would start a call at once."""
+        now = self._clock.monotonic()
+        return next((name for name in models if self._members[name].worker.free(now) > 0), None)
+
+    def preferred(self, models: Sequence[str], route: Route, job: Job, size: int) -> Sequence[str]:
+        """Of these, the ones to choose from: all of them, or the cheaper ones while a budget is under pressure."""
+        if not self._budgets.may_strain or len(models) == 1:
+            return models
+        now = self._clock.monotonic()
+        return prefer_cheaper(
+            [
+                Option(
+                    model=name,
+                    cost=self._expected_cost(self._members[name], job, size),
+                    strained=self._budgets.strained(self.draw(name, route, job)),
+                    free=self._members[name].worker.free(now) > 0,
+                )
+                for name in models
+            ]
+        )
 
     def available(self, models: Sequence[str]) -> list[str]:
         """Of these, those that take calls at all, now or when a slot frees."""
@@ -147,14 +204,19 @@ class Fleet:
         return structs.replace(want, probe_until_ms=int((self._clock.wall() + lease_s) * 1000))
 
     def heed(self, want: Want, verdict: Verdict) -> None:
-        """What the claim's answer tells of its model."""
+        """What the claim's answer tells of its model, or of its budgets."""
         if want.rate is not None or want.probe_until_ms is not None:
             self._standings.heed(want.model, verdict)
+        if isinstance(verdict, OtherWindow):
+            self._budgets.learn(verdict)
+        elif self._budgets.may_strain and isinstance(verdict, Granted):
+            self._budgets.note(want.scopes, verdict.strained)
 
-    def bound_nano(self, model: str, job: Job, prompt_bound: int | None) -> int | None:
+    def bound_nano(self, model: str, job: Job, prompt_bound: int | None, *, tight: bool) -> int | None:
         """The most that a call may cost, in nano-dollars; None when price or output cap are unknown.
 
-        `prompt_bound` is the most prompt tokens, where they were counted before.
+        `prompt_bound` is the most prompt tokens, where they were counted before. Unless `tight`, a cheap and
+        far too high one will do: no ceiling depends on it.
         """
         member = self._members[model]
         if member.price is None:
@@ -165,7 +227,6 @@ class Fleet:
         if cap is None:
             return None
         if prompt_bound is None:
-            tight = member.config.routing.spend_ceiling is not None or job.max_cost_nano is not None
             bound = self._counter.bound_request if tight else self._counter.loose_bound_request
             prompt_bound = bound(
                 job.messages, job.params, provider=member.config.provider, model=member.config.model
@@ -174,35 +235,23 @@ class Fleet:
                 return None
         return bound_nano(member.price, prompt_bound, cap)
 
-    async def prompt_bounds(self, route: Route, job: Job) -> dict[str, int]:
-        """The most prompt tokens of a large job, by model, counted off the loop."""
-        bounds: dict[str, int] = {}
-        for config in route.candidates:
-            if not self._members[config.name].free:
-                measure = await self._counter.measure_request_async(
-                    job.messages, job.params, provider=config.provider, model=config.model
-                )
-                if measure.bound is not None:
-                    bounds[config.name] = measure.bound
-        return bounds
+    def cost_nano(self, model: str, usage: Usage) -> int | None:
+        """What the call cost, in nano-dollars; None when the price is unknown."""
+        price = self._members[model].price
+        return None if price is None else cost_nano(price, usage)
 
-    def scopes(self, model: str) -> tuple[Scope, ...]:
-        """The budgets a call draws on: always the model's total, and its window when it has one."""
-        scopes, reset_ms = self._scopes.get(model, ((), 0))
-        if reset_ms is not None and int(self._clock.wall() * 1000) >= reset_ms:
-            scopes, reset_ms = self._scopes[model] = self._scopes_now(model)
-        return scopes
+    def usd(self, model: str, prompt_tokens: int, completion_tokens: int) -> float:
+        """What a call of so many tokens costs, reckoned with what a short prompt costs; 0 when that is unknown."""
+        price = self._members[model].price
+        if price is None:
+            return 0.0
+        per_mtok = prompt_tokens * price.rates.input + completion_tokens * price.rates.output
+        return (per_mtok / MTOK + price.per_call) / NANO
 
-    def _scopes_now(self, model: str) -> tuple[tuple[Scope, ...], int | None]:
-        """The scopes, and when they change (Unix ms; None: never)."""
-        routing = self._members[model].config.routing
-        ceiling = None if routing.spend_ceiling is None else to_nano(routing.spend_ceiling)
-        warn = round(ceiling * routing.warning_ratio) if ceiling else None
-        name = f"{MODEL_SCOPE}{model}"
-        start_ms, reset_ms = window_of(routing.spend_window, int(self._clock.wall() * 1000))
-        if start_ms == 0:
-            return (Scope(name, 0, ceiling, None, warn),), None
-        return (Scope(name, 0), Scope(name, start_ms, ceiling, reset_ms, warn)), reset_ms
+    def draw(self, model: str, route: Route, job: Job) -> Draw:
+        """The budgets that a call draws on: always the model's total, and every ceiling that fits the job."""
+        now_ms = int(self._clock.wall() * 1000)
+        return self._budgets.draw(model, route.name, job.workflow, job.tenant, now_ms)
 
     def estimate(self, model: str, job: Job, output: str) -> Usage:
         """Usage counted by ourselves, for a provider that reported none."""
@@ -216,10 +265,14 @@ class Fleet:
             estimated=True,
         )
 
-    def _slow(self, member: Member) -> bool:
-        threshold = member.config.routing.latency_threshold_ms
-        mean = member.worker.health.latency_ewma_ms
-        return mean is not None and mean > threshold
+    def _expected_cost(self, member: Member, job: Job, size: int) -> float:
+        """What a usual answer would cost, in nano-dollars, from the size of the job alone; infinite: unknown."""
+        if member.price is None:
+            return math.inf
+        usage = Usage(
+            prompt_tokens=size // BYTES_PER_TOKEN, completion_tokens=_expected_output(job, member.config)
+        )
+        return cost_nano(member.price, usage)
 
 
 def _priced(member: Member, price: Price | None) -> Member:
@@ -234,11 +287,3 @@ def _expected_output(job: Job, config: ModelConfig) -> int:
     asked = job.params.get("max_completion_tokens", job.params.get("max_tokens"))
     usual = asked if isinstance(asked, int) else USUAL_OUTPUT_TOKENS
     return usual if config.max_output_tokens is None else min(usual, config.max_output_tokens)
-
-
-def output_cap(job: Job, config: ModelConfig) -> int | None:
-    """The most tokens that the answer may have: the job's own limit, else the model's."""
-    asked = job.params.get("max_completion_tokens", job.params.get("max_tokens"))
-    if isinstance(asked, int):
-        return asked if config.max_output_tokens is None else min(asked, config.max_output_tokens)
-    return config.max_output_tokens

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from theo_daemon.ceilings import Barred
 from theo_daemon.job import EntryRef, Failed
-from theo_daemon.ledger.records import PriorAttempt, Settled
+from theo_daemon.ledger.records import PriorAttempt, Scope, Settled
 from theo_daemon.outcomes import earlier
 from theo_daemon.reception import Accepted
 from theo_daemon.retry import Tried
@@ -22,8 +22,9 @@ class Ticket:
     """One job from delivery to reply. Exactly one outcome is published for it."""
 
     __slots__ = (
-        "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "held", "job", "key",
-        "lost_calls", "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq", "size",
+        "deadline", "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "held",
+        "job", "key", "lost_calls", "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq",
+        "size",
         "stored",
     )  # fmt: skip
 
@@ -44,6 +45,7 @@ class Ticket:
         self.held: object = None  # of a large answer, until it is published
         self.stored = False  # its outcome lies in the ledger until it is published
         self.flight: Flight | None = None
+        self.deadline: float | None = None  # monotonic seconds
         self.deadline_timer: asyncio.Future[None] | None = None
         self.delta_attempt = self.delta_chars = self.seq = 0  # what was streamed to it so far
 
@@ -53,16 +55,18 @@ class Flight:
 
     __slots__ = (
         "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush", "held",
-        "holding",
-        "key", "landing", "last_error", "lead", "line", "listed", "looked", "place", "prompt_bounds",
-        "queued_at", "records", "route", "sent_attempt", "settled", "task", "text", "tried",
-        "waited_since_ms", "waiters", "wake", "withdrawn",
+        "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed", "looked", "measured", "names",
+        "place", "prompt_bounds", "queued_at", "records", "route", "scopes", "sent_attempt", "settled", "task", "text",
+        "tried", "tried_before", "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, key: str, lead: Ticket) -> None:
         self.key, self.route = key, lead.route
         self.lead = lead
-        self.candidates = lead.route.names  # those that money does not forbid
+        self.names = lead.route.names  # the models it may run on: the route's, or those of a detour
+        self.in_order = False  # the first of them that can take calls is asked, not one by weight
+        self.measured: tuple[str, ...] = ()  # the names whose windows it was held against
+        self.candidates = self.names  # those that neither money nor a window forbids
         self.line = lead.route.name  # where it waits for a slot: with flights of the same candidates
         self.barred: dict[str, Barred] = {}  # the others
         self.waiters: list[Ticket] = []
@@ -70,6 +74,7 @@ class Flight:
         self.place = key  # among the flights of this process, whoever leads
         self.awaited: EntryRef | None = None  # the push of the same id, elsewhere, that we wait for
         self.wake: asyncio.Future[None] | None = None  # ends that wait, or the wait for another's call
+        self.scopes: tuple[Scope, ...] = ()  # what its last call drew on
         self.holding = False  # the ledger's claim on the key is ours
         self.landing = False  # the outcome is being recorded: too late to withdraw
         self.looked = False  # the ledger was asked for answers already
@@ -81,6 +86,7 @@ class Flight:
         self.listed: set[int] = set()  # the ids of its attempts in the ledger
         self.records: list[AttemptRecord] = []  # the same attempts, for telemetry
         self.tried: list[Tried] = []
+        self.tried_before = 0  # of these, how many before its present names
         self.last_error: UpstreamError | None = None  # of this round's attempts
         self.cost_nano = 0
         self.doubtful = False  # a call for the lead's entry may have been billed for nothing
@@ -98,15 +104,27 @@ class Flight:
     def restart(self) -> None:
         """The next waiting job takes over: with attempts and costs of its own."""
         self._promote()
-        self.candidates, self.line, self.barred = self.route.names, self.route.name, {}
+        self.names = self.candidates = self.route.names
+        self.line, self.barred = self.route.name, {}
+        self.in_order, self.measured, self.tried_before = False, (), 0
         self.attempts, self.records, self.tried, self.listed = [], [], [], set()
         self.cost_nano, self.settled, self.last_error, self.doubtful = 0, None, None, False
         self.looked, self.landing, self.sent_attempt = False, False, None
         self.withdrawn = None
         self.text = []
 
+    @property
+    def under_way(self) -> bool:
+        """Was one of its present candidates called already?"""
+        return len(self.tried) > self.tried_before
+
+    def divert(self, models: tuple[str, ...], *, in_order: bool) -> None:
+        """From now on these are its candidates: the ones before refused the job for what it is."""
+        self.names, self.in_order, self.tried_before = models, in_order, len(self.tried)
+        self._narrow()
+
     def bar(self, model: str, barred: Barred) -> None:
-        """Money forbids this candidate, for as long as the flight is its lead's."""
+        """Money, or its context window, forbids this candidate, for as long as the flight is its lead's."""
         self.barred[model] = barred
         self._narrow()
 
@@ -141,9 +159,10 @@ class Flight:
         self.lead.repeat = False  # if it repeats an id, the id is its own from now on
 
     def _narrow(self) -> None:
-        self.candidates = tuple(name for name in self.route.names if name not in self.barred)
+        self.candidates = tuple(name for name in self.names if name not in self.barred)
         # No configured name has a line break.
-        self.line = "\n".join((self.route.name, *self.barred)) if self.barred else self.route.name
+        whole = self.candidates == self.route.names
+        self.line = self.route.name if whole else "\n".join(("", *self.candidates))
 
 
 def flight_key(ticket: Ticket) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 import msgspec
 
 from theo_daemon.attempts import Attempts, NotGranted
-from theo_daemon.ceilings import hold_wait_s
-from theo_daemon.fleet import LARGE_BYTES, Fleet
+from theo_daemon.ceilings import last_word
 from theo_daemon.flight import Flight
+from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import Answer, Answered, EntryRef, OnUnknown
 from theo_daemon.ledger.port import Claims, OnId, OnKey, Token
 from theo_daemon.ledger.records import (
@@ -27,11 +26,13 @@ from theo_daemon.ledger.records import (
     Verdict,
     Want,
 )
+from theo_daemon.ledger.shared import owner_of
 from theo_daemon.ledger.unknown_calls import NOT_ERRORS
+from theo_daemon.measuring import Measuring
 from theo_daemon.outcomes import Result, replayed
 from theo_daemon.reply import decode_outcome
 from theo_daemon.turns import Found, TurnQueue
-from theo_workers.clock import Clock, sleep
+from theo_workers.clock import Clock
 from theo_workers.errors import (
     DeliveryLimitExceeded,
     IdConflict,
@@ -80,9 +81,13 @@ class LedgerQuestions:
             )
 
 
-def deaths_among(prior: Sequence[PriorAttempt]) -> list[PriorAttempt]:
-    """Those that a process died over: not that which only stood still, nor that which died of another job."""
-    return [one for one in prior if one.state is Outcome.UNKNOWN and one.error_code not in NOT_ERRORS]
+def deaths_among(prior: Sequence[PriorAttempt]) -> set[int]:
+    """The processes that died over it, each once though it had two calls out at a time.
+
+    Not that which only stood still, nor that which died of another job.
+    """
+    unknown = (one for one in prior if one.state is Outcome.UNKNOWN and one.error_code not in NOT_ERRORS)
+    return {owner_of(one.attempt_id) for one in unknown}
 
 
 def over_the_limit(deaths: int) -> DeliveryLimitExceeded:
@@ -94,17 +99,21 @@ class Generation:
     """Runs flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Claims, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
-        clock: Clock, rng: random.Random,
+        self, *, measuring: Measuring, ledger: Claims, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
+        hold_lines: HoldLines, clock: Clock,
     ) -> None:  # fmt: skip
-        self._fleet, self._ledger, self._turns = fleet, ledger, turns
-        self._attempts, self._questions = attempts, questions
-        self._clock, self._rng = clock, rng
+        self._ledger, self._turns = ledger, turns
+        self._attempts, self._questions, self._measuring = attempts, questions, measuring
+        self._hold_lines, self._clock = hold_lines, clock
 
     async def run(self, flight: Flight) -> Result:
         """Bring the flight to its end. Raises GenerationError for what ends it without a call."""
-        if flight.lead.size > LARGE_BYTES:
-            flight.prompt_bounds = await self._fleet.prompt_bounds(flight.route, flight.lead.job)
+        try:
+            return await self._to_the_end(flight)
+        finally:
+            self._hold_lines.over(flight)
+
+    async def _to_the_end(self, flight: Flight) -> Result:
         # The claim itself looks for answers; a look before it is for those that are likely to have one.
         look_first = flight.lead.redelivered
         while True:
@@ -119,9 +128,11 @@ class Generation:
 
     async def _fly(self, flight: Flight) -> Result | Verdict | None:
         """One turn: its result, what the ledger says instead, or None when another turn is needed."""
+        if self._measuring.is_due(flight):
+            await self._measuring.measure(flight)
         self._attempts.bar_unaffordable(flight)
         if not flight.candidates:
-            return self._attempts.unaffordable(flight) if flight.looked else None
+            return self._without_candidates(flight) if flight.looked else None
         try:
             started = await self._turns.turn(flight)
             try:
@@ -139,6 +150,12 @@ class Generation:
                 return refused.verdict
             await self._over_budget(flight, refused.model, refused.verdict)
             return None
+
+    def _without_candidates(self, flight: Flight) -> Result | None:
+        """Money or their windows forbid all of them. None: there are others to ask."""
+        if self._attempts.detour(flight, last_word(flight.barred.values()).error):
+            return None
+        return self._attempts.unaffordable(flight)
 
     async def _look(self, flight: Flight) -> Verdict:
         flight.looked = True
@@ -180,13 +197,14 @@ class Generation:
     async def _wait_elsewhere(self, flight: Flight, token: Token) -> None:
         if flight.waited_since_ms is None:
             flight.waited_since_ms = int(self._clock.wall() * 1000)
+        self._hold_lines.over(flight)
         flight.wake = self._ledger.wait(token)
         await flight.wake
 
     async def _over_budget(self, flight: Flight, model: str, verdict: OverBudget) -> None:
-        """Blocked by holds: wait a little. Blocked by what is spent, or an unknown price: the others are left."""
+        """Blocked by holds: wait for room. Blocked by what is spent, or an unknown price: the others are left."""
         if verdict.by_holds:
-            await sleep(self._clock, hold_wait_s(self._rng.random()))
+            await self._hold_lines.wait(flight, verdict.scope)
             return
         flight.looked = True  # the claim has looked for answers, too
         self._attempts.bar(flight, model, verdict)

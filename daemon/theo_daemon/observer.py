@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from theo_daemon.budget_names import selectors_of
 from theo_daemon.flight import Ticket
 from theo_daemon.job import EntryRef, JobOutcome
 from theo_daemon.ledger.condition import Recovered, Restored, Tidings, Troubled, Unrecorded, WalLarge
-from theo_daemon.ledger.figures import MODEL_SCOPE
-from theo_daemon.ledger.records import CallLost, CeilingNear, CeilingReached, News, Scope
+from theo_daemon.ledger.records import CallLost, CeilingEased, CeilingNear, CeilingReached, News, Scope
 from theo_daemon.money import format_usd
 from theo_daemon.outcomes import earlier
 from theo_daemon.ports import Events
@@ -32,6 +32,9 @@ class DaemonObserver:
 
     def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
         self._events.emit(event, model=model, **details)
+
+    def on_region(self, event: str, region: str, details: Mapping[str, Any]) -> None:
+        self._events.emit(event, region=region, **details)
 
     def on_attempt(
         self, model: str, outcome: Outcome, latency_ms: float, error: BaseException | None
@@ -60,6 +63,8 @@ class DaemonObserver:
         match news:
             case CeilingNear(scope, spent_nano):
                 self._events.emit("budget_warning", **_money(scope, spent_nano))
+            case CeilingEased(scope, spent_nano):
+                self._events.emit("budget_downgrade", **_money(scope, spent_nano))
             case CeilingReached(scope, spent_nano):
                 wait_ms = None
                 if scope.reset_ms is not None:
@@ -133,10 +138,10 @@ class DaemonObserver:
         self._telemetry.event(names.UNCAUGHT_BUG, entry_id=ref.entry_id, exc_info=error)
 
 
-def _money(scope: Scope, spent_nano: int) -> dict[str, str]:
-    """What the events about a ceiling tell of it."""
+def _money(scope: Scope, spent_nano: int) -> dict[str, str | None]:
+    """What the events about a ceiling tell of it; `model` where the budget is one model's."""
     return {
-        "model": scope.name.removeprefix(MODEL_SCOPE),
+        "model": selectors_of(scope.name).get("model"),
         "scope": scope.name,
         "spent": format_usd(spent_nano),
         "ceiling": format_usd(scope.ceiling_nano or 0),
@@ -148,6 +153,9 @@ class LibraryObserver:
 
     def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
         _log.warning("%s model=%s %s", event, model, dict(details))
+
+    def on_region(self, event: str, region: str, details: Mapping[str, Any]) -> None:
+        _log.warning("%s region=%s %s", event, region, dict(details))
 
     def on_attempt(
         self, model: str, outcome: Outcome, latency_ms: float, error: BaseException | None
@@ -167,6 +175,8 @@ class LibraryObserver:
         match news:
             case CeilingNear(scope, spent_nano):
                 _log.warning("budget_warning scope=%s spent_nano=%d", scope.name, spent_nano)
+            case CeilingEased(scope, spent_nano):
+                _log.warning("budget_downgrade scope=%s spent_nano=%d", scope.name, spent_nano)
             case CeilingReached(scope, spent_nano):
                 _log.warning("budget_exhausted scope=%s spent_nano=%d", scope.name, spent_nano)
             case CallLost(_, lost):

@@ -20,6 +20,7 @@ class Tried(Struct, frozen=True, gc=False):
     failure: FailureClass
     retryable: bool
     retry_after_s: float | None = None
+    code: str | None = None  # of the error
 
 
 class TryOneOf(Struct, frozen=True):

@@ -29,14 +29,18 @@ async def check_server(link: RedisLink) -> ServerFacts:
     """Raises RedisUnreachable or ServerUnsuitable."""
     wire = link.wire()
     try:
-        info, commands, policy = await wire.ask_all(
-            [("INFO",), ("COMMAND", "INFO", *FLOOR_COMMANDS), ("CONFIG", "GET", "maxmemory-policy")]
-        )
+        info, commands = await wire.ask_all([("INFO",), ("COMMAND", "INFO", *FLOOR_COMMANDS)])
+        facts = _info(info)
+        evicts = facts.get("maxmemory_policy")
+        if (
+            evicts is None
+        ):  # asked for only then: it takes a right that a login of ours does not need otherwise
+            (policy,) = await wire.ask_all([("CONFIG", "GET", "maxmemory-policy")])
+            evicts = _policy(policy)
     except RedisError as error:
         raise link.unreachable(error) from error
     finally:
         await wire.close()
-    facts = _info(info)
     version = facts.get("valkey_version") or facts.get("redis_version") or "unknown"
     warnings = []
 
@@ -50,7 +54,6 @@ async def check_server(link: RedisLink) -> ServerFacts:
                 "Redis 7.0 or Valkey 8 is the oldest that works"
             )
 
-    evicts = _policy(policy) or facts.get("maxmemory_policy")
     if evicts is None:
         warnings.append("maxmemory-policy is hidden: make sure that it is noeviction, or jobs can be evicted")
     elif evicts != "noeviction":

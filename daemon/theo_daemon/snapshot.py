@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
 from theo_daemon import __version__
+from theo_daemon.budget_gauges import BudgetGauges
 from theo_daemon.core import Core
 from theo_daemon.fleet import Member
 from theo_daemon.intake import StreamIntake
@@ -16,16 +18,18 @@ from theo_daemon.keys import Keys
 from theo_daemon.ledger.figures import ModelSpend
 from theo_daemon.oldest import age_s, oldest_ids
 from theo_daemon.publisher import StreamPublisher
+from theo_daemon.regions import Evicted
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
 from theo_daemon.telemetry.metrics import Metrics
-from theo_daemon.telemetry.status import LaneStatus, ModelState, ModelStatus, Status
+from theo_daemon.telemetry.status import LaneStatus, ModelState, ModelStatus, Prediction, RegionStatus, Status
 from theo_daemon.wire import Wire
 from theo_workers.breaker import HalfOpen
 from theo_workers.clock import Clock, sleep
 from theo_workers.standing import Unavailable
 
 LOOK_EVERY_S = 2.0
+SHOWN_WORKFLOWS = 9
 
 _STATES: dict[str, ModelState] = {
     "circuit_open": "open",
@@ -45,6 +49,7 @@ class Snapshot:
         self._core, self._intake, self._publisher = core, intake, publisher
         self._wire, self._keys, self._clock, self._metrics = wire, keys, clock, metrics
         self._consumer = consumer
+        self._budgets = BudgetGauges(core.config, core.ledger, clock)
         self._started = clock.monotonic()
         self._lanes: tuple[LaneStatus, ...] = ()
         self._consumers: int | None = None
@@ -59,7 +64,10 @@ class Snapshot:
         return None
 
     async def run(self) -> None:
-        """Look at the lanes until cancelled."""
+        """Look at lanes and budgets until cancelled."""
+        await asyncio.gather(self._look_at_lanes(), self._budgets.run())
+
+    async def _look_at_lanes(self) -> None:
         while True:
             try:
                 await self._look()
@@ -85,11 +93,14 @@ class Snapshot:
             jobs=self._metrics.totals(),
             lanes=self._lanes,
             models=tuple(self._model(member, spend) for member in self._core.fleet.members()),
+            regions=self._regions(),
+            budgets=self._budgets.status(),
         )
 
     def observe(self, telemetry: Telemetry) -> None:
         """Register the gauges."""
         dispatcher, fleet = self._core.dispatcher, self._core.fleet
+        self._budgets.observe(telemetry)
         telemetry.gauge(names.JOBS_IN_FLIGHT, {}, lambda: dispatcher.held)
         telemetry.gauge(names.JOBS_WAITING, {}, lambda: dispatcher.waiting)
         telemetry.gauge(names.LEDGER_SIZE, {}, lambda: self._core.ledger.size)
@@ -138,6 +149,7 @@ class Snapshot:
             name=config.name,
             provider=config.provider,
             model=config.model,
+            region=config.region,
             state=state,
             retry_in_s=retry_in_s,
             running=member.worker.running,
@@ -151,6 +163,36 @@ class Snapshot:
             held_usd=None if spent is None else spent.held,
             ceiling_usd=config.routing.spend_ceiling,
             window=str(config.routing.spend_window),
+            why=self._why(config.name),
+        )
+
+    def _why(self, model: str) -> tuple[Prediction, ...]:
+        learner = self._core.fleet.learner
+        if learner is None:
+            return ()
+        known = learner.explain(model, size=1_000, now=self._clock.monotonic())
+        return tuple(
+            Prediction(
+                workflow=workflow,
+                success=round(one.success, 4),
+                latency_ms=round(one.latency_s * 1000, 3),
+                cost_usd=round(one.cost_usd, 9),
+                calls=round(one.calls, 1),
+            )
+            for workflow, one in islice(known.items(), SHOWN_WORKFLOWS)
+        )
+
+    def _regions(self) -> tuple[RegionStatus, ...]:
+        watch, now = self._core.regions, self._clock.monotonic()
+        if watch is None:
+            return ()
+        return tuple(
+            RegionStatus(
+                name=name, evicted_s=round(now - state.since, 3), circuits=tuple(sorted(state.circuits))
+            )
+            if isinstance(state, Evicted)
+            else RegionStatus(name=name, circuits=tuple(sorted(state.known)))
+            for name, state in watch.regions().items()
         )
 
     def _spend(self) -> dict[str, ModelSpend]:

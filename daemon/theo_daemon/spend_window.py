@@ -1,8 +1,9 @@
-"""Which stretch of time a spend ceiling counts over: for ever, or a window of the UTC calendar."""
+"""Which stretch of time a ceiling counts over: for ever, a window of the UTC calendar, or one from its first use."""
 
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -72,6 +73,24 @@ def window_of(window: SpendWindow, now_ms: int) -> Span:
             month = (now.year - 1970) * 12 + now.month - 1
             first = month - month % window.count
             return Span(_month_ms(first), _month_ms(first + window.count))
+
+
+def window_from(window: SpendWindow, start_ms: int) -> Span:
+    """The window that begins at this moment (Unix ms). A month ends on the same day of the next one that has it,
+    or on that one's last day."""
+    match window.unit:
+        case WindowUnit.TOTAL:
+            return Span(0, None)
+        case WindowUnit.HOUR:
+            return Span(start_ms, start_ms + window.count * _HOUR_MS)
+        case WindowUnit.DAY:
+            return Span(start_ms, start_ms + window.count * _DAY_MS)
+        case WindowUnit.MONTH:
+            start = datetime.fromtimestamp(start_ms // 1000, UTC)
+            year, month = divmod(start.year * 12 + start.month - 1 + window.count, 12)
+            day = min(start.day, monthrange(year, month + 1)[1])
+            end = start.replace(year=year, month=month + 1, day=day)
+            return Span(start_ms, int(end.timestamp()) * 1000 + start_ms % 1000)
 
 
 def _even(now_ms: int, length_ms: int) -> Span:

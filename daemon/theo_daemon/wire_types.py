@@ -58,7 +58,7 @@ _DEADLINE = _says("Unix milliseconds by the clock of Redis.")
 _TENANT = _says("Whose job it is: partition of ids, cache, budget and fairness.")
 _CACHE = _says("use: read and write (default); refresh: write only; off: neither, and nothing is shared.")
 _STREAM = _says("1: deltas come before the final reply.")
-_MAX_COST = _says("Ceiling of this one job in US dollars; more than 0.")
+_MAX_COST = _says("Ceiling of this one job in US dollars; 0 leaves what costs nothing.")
 _ON_UNKNOWN = _says("After a crash that hides whether a call was paid: send again, or fail.")
 _METADATA = _says("Anything; comes back in the final reply.")
 _TRACEPARENT = _says("W3C trace context; an invalid one is ignored.")
@@ -161,7 +161,7 @@ class JobDocument(Struct, frozen=True, kw_only=True):
     tenant: Annotated[Name, _TENANT] | None = None
     cache: Annotated[CacheMode, _CACHE] | None = None
     stream: Annotated[Literal[0, 1, "0", "1"] | bool, _STREAM] | None = None
-    max_cost: Annotated[Annotated[float, Meta(gt=0)] | Amount, _MAX_COST] | None = None
+    max_cost: Annotated[Annotated[float, Meta(ge=0)] | Amount, _MAX_COST] | None = None
     on_unknown: Annotated[OnUnknown, _ON_UNKNOWN] | None = None
     metadata: Annotated[Object, _METADATA] | None = None
     traceparent: Annotated[Any, _TRACEPARENT] = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench import contender, measure, procstat, report, services
+from tests.bench import contender, failover, measure, procstat, report, services
 
 ROOT = Path(__file__).parents[2]
 PARENT_OF_A_SLEEPER = """
@@ -161,3 +162,12 @@ def test_a_contender_that_ends_early_fails_the_benchmark_with_its_log() -> None:
     assert done.returncode == 1
     assert "0 of 100 replies, exit status 0" in done.stderr
     assert "gone home" in done.stderr
+
+
+def test_measures_failover_with_real_processes() -> None:
+    if not (shutil.which("cc") or shutil.which("nginx")):
+        pytest.skip("neither cc nor nginx here")
+    direct, failed_over = failover.measure(5)
+    assert (len(direct), len(failed_over)) == (5, 5)
+    assert min(direct + failed_over) > 0
+    assert [failover.quantile([3.0, 1.0, 2.0], share) for share in (0.0, 0.5, 0.99)] == [1.0, 2.0, 3.0]

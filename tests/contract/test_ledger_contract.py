@@ -20,6 +20,7 @@ from theo_daemon.ledger.records import (
     Busy,
     CacheWrite,
     CallLost,
+    CeilingEased,
     Check,
     Clear,
     Conflict,
@@ -29,6 +30,7 @@ from theo_daemon.ledger.records import (
     JobEnd,
     Landing,
     News,
+    OtherWindow,
     OverBudget,
     Replay,
     Scope,
@@ -151,6 +153,83 @@ async def test_what_is_spent_refuses_for_good(ledger: Ledger) -> None:
     verdict = await ledger.ask(ask(ledger, 2, "k2", ceiling=150))
     assert isinstance(verdict, OverBudget)
     assert (verdict.by_holds, verdict.spent_nano) == (False, 100)
+
+
+def drawing(ledger: Ledger, number: int, *scopes: Scope, bound: int = 100) -> Ask:
+    want = Want(ledger.next_attempt_id(), "fast", "openai", bound, scopes)
+    return ask(ledger, number, f"k{number}", want=want)
+
+
+def rows(ledger: Ledger) -> dict[tuple[str, int], tuple[int, int]]:
+    """Spent and held by scope and window."""
+    with ledger.transaction() as books:
+        return {(one.scope, one.window_start_ms): (one.spent_nano, one.held_nano) for one in books.balances()}
+
+
+async def test_a_call_is_held_in_every_scope_and_settled_in_every_scope_or_refused_in_all(
+    ledger: Ledger,
+) -> None:
+    wide, narrow = Scope("all@1h", 1_000, 1_000, 2_000), Scope("tenant=a@total", 0, 150)
+    first = drawing(ledger, 1, wide, narrow)
+    assert isinstance(await ledger.ask(first), Granted)
+    refused = await ledger.ask(drawing(ledger, 2, wide, narrow))
+    assert isinstance(refused, OverBudget)
+    assert (refused.scope.name, refused.by_holds) == ("tenant=a@total", True)
+    assert rows(ledger) == {("all@1h", 1_000): (0, 100), ("tenant=a@total", 0): (0, 100)}
+    await ledger.land(landing(first))
+    assert rows(ledger) == {("all@1h", 1_000): (40, 0), ("tenant=a@total", 0): (40, 0)}
+
+
+async def test_a_call_counts_in_the_window_in_which_it_was_reserved(ledger: Ledger) -> None:
+    before, after = Scope("all@1h", 1_000, 100, 2_000), Scope("all@1h", 2_000, 100, 3_000)
+    late = drawing(ledger, 1, before)
+    assert isinstance(await ledger.ask(late), Granted)
+    assert isinstance(await ledger.ask(drawing(ledger, 2, before)), OverBudget)
+    assert isinstance(await ledger.ask(drawing(ledger, 3, after)), Granted)
+    await ledger.land(landing(late))
+    assert rows(ledger) == {("all@1h", 1_000): (40, 0), ("all@1h", 2_000): (0, 100)}
+
+
+async def test_a_window_begins_once_for_all_processes_and_none_goes_back(ledger: Ledger, rig: Rig) -> None:
+    peer = await rig.open("peer")
+    assert isinstance(await ledger.ask(drawing(ledger, 1, Scope("t@~1h", 1_000, 1_000, 2_000))), Granted)
+    runs = OtherWindow("t@~1h", 1_000, 2_000)
+    for number, start in enumerate((1_001, 1_999, 999, 1), 2):
+        assert await peer.ask(drawing(peer, number, Scope("t@~1h", start, 1_000, start + 1_000))) == runs
+    assert isinstance(await peer.ask(drawing(peer, 6, Scope("t@~1h", 1_000, 1_000, 2_000))), Granted)
+    assert isinstance(await peer.ask(drawing(peer, 7, Scope("t@~1h", 2_500, 1_000, 3_500))), Granted)
+    assert await ledger.ask(drawing(ledger, 8, Scope("t@~1h", 1_000, 1_000, 2_000))) == OtherWindow(
+        "t@~1h", 2_500, 3_500
+    )
+    assert rows(ledger) == {("t@~1h", 1_000): (0, 200), ("t@~1h", 2_500): (0, 100)}
+
+
+async def test_a_tenant_that_nobody_has_heard_of_cannot_race_past_its_ceiling(
+    ledger: Ledger, rig: Rig
+) -> None:
+    peer = await rig.open("peer")
+    new = Scope("tenant=new@1h", 1_000, 250, 2_000)
+    asks = [one.ask(drawing(one, n, new)) for n, one in enumerate((ledger, peer) * 4)]
+    verdicts = [await rig.within(verdict) for verdict in asks]
+    assert sorted(type(verdict).__name__ for verdict in verdicts) == ["Granted"] * 2 + ["OverBudget"] * 6
+    assert rows(ledger) == {("tenant=new@1h", 1_000): (0, 200)}
+
+
+async def test_pressure_is_in_the_answer_to_every_claim_and_told_once(ledger: Ledger, rig: Rig) -> None:
+    peer = await rig.open("peer")
+    told: list[News] = []
+    ledger.on_news(told.append)
+    peer.on_news(told.append)
+    scope = Scope("tenant=a@total", 0, 1_000, ease_nano=50)
+    for number, (one, strained) in enumerate(
+        [(ledger, ()), (peer, ()), (ledger, (scope.name,)), (peer, (scope.name,))]
+    ):
+        asked = drawing(one, number, scope)
+        verdict = await rig.within(one.ask(asked))
+        assert isinstance(verdict, Granted)
+        assert verdict.strained == strained
+        await rig.within(one.land(landing(asked)))
+    assert told == [CeilingEased(scope, 80)]
 
 
 async def test_a_repeated_id_is_answered_from_memory_and_another_payload_is_a_conflict(

@@ -30,6 +30,7 @@ from theo_daemon.ledger.records import (
     Granted,
     JobEnd,
     Landing,
+    OtherWindow,
     Scope,
     Settled,
     Want,
@@ -82,6 +83,7 @@ class Twins(RuleBasedStateMachine):
         self.entry_of: dict[int, EntryRef] = {}
         self.last: tuple[int, list[Operation], Answer, int, int] | None = None
         self.few_answers = self.again = False
+        self.windows: dict[str, tuple[int, int]] = {}  # of scopes, as the books said
 
     def run(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)
@@ -198,7 +200,7 @@ class Twins(RuleBasedStateMachine):
                 model,
                 "openai",
                 data.draw(st.sampled_from([BOUND[model], BOUND[model], None])),
-                self._scopes(model),
+                self._scopes(model, data),
                 data.draw(RATES),
                 self.now_ms + 5_000 if data.draw(st.booleans()) else None,
             )
@@ -215,11 +217,29 @@ class Twins(RuleBasedStateMachine):
             want=want,
         )
 
-    def _scopes(self, model: str) -> tuple[Scope, ...]:
+    def _scopes(self, model: str, data: st.DataObject) -> tuple[Scope, ...]:
+        """What it has cost in all, its own window, and what it shares with others."""
         ceiling = CEILING[model]
         warn = None if ceiling is None else ceiling * 4 // 5
+        ease = None if ceiling is None else ceiling // 2
         window = self.now_ms - self.now_ms % HOUR
-        return Scope(f"model:{model}", 0), Scope(f"model:{model}", window, ceiling, window + HOUR, warn)
+        own = Scope(f"model:{model}@1h", window, ceiling, window + HOUR, warn, ease)
+        if ceiling is None:
+            own = Scope(f"model:{model}@total", 0, 0 if data.draw(st.booleans()) else None)
+        wide = {
+            "all": Scope("all@total", 0, 500, None, 400, 300),
+            "first": self._from_first_use("tenant=acme@~1h", data),
+            "other": self._from_first_use("tenant=,model=fast@~1h", data),
+        }
+        drawn = data.draw(st.lists(st.sampled_from(sorted(wide)), max_size=3, unique=True))
+        return Scope(f"model:{model}", 0), own, *(wide[name] for name in drawn)
+
+    def _from_first_use(self, name: str, data: st.DataObject) -> Scope:
+        """A window that begins with a call: as the books said, or as a process with this or that clock believes."""
+        off_ms = data.draw(st.sampled_from([0, 0, -1, -60_000, 5_000, -2 * HOUR]))
+        begun = (self.now_ms + off_ms, self.now_ms + off_ms + HOUR)
+        start, reset = self.windows.get(name, begun) if data.draw(st.integers(0, 3)) else begun
+        return Scope(name, start, 250, reset, 200, 100)
 
     def _landing(self, attempt: int, call: Ask, data: st.DataObject) -> Landing:
         want = call.want
@@ -337,6 +357,8 @@ class Twins(RuleBasedStateMachine):
         for one, verdict in zip(batch, answer.verdicts, strict=True):
             if isinstance(one, Landing) and one.settled is not None:
                 self.calls.pop(one.settled.attempt_id, None)
+            if isinstance(verdict, OtherWindow):
+                self.windows[verdict.name] = (verdict.start_ms, verdict.reset_ms)
             if isinstance(one, Ask) and isinstance(verdict, Granted) and one.want is not None:
                 self.calls[one.want.attempt_id] = one
                 self.entry_of[one.want.attempt_id] = one.ref

@@ -488,7 +488,7 @@ async def test_what_is_remembered_of_jobs_expires_by_itself(
         assert 29.9 < lasts["prior"] / 86_400_000 <= 30
         forever = {kind for kind, pttl in lasts.items() if pttl == -1}
         assert forever == {
-            "owners", "leases", "owner", "open", "flights", "spend", "models", "latency", "failures"
+            "owners", "leases", "owner", "open", "flights", "spend", "windows", "models", "latency", "failures"
         }  # fmt: skip
 
 
@@ -509,12 +509,20 @@ async def test_windows_that_are_over_are_dropped_in_time(
 ) -> None:
     old, new = Scope("model:fast", 1_000, 500, 2_000), Scope("model:fast", 0)
     want = Want(ledger.next_attempt_id(), "fast", "openai", 100, (old, new))
-    assert isinstance(await ledger.ask(ask(ledger, want=want)), Granted)
-    with ledger.transaction() as books:
-        assert [row.window_start_ms for row in books.balances()] == [0, 1_000]
+    asked = ask(ledger, want=want)
+    assert isinstance(await ledger.ask(asked), Granted)
+
+    def windows() -> list[int]:
+        with ledger.transaction() as books:
+            return [row.window_start_ms for row in books.balances()]
+
+    assert windows() == [0, 1_000]
     assert await wire.run(PRUNE, (f"{prefix}:ledger",), (100, 1)) == 1
-    with ledger.transaction() as books:
-        assert [row.window_start_ms for row in books.balances()] == [0]
+    assert windows() == [0, 1_000], "a call under way holds something there"
+    await ledger.land(landing(asked))
+    await asyncio.sleep(0.01)
+    assert await wire.run(PRUNE, (f"{prefix}:ledger",), (100, 1)) == 1
+    assert windows() == [0]
     assert await wire.run(PRUNE, (f"{prefix}:ledger",), (100, 1)) == 0
 
 
@@ -558,8 +566,21 @@ async def test_a_newer_schema_is_left_alone(own_valkey: EmbeddedValkey) -> None:
 
 async def test_books_that_were_never_kept_cannot_be_read(own_valkey: EmbeddedValkey) -> None:
     ledger = RedisLedger(own_valkey.url)
-    with pytest.raises(LedgerError, match="no daemon has kept its ledger there yet"), ledger.transaction():
-        pass
+    with (
+        ledger.transaction() as books,
+        pytest.raises(LedgerError, match="no daemon has kept its ledger there"),
+    ):
+        books.spend()
+    with (
+        ledger.transaction() as books,
+        pytest.raises(LedgerError, match="no daemon has kept its ledger there"),
+    ):
+        books.balances()
+    with (
+        ledger.transaction() as books,
+        pytest.raises(LedgerError, match="no daemon has kept its ledger there"),
+    ):
+        books.unknown_calls()
 
 
 async def test_a_server_without_append_only_file_is_warned_of(tmp_path: Any) -> None:

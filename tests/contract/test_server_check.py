@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -68,9 +68,11 @@ async def test_a_server_that_is_away_is_unreachable(url: str) -> None:
 
 
 async def test_a_unix_socket_works_like_a_port(tmp_path: Path) -> None:
-    socket_path = Path(os.path.relpath(tmp_path / "s.sock"))  # a socket's path has at most 107 bytes
-    with EmbeddedValkey(tmp_path / "data", options=("--unixsocket", str(socket_path.absolute()))):
-        link = RedisLink(f"unix://{socket_path.absolute()}?db=3")
+    with (
+        tempfile.TemporaryDirectory() as short,  # a socket's path has at most 107 bytes
+        EmbeddedValkey(tmp_path / "data", options=("--unixsocket", f"{short}/s.sock")),
+    ):
+        link = RedisLink(f"unix://{short}/s.sock?db=3")
         assert (await check_server(link)).warnings == ()
         wire = link.wire()
         assert b"db=3" in await wire.ask("CLIENT", "INFO")

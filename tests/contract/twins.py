@@ -28,7 +28,7 @@ ID_MS = 86_400_000
 unpack = msgspec.msgpack.decode
 _numbers = itertools.count()
 TEXTS = ("id", "outcome", "answer")
-HASHES = ("prior", "spend", "latency", "flights", "standings", "health", "rates", "open")
+HASHES = ("prior", "spend", "running", "latency", "flights", "standings", "health", "rates", "open")
 LATENCY_MS = 1e-6  # how far sums of latencies may be apart: they are added up in another order
 
 
@@ -42,7 +42,10 @@ class Answer(Struct):
 class State(Struct):
     """All that a ledger holds for later decisions, and what people read."""
 
-    balances: dict[tuple[str, int], tuple[int, int, bool, bool]]  # spent, held, warned, exhausted
+    balances: dict[
+        tuple[str, int], tuple[int, int, str, int]
+    ]  # spent, held, what was told, end of the window
+    running: dict[str, tuple[int, int]]  # scope -> start and end of its last window
     holders: dict[str, int]
     ids: dict[
         str, tuple[int, str, str, str | None]
@@ -84,8 +87,16 @@ class SqliteTwin:
         latency = books.latency()
         return State(
             balances={
-                (scope, start): (spent, held, bool(warned), bool(exhausted))
-                for scope, start, spent, held, warned, exhausted in rows("SELECT * FROM spend").fetchall()
+                (scope, start): (spent, held, f"{warned}{exhausted}{eased}", reset or 0)
+                for scope, start, spent, held, warned, exhausted, eased, reset in rows(
+                    "SELECT * FROM spend"
+                ).fetchall()
+            },
+            running={
+                scope: (start, reset)
+                for scope, start, reset in rows(
+                    "SELECT scope, max(window_start), reset_at FROM spend WHERE window_start > 0 GROUP BY scope"
+                ).fetchall()
             },
             holders=dict(rows("SELECT key, owner FROM inflight").fetchall()),
             ids={
@@ -191,11 +202,16 @@ class RedisTwin:
                             unknown[int(attempt)] = prior[3]
         balances = {}
         for row, text in found.get("spend", {}).items():
-            spent, held, warned, exhausted = text.split()
-            balances[scope_of(row)] = (int(spent), int(held), warned == b"1", exhausted == b"1")
+            spent, held, told, reset = text.split()
+            balances[scope_of(row)] = (int(spent), int(held), told.decode(), int(reset))
         latency = {model: text.split() for model, text in found.get("latency", {}).items()}
         return State(
             balances=balances,
+            running={
+                scope: (int(start), int(reset))
+                for scope, text in found.get("running", {}).items()
+                for start, reset, *_ in [text.split()]
+            },
             holders={key: int(owner) for key, owner in found.get("flights", {}).items()},
             ids=ids,
             outcomes=outcomes,

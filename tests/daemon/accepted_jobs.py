@@ -79,6 +79,7 @@ ACCEPTED = [
     Accepted("no stream as false", document(prompt="hi", stream=False), {"stream": False}),
     Accepted("a stream as text in a document", document(prompt="hi", stream="1"), {"stream": True}),
     Accepted("a ceiling", flat(prompt="hi", max_cost="0.05"), {"max_cost_nano": 50_000_000}),
+    Accepted("a ceiling of nothing", flat(prompt="hi", max_cost="0"), {"max_cost_nano": 0}),
     Accepted("a ceiling as a number", document(prompt="hi", max_cost=0.05), {"max_cost_nano": 50_000_000}),
     Accepted("a ceiling in powers of ten", flat(prompt="hi", max_cost="5e-2"), {"max_cost_nano": 50_000_000}),
     Accepted("a ceiling as good as none", flat(prompt="hi", max_cost="1e300"), {"max_cost_nano": 2**63 - 1}),

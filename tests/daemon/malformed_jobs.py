@@ -56,6 +56,9 @@ def _message(why: str, message: Any, says: str) -> Malformed:
 
 
 FORMS = [
+    _bad("params of null", flat(prompt="x", params="null"), "params must not be null"),
+    _bad("metadata of null", flat(prompt="x", metadata=" null "), "metadata must not be null"),
+    _bad("messages of null", flat(messages="null"), "messages must not be null"),
     _bad("nothing at all", [b"unknown", b"1"], "neither prompt nor messages"),
     _bad("both forms", [*flat(prompt="x"), *document(prompt="x")], "both given"),
     _bad("both forms, through an envelope field", [*flat(id="x"), *document(prompt="x")], "both given"),
@@ -210,7 +213,6 @@ REST = [
     _bad("stream of true in flat form", flat(prompt="x", stream="true"), "stream"),
     _bad("an empty stream", flat(prompt="x", stream=""), "stream"),
     _bad("stream that is a list", document(prompt="x", stream=[1]), "stream"),
-    _bad("max_cost of zero", flat(prompt="x", max_cost="0"), "max_cost"),
     _bad("negative max_cost", flat(prompt="x", max_cost="-1"), "max_cost"),
     _bad("max_cost NaN", flat(prompt="x", max_cost="NaN"), "max_cost"),
     _bad("max_cost Infinity", flat(prompt="x", max_cost="Infinity"), "max_cost"),

@@ -16,6 +16,8 @@ from theo_workers.upstreams.script import Fate
 
 FOLDER = Path("/srv/router")
 ENV = {"KEY": "sk-secret-value", "EMPTY": " ", "BROKEN": "sk-secret value", "URL": "redis://:s3cret@h:1/0"}
+OTHER_MODEL = '[[models]]\nname = "other"\nprovider = "scripted"\n'
+OTHER = "[[models]]\nname = 'b'\nprovider = 'scripted'"
 MODEL = '[[models]]\nname = "fast"\nprovider = "scripted"\n'
 
 
@@ -125,7 +127,69 @@ BAD_TABLES = [
     ("[workflows.'a b']\nmodel = 'fast'", ["[workflows.a b]: this name is not allowed"]),
     ("[workflows]\nw = 'fast'", ["[workflows.w]: this is a text, it must be a table"]),
     ("workflows = 1", ["[workflows]: must be tables"]),
+    (
+        "[routing]\ncontext_window_fallbacks = ['fast']",
+        ["[routing] context_window_fallbacks: must be a table of lists", '{ chat = ["roomy"] }'],
+    ),
+    (
+        "[routing.content_policy_fallbacks]\nfast = []",
+        ["[routing] content_policy_fallbacks: must be a table of lists that are not empty"],
+    ),
+    (
+        "[routing.content_policy_fallbacks]\nfats = ['fast']",
+        ['[routing] content_policy_fallbacks fats: "fats": unknown model or group', 'did you mean "fast"?'],
+    ),
+    (
+        "[routing.context_window_fallbacks]\nfast = ['lnog']\n[groups]\nlong = ['fast']",
+        ['[routing] context_window_fallbacks fast: "lnog"', 'did you mean "long"?'],
+    ),
+    ("[routing]\nhedge_after_ms = 0", ["[routing] hedge_after_ms", "above 0"]),
+    ("[routing]\nhedge_max_cost = -1", ["[routing] hedge_max_cost", "at least 0"]),
+    ("[routing]\nstrategy = 'predicting'", ["[routing] strategy", 'one of "predictive", "weighted"']),
+    ("[routing]\npredictive_usd_per_s = -1", ["[routing] predictive_usd_per_s", "at least 0"]),
+    ("[routing]\nregions = ['eu', 'us', 'eu']", ['[routing] regions: "eu" is in it twice']),
+    ("[routing]\nregions = 'eu'", ["[routing] regions", "a list"]),
+    ("[routing]\nregion_eviction_ratio = 0", ["[routing] region_eviction_ratio", "above 0 and at most 1"]),
+    (
+        "[routing.context_window_fallbacks]\nfast = ['fast']",
+        ["[routing] context_window_fallbacks fast: falls back to itself"],
+    ),
     ("[routing]\ndefault = 'chta'\n[groups]\nchat = ['fast']", ["[routing] default", 'did you mean "chat"?']),
+    # budgets
+    ("[budgets]\nspend_ceiling = 5", ["[budgets]: each budget is a table of its own: write [[budgets]]"]),
+    ("budgets = ['acme']", ["[[budgets]] #1: this is a text, it must be a table"]),
+    ("[[budgets]]\ntenant = '*'", ["[[budgets]] #1: spend_ceiling is missing"]),
+    ("[[budgets]]\ntennant = '*'\nspend_ceiling = 5", ["#1 tennant: unknown key", 'did you mean "tenant"?']),
+    ("[[budgets]]\nspend_ceiling = -1", ["[[budgets]] #1 spend_ceiling: -1", "at least 0"]),
+    (
+        "[[budgets]]\ntenant = ''\nspend_ceiling = 5",
+        ['[[budgets]] #1 tenant: ""', '"*" for each one by itself'],
+    ),
+    ("[[budgets]]\ntenant = 'a*'\nspend_ceiling = 5", ['[[budgets]] #1 tenant: "a*"', "1-64 of"]),
+    ("[[budgets]]\nworkflow = 7\nspend_ceiling = 5", ["[[budgets]] #1 workflow: 7 is not allowed"]),
+    ("[[budgets]]\nmodel = 'fats'\nspend_ceiling = 5", ['#1 model: "fats": unknown model', '"fast"?']),
+    (
+        "[[budgets]]\ngroup = 'chta'\nspend_ceiling = 5\n[groups]\nchat = ['fast']",
+        ['[[budgets]] #1 group: "chta": unknown group', 'did you mean "chat"?'],
+    ),
+    ("[[budgets]]\ngroup = 'fast'\nspend_ceiling = 5", ['"fast" is a model: write model = "fast"']),
+    (
+        "[[budgets]]\nmodel = 'chat'\nspend_ceiling = 5\n[groups]\nchat = ['fast']",
+        ['[[budgets]] #1 model: "chat" is a group: write group = "chat"'],
+    ),
+    (
+        f"[[budgets]]\nmodel = 'b'\ngroup = 'chat'\nspend_ceiling = 5\n[groups]\nchat = ['fast']\n{OTHER}",
+        ['[[budgets]] #1 model: "b" is not in the group chat', "in it are fast"],
+    ),
+    ("[[budgets]]\nspend_ceiling = 5\nspend_window = '1w'", ["[[budgets]] #1 spend_window: allowed are"]),
+    ("[[budgets]]\nspend_ceiling = 5\nmax_budget = 6", ["#1 max_budget", "another name for spend_ceiling"]),
+    ("[[budgets]]\nspend_ceiling = 5\nsoft_budget = 6", ["#1 soft_budget", "6 is above spend_ceiling, 5"]),
+    ("[[budgets]]\nspend_ceiling = 5\ndowngrade_ratio = 70", ["#1 downgrade_ratio: 70", "at most 1"]),
+    ("[[budgets]]\nspend_ceiling = 5\ncalendar_aligned = 1", ["#1 calendar_aligned: 1", "true or false"]),
+    (
+        "[[budgets]]\ntenant = '*'\nspend_ceiling = 5\n[[budgets]]\ntenant = '*'\nspend_ceiling = 6",
+        ["[[budgets]] #2: [[budgets]] #1 counts the same calls over the same window: keep one"],
+    ),
     # replies
     ("[reply]\ndefault = 'P:jobs'", ["[reply] default", "theo: are the router's own"]),
     ("[redis]\nprefix = 'x'\n[reply]\ndefault = 'x:dead'", ["[reply] default", "x: are the router's own"]),
@@ -337,6 +401,16 @@ class TestRouting:
         assert config.models[0].routing == config.routing
         assert any('"fast" routing ' in one and "no effect" in one for one in config.warnings)
 
+    def test_labels_of_regions_that_do_not_meet_are_pointed_out(self) -> None:
+        config = parse(
+            "[routing]\nregions = ['eu', 'mars']", model=with_model("region = 'eu'\n") + OTHER_MODEL
+        )
+        told = "\n".join(config.warnings)
+        assert '[routing] regions: no model has region = "mars"' in told
+        assert '[[models]] "other": has no region, so [routing] regions puts it last' in told
+        assert '"fast": has' not in told
+        assert "puts it last" not in "\n".join(parse("", model=OTHER_MODEL).warnings)
+
 
 class TestModels:
     @pytest.mark.parametrize(
@@ -398,6 +472,27 @@ class TestModels:
 
     def test_a_model_in_this_process_needs_no_name_of_a_provider(self) -> None:
         assert parse("").models[0].model == "fast"
+
+
+class TestBudgets:
+    def test_keep_their_order_their_selectors_and_the_names_of_others(self) -> None:
+        text = (
+            "[[budgets]]\ntenant = '*'\nmax_budget = 5\nbudget_duration = '1d'\nsoft_budget = 4\n"
+            "[[budgets]]\nspend_ceiling = 0\ncalendar_aligned = false\nspend_window = '30d'\ndowngrade_ratio = 0.5\n"
+        )
+        first, second = parse(text).budgets
+        assert (first.tenant, first.spend_ceiling, str(first.spend_window)) == ("*", 5.0, "1d")
+        assert (first.warning_ratio, first.calendar_aligned, first.downgrade_ratio) == (0.8, True, None)
+        assert (second.tenant, second.model, second.group, second.workflow) == (None,) * 4
+        assert (second.calendar_aligned, second.downgrade_ratio) == (False, 0.5)
+
+    def test_may_count_the_same_calls_over_different_windows(self) -> None:
+        same = "[[budgets]]\ntenant = 'a'\nspend_ceiling = 5\nspend_window = "
+        assert len(parse(f"{same}'1d'\n{same}'1mo'\n{same}'1d'\ncalendar_aligned = false").budgets) == 3
+
+    def test_of_a_wrong_table_do_not_shift_the_numbers_of_the_others(self) -> None:
+        text = "[[budgets]]\n[[budgets]]\nspend_ceiling = 1\nmodel = 'nope'"
+        assert "[[budgets]] #2 model" in complaint(text)
 
 
 class TestAddresses:

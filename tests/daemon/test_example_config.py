@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec import NODEFAULT, Struct, structs
 
-from theo_daemon.config import Config, ModelConfig
+from theo_daemon.config import BudgetConfig, Config, ModelConfig
 from theo_daemon.config_file import load_config
 from theo_workers.errors import ConfigError
 
@@ -56,9 +56,10 @@ def test_writes_out_and_explains_every_key_of_a_section(config: Config, section:
     _assert_explained(_section_text(section), type(getattr(config, section)))
 
 
-def test_writes_out_and_explains_every_key_of_a_model() -> None:
-    texts = re.findall(r"^\[\[models\]\]$(.*?)(?=^\[|\Z)", EXAMPLE.read_text(), re.DOTALL | re.MULTILINE)
-    _assert_explained("\n".join(texts), ModelConfig)
+@pytest.mark.parametrize(("name", "table"), [("models", ModelConfig), ("budgets", BudgetConfig)])
+def test_writes_out_and_explains_every_key_of_a_table_in_a_list(name: str, table: type[Struct]) -> None:
+    texts = re.findall(rf"^\[\[{name}\]\]$(.*?)(?=^\[|\Z)", EXAMPLE.read_text(), re.DOTALL | re.MULTILINE)
+    _assert_explained("\n".join(texts), table)
 
 
 def _assert_explained(text: str, table: type[Struct]) -> None:

@@ -46,6 +46,71 @@ def test_a_saturated_route_holds_up_nobody_else() -> None:
     assert queue.pop(lambda route: True) == "stuck"
 
 
+def test_many_routes_win_a_tenant_no_more_starts() -> None:
+    queue = FairQueue[str](LANES)
+    for number in range(100):
+        for route in "abcdefgh":
+            queue.push(f"loud-{route}{number}", lane="default", route=route, tenant="loud")
+        queue.push(f"quiet-{number}", lane="default", route="a", tenant="quiet")
+    started = Counter(name.split("-")[0] for name in drain(queue, 100))
+    assert started == {"loud": 50, "quiet": 50}
+
+
+def test_a_tenant_whose_other_route_is_saturated_has_its_turns_where_it_can_start() -> None:
+    queue = FairQueue[str](LANES)
+    for number in range(50):
+        queue.push(f"loud-full{number}", lane="default", route="full", tenant="loud")
+        queue.push(f"loud-{number}", lane="default", route="free", tenant="loud")
+        queue.push(f"quiet-{number}", lane="default", route="free", tenant="quiet")
+    started = [queue.pop(lambda route: route == "free") for _ in range(40)]
+    assert Counter(str(name).split("-")[0] for name in started) == {"loud": 20, "quiet": 20}
+
+
+def test_what_was_not_used_is_not_saved_up() -> None:
+    queue = FairQueue[str](LANES)
+    for number in range(100):
+        queue.push(f"busy-{number}", lane="default", route="r", tenant="busy")
+    assert len(drain(queue, 50)) == 50
+    for number in range(50):
+        queue.push(f"late-{number}", lane="default", route="r", tenant="late")
+    assert Counter(name.split("-")[0] for name in drain(queue, 20)) == {"busy": 10, "late": 10}
+
+
+ARRIVALS = st.lists(st.tuples(st.sampled_from("rst"), st.sampled_from("wxyz")), min_size=1, max_size=80)
+
+
+@given(ARRIVALS)
+def test_no_tenant_has_two_turns_while_another_waits_for_one(arrivals: list[tuple[str, str]]) -> None:
+    queue = FairQueue[int](LANES)
+    for number, (route, tenant) in enumerate(arrivals):
+        queue.push(number, lane="default", route=route, tenant=tenant)
+    left = Counter(tenant for _, tenant in arrivals)
+    turns: dict[str, Counter[str]] = {
+        tenant: Counter() for tenant in left
+    }  # of others since its own last one
+    while (number := queue.pop(lambda _: True)) is not None:
+        tenant = arrivals[number][1]
+        left[tenant] -= 1
+        turns[tenant] = Counter()
+        for other in left:
+            if left[other] and other != tenant:
+                turns[other][tenant] += 1
+                assert turns[other][tenant] <= 1
+
+
+@given(ARRIVALS, st.lists(st.sets(st.sampled_from("rst")), max_size=120))
+def test_somebody_starts_whenever_somebody_can(arrivals: list[tuple[str, str]], free: list[set[str]]) -> None:
+    queue = FairQueue[int](LANES)
+    for number, (route, tenant) in enumerate(arrivals):
+        queue.push(number, lane="default", route=route, tenant=tenant)
+    left = Counter(route for route, _ in arrivals)
+    for slots in free:
+        number = queue.pop(slots.__contains__)
+        assert (number is None) is not any(left[route] for route in slots)
+        if number is not None:
+            left[arrivals[number][0]] -= 1
+
+
 def test_who_left_the_line_does_not_start() -> None:
     queue = FairQueue[str](LANES)
     queue.push("a", lane="default", route="r", tenant="")

@@ -42,6 +42,7 @@ from theo_daemon.ledger.records import (
 )
 from theo_daemon.ledger.sqlite import SqliteLedger
 from theo_daemon.ledger.sqlite.amend import reset_spend
+from theo_daemon.ledger.sqlite.reading import reading
 from theo_daemon.ledger.sqlite.schema import SCHEMA_VERSION, file_system_of, open_ledger
 from theo_workers.errors import LedgerError
 from theo_workers.messages import Outcome
@@ -191,7 +192,7 @@ async def test_a_ceiling_that_comes_near_and_one_that_is_reached_are_told_once_b
         for books in (two, one):
             assert isinstance(await books.ask(priced(books, 9)), OverBudget)
         assert told == [CeilingNear(scope, 200), CeilingReached(scope, 300)]
-        assert reset_spend(one.path, [("model:fast", 0)]) == 1
+        assert reset_spend(one.path, [("model:fast", 0)], now_ms=1) == 1
         asked = await granted(one, priced(one, 10))
         await one.land(landing(asked, cost_nano=250, cache=None))
         assert told[2:] == [CeilingNear(scope, 250)]
@@ -322,6 +323,32 @@ async def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     db.close()
     assert "newer theo-router" in await refusal(path)
+
+
+def as_version_1(path: Path) -> None:
+    """The file as the first version of the schema made it, with something spent in it."""
+    db = apsw.Connection(str(path))
+    db.execute("ALTER TABLE attempts DROP COLUMN price; DROP INDEX idx_spend_reset_at")
+    db.execute("ALTER TABLE spend DROP COLUMN reset_at")
+    db.execute("ALTER TABLE spend DROP COLUMN eased; PRAGMA user_version = 1")
+    db.execute("INSERT INTO spend(scope, window_start, spent_nano) VALUES('model:fast', 0, 70)")
+    db.close()
+
+
+async def test_an_older_file_is_brought_up_to_date_and_keeps_its_books(tmp_path: Path) -> None:
+    path = tmp_path / "l.db"
+    async with SqliteLedger(path):
+        pass
+    as_version_1(path)
+    with pytest.raises(LedgerError, match="older theo-router"), reading(path):
+        pass
+    async with SqliteLedger(path) as ledger, SqliteLedger(path):
+        with ledger.transaction() as books:
+            assert [(one.scope, one.spent_nano, one.reset_ms) for one in books.balances()] == [
+                ("model:fast", 70, None)
+            ]
+        names = {name for (name,) in rows(ledger, "SELECT name FROM sqlite_schema WHERE type = 'index'")}
+        assert "idx_spend_reset_at" in names
 
 
 async def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:

@@ -277,8 +277,8 @@ async def test_a_file_in_the_place_of_the_lost_one_is_not_touched(
     ledger: SqliteLedger, tmp_path: Path
 ) -> None:
     await granted(ledger, ask(ledger))
-    ledger.path.unlink()
-    Path(f"{ledger.path}-wal").unlink()
+    for end in ("", "-wal", "-shm"):
+        Path(f"{ledger.path}{end}").unlink()
     async with SqliteLedger(ledger.path) as other:
         assert "had been one" in other.warnings[0]
         await granted(other, ask(other))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import apsw
-
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.records import Ask, Granted, Scope, Want
 from theo_daemon.ledger.sqlite.ledger import SqliteLedger
-from theo_daemon.ledger.sqlite.schema import SCHEMA_VERSION, open_ledger
+from theo_daemon.ledger.sqlite.schema import open_ledger
 from theo_workers.prices import Price, Rates, Tier, flat, snapshot
 
 
@@ -38,21 +36,6 @@ async def test_an_attempt_keeps_the_price_of_its_moment(tmp_path: Path) -> None:
         await claimed(ledger, 2, None)
     assert prices(path) == [(cheap,), (None,)]
     assert json.loads(cheap) == {"source": "table", "input": 0.15, "output": 0.6}
-
-
-async def test_a_ledger_of_the_first_schema_is_brought_up_to_date_and_loses_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    async with SqliteLedger(path) as ledger:
-        await claimed(ledger, 1, "x")
-    db = apsw.Connection(str(path))
-    db.execute("ALTER TABLE attempts DROP COLUMN price; PRAGMA user_version = 1")
-    db.close()
-    async with SqliteLedger(path) as ledger:
-        await claimed(ledger, 2, "y")
-    assert prices(path) == [(None,), ("y",)]
-    db = apsw.Connection(str(path))
-    assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
-    db.close()
 
 
 def test_a_snapshot_says_what_differs() -> None:

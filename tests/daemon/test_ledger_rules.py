@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.records import (
@@ -17,13 +18,14 @@ from theo_daemon.ledger.records import (
     Granted,
     Hit,
     IdBusy,
+    OtherWindow,
     OverBudget,
     Replay,
     Scope,
     Verdict,
     Want,
 )  # fmt: skip
-from theo_daemon.ledger.rules import Balance, KeptAnswer, Known, Remembered, decide, near_ceiling
+from theo_daemon.ledger.rules import Balance, KeptAnswer, Known, Remembered, decide, eases, near_ceiling
 
 ME, PEER = 1, 2
 
@@ -159,6 +161,106 @@ def test_a_call_that_is_refused_for_another_reason_is_no_news(
     verdicts, claims = decide([ask(want=want(bound, ceiling=100))], known, owner=ME)
     assert isinstance(verdicts[0], OverBudget)
     assert claims.reached == []
+
+
+def drawing(*scopes: Scope, bound: int | None = 10, number: int = 1) -> Want:
+    return Want(number, "fast", "openai", bound, scopes)
+
+
+def test_a_call_is_held_in_every_scope_or_in_none() -> None:
+    acme, everybody = Scope("tenant=acme@total", 0, 100), Scope("all@total", 0, 15)
+    asks = [ask(n, f"k{n}", want=drawing(acme, everybody, number=n)) for n in (1, 2)]
+    verdicts, claims = decide(asks, Known(), owner=ME)
+    assert [type(verdict) for verdict in verdicts] == [Granted, OverBudget]
+    assert claims.held == {("tenant=acme@total", 0): 10, ("all@total", 0): 10}
+
+
+FULL, HELD = Balance(spent_nano=95), Balance(held_nano=95)
+
+
+@pytest.mark.parametrize(
+    ("balances", "refused_by", "by_holds"),
+    [
+        pytest.param(
+            {"a": HELD, "b": FULL}, "b", False, id="what is spent refuses, whatever is held elsewhere"
+        ),
+        pytest.param({"b": FULL, "c": HELD}, "b", False, id="in any order"),
+        pytest.param({"a": HELD, "c": HELD}, "a", True, id="only held everywhere"),
+        pytest.param({"a": FULL, "b": FULL}, "b", False, id="of several the one that resets last"),
+        pytest.param({"b": FULL, "c": FULL}, "c", False, id="never is the last"),
+    ],
+)
+def test_of_several_budgets_in_the_way_the_last_to_make_room_is_named(
+    balances: dict[str, Balance], refused_by: str, by_holds: bool
+) -> None:
+    scopes = (Scope("a", 1, 100, 50), Scope("b", 1, 100, 60), Scope("c", 0, 100))
+    starts = {scope.name: scope.window_start_ms for scope in scopes}
+    known = Known(
+        balances={(name, starts[name]): structs.replace(balance) for name, balance in balances.items()},
+        newest={"a": (1, 50), "b": (1, 60)},
+    )
+    verdicts, claims = decide([ask(want=drawing(*scopes))], known, owner=ME)
+    (verdict,) = verdicts
+    assert isinstance(verdict, OverBudget)
+    assert (verdict.scope.name, verdict.by_holds) == (refused_by, by_holds)
+    assert {one.scope.name for one in claims.reached} == {n for n, one in balances.items() if one is FULL}
+
+
+@pytest.mark.parametrize(
+    ("newest", "asked", "other"),
+    [
+        pytest.param(None, (50, 60), None, id="the first window"),
+        pytest.param((50, 60), (50, 60), None, id="the window that runs"),
+        pytest.param((40, 50), (50, 60), None, id="the next one"),
+        pytest.param((10, 20), (50, 60), None, id="a later one"),
+        pytest.param((45, 55), (50, 60), (45, 55), id="another process began one"),
+        pytest.param((50, 60), (40, 50), (50, 60), id="a clock went back"),
+        pytest.param((50, 60), (55, 65), (50, 60), id="one runs still"),
+        pytest.param((50, 60), (59, 69), (50, 60), id="to its last moment"),
+    ],
+)
+def test_windows_of_one_scope_never_overlap_and_never_go_back(
+    newest: tuple[int, int] | None, asked: tuple[int, int], other: tuple[int, int] | None
+) -> None:
+    known = Known(newest={} if newest is None else {"t": newest})
+    verdicts, claims = decide([ask(want=drawing(Scope("t", asked[0], 100, asked[1])))], known, owner=ME)
+    if other is None:
+        assert verdicts == [Granted()]
+        assert claims.held == {("t", asked[0]): 10}
+    else:
+        assert verdicts == [OtherWindow("t", *other)]
+        assert not claims.held
+        assert not claims.holders
+
+
+def test_of_two_that_would_begin_a_window_in_one_batch_the_first_does() -> None:
+    asks = [ask(n, f"k{n}", want=drawing(Scope("t", n, 100, n + 50), number=n)) for n in (3, 7)]
+    assert answer(Known(), *asks) == [Granted(), OtherWindow("t", 3, 53)]
+
+
+def test_a_claim_is_told_which_of_its_scopes_are_under_pressure() -> None:
+    scopes = (Scope("a", 0, 100, ease_nano=50), Scope("b", 0, 100, ease_nano=50), Scope("c", 0, 100))
+    balances = {
+        ("a", 0): Balance(spent_nano=50),
+        ("b", 0): Balance(spent_nano=49),
+        ("c", 0): Balance(spent_nano=80),
+    }
+    (verdict,) = answer(Known(balances=balances), ask(want=drawing(*scopes)))
+    assert verdict == Granted(strained=("a",))
+
+
+@pytest.mark.parametrize(
+    ("balance", "ease_nano", "news"),
+    [
+        (Balance(spent_nano=70), 70, True),
+        (Balance(spent_nano=69, held_nano=30), 70, False),
+        (Balance(spent_nano=70, eased=True), 70, False),
+        (Balance(spent_nano=70), None, False),
+        (Balance(), 0, True),
+    ],
+)
+def test_pressure_is_told_once_for_a_window(balance: Balance, ease_nano: int | None, news: bool) -> None:
+    assert eases(Scope("a", 0, 100, ease_nano=ease_nano), balance) is news
 
 
 @pytest.mark.parametrize(

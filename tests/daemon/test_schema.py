@@ -113,7 +113,7 @@ def test_usage_and_attempts_have_the_fields_of_the_contract() -> None:
         {"messages": '[{"role":"robot","content":"x"}]'},
         {"job": '{"prompt":5}'},
         {"job": '{"prompt":null}'},
-        {"job": '{"prompt":"x","max_cost":0}'},
+        {"job": '{"prompt":"x","max_cost":-1}'},
     ],
 )
 def test_the_schemas_refuse_what_the_decoder_refuses(broken: dict[str, str]) -> None:

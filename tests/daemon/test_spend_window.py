@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theo_daemon.spend_window import SpendWindow, WindowUnit, parse_window, window_of
+from theo_daemon.spend_window import SpendWindow, WindowUnit, parse_window, window_from, window_of
 
 TEXTS = st.one_of(
     st.integers(1, 8_784).map("{}h".format),
@@ -80,6 +80,36 @@ def test_windows_tile_time_without_gap_or_overlap(text: str, now_ms: int) -> Non
     assert window_of(window, span.start_ms) == span
     assert window_of(window, span.reset_ms - 1) == span
     assert window_of(window, span.reset_ms).start_ms == span.reset_ms
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "reset"),
+    [
+        ("1h", "2025-03-10T14:59:59.999", "2025-03-10T15:59:59.999"),
+        ("1d", "2025-03-10T14:30:00", "2025-03-11T14:30:00"),
+        ("30d", "2025-03-10T14:30:00", "2025-04-09T14:30:00"),
+        ("1mo", "2025-03-10T14:30:00.250", "2025-04-10T14:30:00.250"),
+        ("1mo", "2024-01-31T12:00:00", "2024-02-29T12:00:00"),
+        ("1mo", "2025-12-31T12:00:00", "2026-01-31T12:00:00"),
+        ("13mo", "2024-02-29T00:00:00", "2025-03-29T00:00:00"),
+    ],
+)
+def test_a_window_from_its_first_call_lasts_its_length(text: str, start: str, reset: str) -> None:
+    assert window_from(parse_window(text), ms(start)) == (ms(start), ms(reset))
+
+
+@given(text=TEXTS, now_ms=MOMENTS_MS)
+def test_both_kinds_of_window_are_about_as_long(text: str, now_ms: int) -> None:
+    window = parse_window(text)
+    (start, reset), calendar = window_from(window, now_ms), window_of(window, now_ms)
+    assert start == now_ms
+    assert reset is not None
+    assert calendar.reset_ms is not None
+    assert abs((reset - start) - (calendar.reset_ms - calendar.start_ms)) <= 4 * 86_400_000
+
+
+def test_a_total_has_no_beginning() -> None:
+    assert window_from(parse_window("total"), 5) == (0, None)
 
 
 @given(text=TEXTS)

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.e2e.commands import alive
-from tests.e2e.processes import API_KEY, ROOT, Fleet, Serve, toml, until
+from tests.e2e.processes import API_KEY, ROOT, Fleet, Serve, until
 from theo_daemon import app, core, reception
 from theo_daemon.cli import main, serve
 from theo_daemon.fleet import Fleet as Models
+from theo_daemon.measuring import Measuring
 from theo_daemon.wire import Wire
 from theo_workers.tokens.count import TokenCounter
 from theo_workers.tokens.ranks import Encodings
@@ -82,9 +83,7 @@ class Nursery:
     def start(self, name: str) -> Forked:
         """Another life of the fleet; use `wait_ready` before relying on it."""
         fleet, log = self._fleet, self._fleet.folder / f"{name}.log"
-        path = fleet.folder / "config.toml"
-        path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in fleet.config.items()))
-        words = ["theo-router", "serve", "--config", str(path), "--redis-url", fleet.url]
+        words = ["theo-router", "serve", "--config", str(fleet.write_config()), "--redis-url", fleet.url]
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"words": words, "log": str(log)}) + "\n")
@@ -110,9 +109,10 @@ def deadly(work: Callable[..., Any], of: bytes, words: Callable[..., object]) ->
 def poison() -> None:
     """Make this process, and all it forks, die of certain words."""
     reception.decode = deadly(reception.decode, b"poison:decode", lambda one, **_: one.fields)  # type: ignore[attr-defined]
-    for name in ("bound_nano", "prompt_bounds"):
-        work = deadly(getattr(Models, name), b"poison:count", lambda _self, _one, job, *_: job.messages)
-        setattr(Models, name, work)
+    bound = deadly(Models.bound_nano, b"poison:count", lambda _self, _model, job, *_: job.messages)
+    Models.bound_nano = bound  # type: ignore[method-assign]
+    count = deadly(Measuring.count, b"poison:count", lambda _self, job, *_, **__: job.messages)
+    Measuring.count = count  # type: ignore[method-assign]
     ask_all = Wire.ask_all
 
     async def read(self: Wire, commands: Any) -> Any:

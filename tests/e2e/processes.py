@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -13,10 +15,12 @@ import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from unittest import mock
 
 import redis
 
 from tests.e2e.provider import Provider
+from theo_daemon.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 API_KEY = "sk-e2e-0123456789abcdefghijklmnop"
@@ -136,12 +140,17 @@ class Fleet:
         known = {"name": name, "provider": "openai", "model": name, "base_url": self.provider.url}
         return {**known, "api_key": "env:E2E_API_KEY", **free, **more}
 
-    def start(self, name: str = "a", *, folder: Path | None = None) -> Serve:
-        """Start a process; use `wait_ready` before relying on it. In another folder it is as on another host."""
+    def write_config(self, folder: Path | None = None) -> Path:
+        """Where `config` lies as a file, as it is now."""
         folder = folder or self.folder
         folder.mkdir(exist_ok=True)
         path = folder / "config.toml"
         path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in self.config.items()))
+        return path
+
+    def start(self, name: str = "a", *, folder: Path | None = None) -> Serve:
+        """Start a process; use `wait_ready` before relying on it. In another folder it is as on another host."""
+        path = self.write_config(folder)
         words = [
             *self.wrapper,
             sys.executable,
@@ -155,26 +164,25 @@ class Fleet:
         ]
         known = {k: v for k, v in os.environ.items() if not k.startswith(("THEO_", "PYTEST"))}
         paths = f"{ROOT / 'daemon'}{os.pathsep}{ROOT / 'workers'}"
-        process = Serve(name, words, folder, {**known, "PYTHONPATH": paths, "E2E_API_KEY": API_KEY})
+        process = Serve(name, words, path.parent, {**known, "PYTHONPATH": paths, "E2E_API_KEY": API_KEY})
         self.processes.append(process)
         return process
 
+    def output(self, *words: str) -> str:
+        """What a command prints, run here beside the processes, with their configuration."""
+        out = io.StringIO()
+        known = {name: value for name, value in os.environ.items() if not name.startswith("THEO_")}
+        with (
+            mock.patch.dict(os.environ, {**known, "E2E_API_KEY": API_KEY}, clear=True),
+            contextlib.redirect_stdout(out),
+            contextlib.suppress(SystemExit),
+        ):
+            app([*words, "--config", str(self.folder / "config.toml")], prog_name="theo-router")
+        return out.getvalue()
+
     def command(self, *words: str) -> Any:
-        """What a command prints as JSON, run beside the processes with their configuration."""
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'daemon'}{os.pathsep}{ROOT / 'workers'}"}
-        command = [
-            sys.executable,
-            "-m",
-            "theo_daemon",
-            *words,
-            "--json",
-            "--config",
-            str(self.folder / "config.toml"),
-        ]
-        done = subprocess.run(
-            command, check=True, cwd=self.folder, env=environment, capture_output=True, text=True
-        )
-        return json.loads(done.stdout)
+        """What a command prints as JSON."""
+        return json.loads(self.output(*words, "--json"))
 
     def start_all(self, *names: str) -> list[Serve]:
         """Start several at once; ready when this returns."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import redis as redis_client
 
+from tests.daemon.litellm_files import LITERAL_SECRETS, SECRETS
 from tests.e2e.commands import Background, Shell, alive
 from tests.e2e.processes import until
 from theo_daemon.embedded_llm import LocalModelMissing, weights
@@ -308,6 +309,32 @@ def test_check_config_lists_every_problem(quiet: Shell) -> None:
     report = json.loads(out)
     assert (status, report["ok"], len(report["problems"])) == (1, False, 2)
     assert quiet.refused("check-config", "missing.toml")[0] == 1
+
+
+# -- import -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_litellm_file_becomes_one_that_check_config_accepts(quiet: Shell) -> None:
+    (quiet.folder / "litellm.yaml").write_text(LITERAL_SECRETS)
+    status, out, errors = quiet.here("import", "litellm", "litellm.yaml", "--out", "ours.toml")
+    assert (status, out) == (0, "")
+    assert "not as it was: general_settings master_key" in errors
+    assert "set in the environment: A_API_KEY" in errors
+    quiet.environment |= {"A_API_KEY": "sk-a", "B_X_API_TOKEN": "sk-b"}
+    assert quiet.ok("check-config", "ours.toml").startswith("OK")
+
+    status, said = quiet.refused("import", "litellm", "litellm.yaml", "--out", "ours.toml")
+    assert (status, "exists already" in said) == (2, True)
+    written = (quiet.folder / "ours.toml").read_text()
+    assert quiet.ok("import", "litellm", "litellm.yaml") == written
+    assert not [secret for secret in SECRETS if secret in written + errors]
+
+
+def test_a_file_that_is_none_of_litellm_s_is_refused_in_words(quiet: Shell) -> None:
+    (quiet.folder / "compose.yaml").write_text("services: {}\n")
+    for name, why in (("compose.yaml", "has no model_list"), ("nowhere.yaml", "cannot be read")):
+        status, said = quiet.refused("import", "litellm", name)
+        assert (status, why in said) == (2, True)
 
 
 # -- serve ------------------------------------------------------------------------------------------------------------

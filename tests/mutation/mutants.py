@@ -64,8 +64,10 @@ MUTANTS = (
     Mutant(
         "a heartbeat steals back what a peer has taken over",
         f"{DAEMON}/lease_scripts.py",
-        "    local pending = redis.pcall('XPENDING', key, group, id, id, 1, consumer)\n",
-        "    local pending = redis.pcall('XPENDING', key, group, id, id, 1)\n",
+        "    local pending = redis.pcall('XPENDING', key, group, id, id, 1, consumer)\n"
+        "    if not pending.err and #pending > 0 then\n        own[#own + 1] = id\n",
+        "    local pending = redis.pcall('XPENDING', key, group, id, id, 1)\n"
+        "    if not pending.err and #pending > 0 then\n        own[#own + 1] = id\n",
         (f"{LEASES}renewing_does_not_steal_back_what_a_peer_has_taken",),
     ),
     Mutant(
@@ -125,10 +127,8 @@ MUTANTS = (
     Mutant(
         "burying the dead takes settled calls for lost ones",
         f"{SQLITE}/commit.py",
-        "            \"UPDATE attempts SET state = 'unknown', cost_nano = bound_nano, ended_at = ?\"\n"
-        "            \" WHERE owner = ? AND state = 'sent'\",\n",
-        "            \"UPDATE attempts SET state = 'unknown', cost_nano = bound_nano, ended_at = ?\"\n"
-        '            " WHERE owner = ?",\n',
+        "error_code = iif(model = ?, NULL, ?) WHERE owner = ? AND state = 'sent'\"",
+        'error_code = iif(model = ?, NULL, ?) WHERE owner = ?"',
         (f"{CRASHES}[plain-finish asked-1-retry]",),
     ),
     Mutant(
@@ -162,8 +162,8 @@ MUTANTS = (
     Mutant(
         "a call whose outcome nobody knows is sent again against orders",
         f"{DAEMON}/generation.py",
-        '        if policy == "fail" or deaths >= self._max_attempts:\n',
-        "        if deaths >= self._max_attempts:\n",
+        '        if lost and (policy == "fail" or lost >= self._max_attempts):\n',
+        "        if lost >= self._max_attempts:\n",
         (f"{CRASHES}[plain-call out-1-fail]",),
     ),
     Mutant(

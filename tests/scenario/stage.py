@@ -16,7 +16,7 @@ from msgspec import structs
 from tests.fakes import Delta, Final, MemoryBooks, MemoryLedger, MemoryReplies, QuickCounter, VirtualClock
 from theo_daemon import core as core_module
 from theo_daemon.cancellations import Cancel
-from theo_daemon.config import Config, IngressConfig, LedgerConfig, ModelConfig, RoutingConfig
+from theo_daemon.config import BudgetConfig, Config, IngressConfig, LedgerConfig, ModelConfig, RoutingConfig
 from theo_daemon.core import Core
 from theo_daemon.dispatcher import Dispatcher
 from theo_daemon.flight import Ticket
@@ -77,6 +77,7 @@ class Listening(LibraryObserver):
         self.bugs: list[BaseException] = []
         self.defects: list[BaseException] = []
         self.transitions: list[tuple[str, str]] = []
+        self.regions: list[tuple[str, str]] = []
         self.news: list[News] = []
         self.violations: list[str] = []
         self.unknown: list[str] = []
@@ -94,6 +95,9 @@ class Listening(LibraryObserver):
 
     def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
         self.transitions.append((model, event))
+
+    def on_region(self, event: str, region: str, details: Mapping[str, Any]) -> None:
+        self.regions.append((event, region))
 
     def on_news(self, news: News) -> None:
         self.news.append(news)
@@ -249,16 +253,18 @@ class Stage:
 async def staged(
     *models: ModelConfig, routing: Mapping[str, Any] | None = None, ingress: Mapping[str, Any] | None = None,
     groups: Mapping[str, tuple[str, ...]] | None = None, on_unknown: Any = "retry", seed: int = 7,
-    books: MemoryBooks | None = None, name: str | None = None,
+    books: MemoryBooks | None = None, name: str | None = None, budgets: Sequence[BudgetConfig] = (),
+    clock: VirtualClock | None = None,
 ) -> AsyncIterator[Stage]:  # fmt: skip
     """A dispatcher in virtual time over books in memory. The group `all` has every model."""
-    clock = VirtualClock()
+    clock = clock or VirtualClock()
     own_books = MemoryBooks() if books is None else books
     everything = RoutingConfig(default="all", **(routing or {}))
     config = Config(
         routing=everything,
         models=tuple(merged(one, routing or {}) for one in models),
         groups={"all": tuple(one.name for one in models), **(groups or {})},
+        budgets=tuple(budgets),
         ingress=IngressConfig(**(ingress or {})),
         ledger=LedgerConfig(url=Path("unused.db"), on_unknown=on_unknown),
     )

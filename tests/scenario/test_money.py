@@ -58,6 +58,20 @@ async def test_a_job_that_fits_nowhere_says_what_a_call_may_cost_and_what_it_may
         assert stage.calls == 0
 
 
+async def test_a_job_that_may_cost_nothing_gets_what_is_free_or_on_record() -> None:
+    free = model("free", HELLO, input_cost_per_mtok=0.0, output_cost_per_mtok=0.0, max_output_tokens=1000)
+    async with staged(dollar("dear", HELLO, routing=FIRST), free) as stage:
+        refused = await stage.answer(max_cost="0", model="dear")
+        assert isinstance(refused, Failed)
+        assert refused.code == "budget_exceeded"
+        answered = await stage.answer("free of charge", max_cost="0")
+        assert bill(answered) == [("free", "ok", 0.0)]
+        await stage.answer(model="dear")
+        again = await stage.answer(max_cost="0", model="dear")
+        assert isinstance(again, Answered)
+        assert again.cache_hit
+
+
 async def test_a_price_that_nobody_knows_is_refused_under_a_job_s_own_ceiling() -> None:
     async with staged(model("endless", HELLO, output_cost_per_mtok=1000.0)) as stage:
         refused = await stage.answer(max_cost="1000")
@@ -124,7 +138,10 @@ async def test_when_every_budget_is_spent_the_first_to_reset_is_named() -> None:
         refused = await stage.answer()
         assert isinstance(refused, Failed)
         assert (refused.code, refused.retryable) == ("budget_exceeded", True)
-        assert refused.message.startswith("model:daily has spent 0 of 0.5 USD")
+        assert refused.message == (
+            "the budget of model daily has spent 0 of 0.5 USD; this call may cost 1 USD; "
+            "it resets at 2023-11-15 00:00:00 UTC"
+        )
         assert 0 < (refused.retry_after_ms or 0) <= 86_400_000
 
 

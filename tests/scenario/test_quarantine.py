@@ -437,10 +437,11 @@ async def test_a_bug_in_a_rehearsal_ends_its_own_job_and_nothing_else(world: Wor
         suspect, other = world.push(boot.stage, "x" * 20_000), world.push(boot.stage, "other")
         broken = RuntimeError("a bug")
 
-        async def bounds(*_: object) -> dict[str, int]:
+        async def count(*_: object) -> None:
             raise broken
 
-        boot.stage.core.fleet.prompt_bounds = bounds  # type: ignore[method-assign]
+        measuring = boot.stage.dispatcher._measuring
+        measuring.rehearse = measuring.measure = count  # type: ignore[method-assign]
         boot.stage.expected_bugs.append(broken)
         boot.take(suspect, other)
         await boot.stage.advance(2)

@@ -3,42 +3,61 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from theo_daemon.budget_names import MODEL_SCOPE
+from theo_daemon.budget_use import CeilingUse, ScopeUse, use_of
+from theo_daemon.budgets import Budgets
 from theo_daemon.cli.which_ledger import open_books
-from theo_daemon.config import Config, ModelConfig
-from theo_daemon.ledger.figures import MODEL_SCOPE, Balance, ModelLatency
+from theo_daemon.config import Config
+from theo_daemon.ledger.figures import Balance, ModelLatency
 from theo_daemon.ledger.unknown_calls import UnknownCall
 from theo_daemon.money import to_usd
-from theo_daemon.spend_window import window_of
 
 
 class Budget(Struct, frozen=True, kw_only=True):
-    """One model's money, in USD. `spent` and `held` are of the current window, `spent_ever` is of all time.
+    """What is spent and held against one ceiling in the window that runs now, in USD.
 
-    `ceiling` None: there is none; `left` then is None, too. `resets_at_ms` None: never.
+    `name` is that of the model whose ceiling it is, else that of the scope: `tenant=acme@1d`. `ceiling` None: there
+    is none; `left` then is None, too. `resets_at_ms` None: never. `spent_ever`, of all time, is told of models only.
     """
 
     name: str
     spent: float
     held: float
-    spent_ever: float
+    spent_ever: float | None = None
     ceiling: float | None = None
     left: float | None = None
     window: str | None = None
     resets_at_ms: int | None = None
 
 
-def read_budgets(config: Config) -> list[Budget]:
+def read_uses(config: Config) -> list[CeilingUse]:
+    """Every ceiling and how far it is used. Raises LedgerError."""
+    return _uses(config, _rows(config))
+
+
+def read_models(config: Config) -> list[Budget]:
     """Every configured model, and those of the past that are on record. Raises LedgerError."""
-    with open_books(config) as books:
-        rows = {(row.scope, row.window_start_ms): row for row in books.balances()}
-    now_ms = int(time.time() * 1000)
-    models = {model.name: model for model in config.models}
-    scopes = {scope for scope, start in rows if start == 0 and scope.startswith(MODEL_SCOPE)}
-    past = sorted({scope.removeprefix(MODEL_SCOPE) for scope in scopes} - models.keys())
-    return [_budget(name, models.get(name), rows, now_ms) for name in (*models, *past)]
+    rows = _rows(config)
+    ever = {
+        row.scope.removeprefix(MODEL_SCOPE): row
+        for row in rows
+        if row.window_start_ms == 0 and row.scope.startswith(MODEL_SCOPE)
+    }
+    own = {use.ceiling.selectors["model"]: use for use in _uses(config, rows) if use.ceiling.own}
+    models = {model.name: str(model.routing.spend_window) for model in config.models}
+    return [
+        _of_model(name, models.get(name), ever.get(name), own.get(name))
+        for name in (*models, *sorted(ever.keys() - models.keys()))
+    ]
+
+
+def budgets_of(use: CeilingUse) -> list[Budget]:
+    """Its scopes for people, the most used first."""
+    return [_budget(use, scope) for scope in use.scopes]
 
 
 def read_latency(config: Config) -> dict[str, ModelLatency]:
@@ -53,34 +72,37 @@ def read_unknown_calls(config: Config, *, since_ms: int, model: str | None, limi
         return books.unknown_calls(since_ms=since_ms, model=model, limit=limit)
 
 
-def budget_row(model: ModelConfig) -> tuple[str, int]:
-    """Scope and window start (Unix ms) of what counts against a model's ceiling now."""
-    span = window_of(model.routing.spend_window, int(time.time() * 1000))
-    return f"{MODEL_SCOPE}{model.name}", span.start_ms
+def _rows(config: Config) -> list[Balance]:
+    with open_books(config) as books:
+        return books.balances(running_at_ms=_now_ms())
 
 
-def _budget(
-    name: str, model: ModelConfig | None, rows: dict[tuple[str, int], Balance], now_ms: int
-) -> Budget:
-    scope = f"{MODEL_SCOPE}{name}"
-    ever = rows.get((scope, 0))
-    spent_ever = 0.0 if ever is None else to_usd(ever.spent_nano)
-    if model is None:
-        held = 0.0 if ever is None else to_usd(ever.held_nano)
-        return Budget(name=name, spent=spent_ever, held=held, spent_ever=spent_ever)
-    routing = model.routing
-    span = window_of(routing.spend_window, now_ms)
-    row = rows.get((scope, span.start_ms))
-    spent = 0.0 if row is None else to_usd(row.spent_nano)
-    held = 0.0 if row is None else to_usd(row.held_nano)
-    ceiling = routing.spend_ceiling
+def _uses(config: Config, rows: Iterable[Balance]) -> list[CeilingUse]:
+    return use_of(Budgets(config).ceilings(), rows, _now_ms())
+
+
+def _budget(use: CeilingUse, scope: ScopeUse) -> Budget:
+    ceiling = use.ceiling
+    left_nano = max(0, ceiling.ceiling_nano - scope.spent_nano - scope.held_nano)
     return Budget(
-        name=name,
-        spent=spent,
-        held=held,
-        spent_ever=spent_ever,
-        ceiling=ceiling,
-        left=None if ceiling is None else max(0.0, round(ceiling - spent - held, 9)),
-        window=str(routing.spend_window),
-        resets_at_ms=span.reset_ms,
+        name=ceiling.selectors["model"] if ceiling.own else scope.scope,
+        spent=to_usd(scope.spent_nano),
+        held=to_usd(scope.held_nano),
+        ceiling=to_usd(ceiling.ceiling_nano),
+        left=to_usd(left_nano),
+        window=str(ceiling.window),
+        resets_at_ms=scope.reset_ms,
     )
+
+
+def _of_model(name: str, window: str | None, ever: Balance | None, own: CeilingUse | None) -> Budget:
+    spent_ever = 0.0 if ever is None else to_usd(ever.spent_nano)
+    if own is not None:
+        (budget,) = budgets_of(own)
+        return structs.replace(budget, spent_ever=spent_ever)
+    held = 0.0 if ever is None else to_usd(ever.held_nano)
+    return Budget(name=name, spent=spent_ever, held=held, spent_ever=spent_ever, window=window)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "budget": ("budget", "Show the spend ceilings, or begin a window anew."),
     "ledger": ("ledger", "Look into the ledger: calls of which nobody knows whether they were billed."),
+    "import": ("importing", "Turn the configuration of another router into one of this."),
     "check-config": ("check_config", "Check a configuration file and show what it means."),
     "doctor": ("doctor", "Look for what would break a promise, and say which one."),
     "schema": ("schema", "Print the streams and their entries as an AsyncAPI 3 document, JSON."),

@@ -21,7 +21,9 @@ from theo_daemon.cli.checks import (
 from theo_daemon.cli.console import console, print_json, table
 from theo_daemon.cli.daemon_status import ask_daemon
 from theo_daemon.cli.options import ConfigFile, Json, RedisUrl, new_app
+from theo_daemon.cli.permissions import check_permissions
 from theo_daemon.cli.queues import look
+from theo_daemon.cli.server_checks import check_replicas, check_transport, check_troubles, check_version
 from theo_daemon.cli.shared_checks import check_shared
 from theo_daemon.cli.target import Target, find_target
 from theo_daemon.config_file import load_config
@@ -81,7 +83,7 @@ async def _redis(target: Target) -> list[Finding]:
         return [Finding("fail", "redis", str(error), "jobs and replies can be lost")]
     except RouterError as error:
         return [Finding("fail", "redis", str(error), "nothing can be read or answered")]
-    found = [Finding("ok", "redis", f"{link.shown}, version {facts.version}, maxmemory-policy noeviction")]
+    found = [Finding("ok", "redis", f"{link.shown}, maxmemory-policy noeviction")]
     if facts.warnings:
         found = [Finding("warn", "redis", f"{link.shown}, {warning}") for warning in facts.warnings]
     try:
@@ -92,6 +94,7 @@ async def _redis(target: Target) -> list[Finding]:
             info, *settings = await wire.ask_all(
                 [("INFO",), ("CONFIG", "GET", "save"), ("CONFIG", "GET", "appendfsync")]
             )
+            permissions = await check_permissions(wire, target.keys, list(target.config.ingress.lanes))
             queues = await look(wire, target)
             said = facts_of(info, *settings)
             shared = await check_shared(wire, target, said)
@@ -105,16 +108,27 @@ async def _redis(target: Target) -> list[Finding]:
     streams = (
         f"{queues.depth} jobs, {queues.in_flight} in flight, {queues.dead} dead letters, {readers} readers"
     )
+    url = _url(target)
     return [
         *found,
+        check_version(said),
+        check_transport(url),
+        *permissions,
         check_role(said),
+        *check_replicas(said, url),
         check_persistence(said),
+        *check_troubles(said),
         check_clock(offset_s),
         Finding("warn", "streams", streams, "jobs wait, and no process reads them")
         if queues.depth and not readers
         else Finding("ok", "streams", streams),
         *shared,
     ]
+
+
+def _url(target: Target) -> str:
+    assert target.config.redis.url is not None  # Redis has just answered
+    return target.config.redis.url.reveal()
 
 
 def _daemon(target: Target) -> Finding:

@@ -8,21 +8,25 @@ from typing import Any
 from msgspec import structs
 from rich.text import Text
 
-from theo_daemon.cli.books import Budget, read_budgets, read_latency
+from theo_daemon.budget_names import EACH
+from theo_daemon.budget_use import CeilingUse
+from theo_daemon.cli.books import Budget, budgets_of, read_latency, read_models, read_uses
 from theo_daemon.cli.console import console, duration, print_json, table, usd
 from theo_daemon.cli.daemon_status import ask_daemon
 from theo_daemon.cli.options import ConfigFile, Json, RedisUrl, new_app
 from theo_daemon.cli.queues import Queues, look
 from theo_daemon.cli.target import Target, find_target
 from theo_daemon.ledger.figures import ModelLatency
+from theo_daemon.money import to_usd
 from theo_daemon.redis_link import redacted
 from theo_daemon.telemetry.status import JobTotals, ModelStatus, Status
 from theo_workers.errors import LedgerError
 
 _HEALTH = (
     *("state", "retry_in_s", "running", "concurrency", "total_failures", "consecutive_failures"),
-    *("last_success_at", "last_failure_at", "latency_ms"),
+    *("last_success_at", "last_failure_at", "latency_ms", "region", "why"),
 )
+MOST_USED = 5  # scopes of one budget
 _COLOURS = {"closed": "green", "half_open": "yellow", "paused": "yellow", "open": "red"}
 
 app = new_app()
@@ -39,15 +43,16 @@ def status(as_json: Json = False, config: ConfigFile = None, redis_url: RedisUrl
     queues = asyncio.run(_look(target))
     daemon, about = ask_daemon(target)
     try:
-        budgets, latency = read_budgets(target.config), read_latency(target.config)
-        trouble = None
+        money, latency = read_models(target.config), read_latency(target.config)
+        uses, trouble = [use for use in read_uses(target.config) if not use.ceiling.own], None
     except LedgerError as error:
-        budgets, latency, trouble = [], {}, str(error)
-    models = _models(target, daemon, budgets, latency)
+        money, latency, uses, trouble = [], {}, [], str(error)
+    models = _models(target, daemon, money, latency)
     if as_json:
-        print_json(_document(target, queues, daemon, models, [about] if daemon is None else [], trouble))
+        document = _document(target, queues, daemon, models, [about] if daemon is None else [], trouble)
+        print_json({**document, "budgets": [_budget(use) for use in uses]})
     else:
-        _show(target, queues, daemon, models, about, trouble)
+        _show(target, queues, daemon, models, uses, about, trouble)
 
 
 async def _look(target: Target) -> Queues:
@@ -96,6 +101,20 @@ def _spend(live: ModelStatus | None, budget: Budget | None) -> dict[str, Any]:
     return {name: None if live is None else getattr(live, name) for name in names}
 
 
+def _budget(use: CeilingUse) -> dict[str, Any]:
+    """One of [[budgets]]: its figures in the window that runs, and those of its most used scopes."""
+    return {
+        "name": use.ceiling.name,
+        "ceiling_usd": to_usd(use.ceiling.ceiling_nano),
+        "spent_usd": to_usd(use.spent_nano),
+        "held_usd": to_usd(use.held_nano),
+        "used": round(use.ratio, 4),
+        "downgrading": use.downgrading,
+        "scopes": len(use.scopes),
+        "most_used": budgets_of(use)[:MOST_USED],
+    }
+
+
 def _document(
     target: Target,
     queues: Queues,
@@ -119,6 +138,7 @@ def _document(
         "lanes": queues.lanes,
         "consumers": queues.consumers,
         "models": models,
+        "regions": None if daemon is None else [structs.asdict(one) for one in daemon.regions],
         "jobs": None if daemon is None else {**structs.asdict(daemon.jobs), **_rates(daemon.jobs)},
         "process": process,
         "notes": [*notes, *([trouble] if trouble else [])],
@@ -141,6 +161,7 @@ def _show(
     queues: Queues,
     daemon: Status | None,
     models: list[dict[str, Any]],
+    uses: list[CeilingUse],
     about: str,
     trouble: str | None,
 ) -> None:
@@ -171,6 +192,26 @@ def _show(
             "ceiling>",
         )
         out.print(table(columns, [_row(one) for one in models]))
+    if uses:
+        out.print()
+        money = ("budget", "spent>", "held>", "ceiling>", "used>", "most used")
+        out.print(table(money, [_budget_row(use) for use in uses]))
+    for model in () if daemon is None else daemon.models:
+        for told in model.why[:1]:
+            out.print(
+                f"{model.name}: expected {told.latency_ms:.0f} ms, {100 * told.success:.1f} % answered, "
+                f"{told.cost_usd:.6f} USD for a prompt of 1 kB, from {told.calls:.0f} calls",
+                style="dim",
+                markup=False,
+            )
+    for region in () if daemon is None else daemon.regions:
+        if region.evicted_s is not None:
+            broken = ", ".join(region.circuits)
+            out.print(
+                f"region {region.name}: evicted {duration(region.evicted_s)} ago, open circuits: {broken}",
+                style="yellow",
+                markup=False,
+            )
     out.print()
     if daemon is None:
         out.print(f"breakers and hit rates are not known: {about}", style="dim", markup=False)
@@ -184,6 +225,19 @@ def _show(
         )
     if trouble is not None:
         out.print(trouble, style="dim", markup=False)
+
+
+def _budget_row(use: CeilingUse) -> tuple[object, ...]:
+    many = EACH in use.ceiling.selectors.values()
+    most = use.scopes[0].scope if many and use.scopes else None
+    return (
+        use.ceiling.name,
+        usd(to_usd(use.spent_nano)),
+        usd(to_usd(use.held_nano)),
+        f"{usd(to_usd(use.ceiling.ceiling_nano))}{' each' if many else ''}",
+        f"{use.ratio:.0%}{', cheaper models first' if use.downgrading else ''}",
+        most if most is None or len(use.scopes) == 1 else f"{most}, of {len(use.scopes)}",
+    )
 
 
 def _row(model: dict[str, Any]) -> tuple[object, ...]:

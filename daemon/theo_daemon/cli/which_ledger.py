@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -35,7 +36,7 @@ def place_of(config: Config) -> str:
 def reset_spend(config: Config, rows: Iterable[tuple[str, int]]) -> int:
     """See `amend.reset_spend`. Raises LedgerError."""
     if isinstance(config.ledger.url, Path):
-        return amend_file.reset_spend(config.ledger.url, rows)
+        return amend_file.reset_spend(config.ledger.url, rows, now_ms=int(time.time() * 1000))
     return over_a_wire(_link(config), lambda wire: amend_redis.reset_spend(wire, _keys(config), rows))
 
 

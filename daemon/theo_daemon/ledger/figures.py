@@ -8,8 +8,6 @@ from msgspec import Struct
 
 from theo_daemon.ledger.unknown_calls import UnknownCall
 
-MODEL_SCOPE = "model:"
-
 
 class ModelSpend(Struct, frozen=True, kw_only=True):
     """USD of one model. `held` is reserved by calls in flight."""
@@ -25,6 +23,7 @@ class Balance(Struct, frozen=True, kw_only=True):
     window_start_ms: int
     spent_nano: int
     held_nano: int
+    reset_ms: int | None = None  # when its window ends; None: never
 
 
 class ModelLatency(Struct, frozen=True, kw_only=True):
@@ -49,8 +48,8 @@ class LedgerTransaction(Protocol):
     def spend(self) -> dict[str, ModelSpend]:
         """Spent and held, by model."""
 
-    def balances(self) -> list[Balance]:
-        """Every budget row, windows of the past included, by scope and window."""
+    def balances(self, running_at_ms: int = 0) -> list[Balance]:
+        """Budget rows by scope and window: all that there are, or those of windows that are not over then (Unix ms)."""
 
     def latency(self) -> dict[str, ModelLatency]:
         """Count, mean and last latency and tokens, by model."""

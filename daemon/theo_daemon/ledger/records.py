@@ -13,13 +13,17 @@ NO_MODEL = ""  # of what is on record as an attempt without being a call: the re
 
 
 class Scope(Struct, frozen=True, gc=False, omit_defaults=True):
-    """One budget that a call draws on. `ceiling_nano` None: recorded, never refused."""
+    """One budget that a call draws on. `ceiling_nano` None: recorded, never refused.
 
-    name: str  # e.g. `model:fast`
+    The windows of one name never overlap: which one a call counts in is settled by the ledger, see OtherWindow.
+    """
+
+    name: str  # e.g. `model:fast`, `tenant=acme@1d`
     window_start_ms: int  # 0 for the total
     ceiling_nano: int | None = None
     reset_ms: int | None = None  # when the window ends, Unix ms; None: never
     warn_nano: int | None = None  # spending this much is told, once for each window; None: never
+    ease_nano: int | None = None  # from here on groups prefer cheaper members; told once, too; None: never
 
 
 class Want(Struct, frozen=True, gc=False):
@@ -90,6 +94,9 @@ class Granted(Struct, frozen=True):
     prior: tuple[PriorAttempt, ...] = ()
     standing: SharedStanding | None = None  # of its model, where the right to probe was asked for
     pace: Pace | None = None  # what is left of the model's rate, where it has one
+    strained: tuple[
+        str, ...
+    ] = ()  # of its scopes with `ease_nano`, the names of those that have spent so much
 
 
 class Hit(Struct, frozen=True):
@@ -129,6 +136,17 @@ class OverBudget(Struct, frozen=True):
     by_holds: bool  # True: only what is held, not what is spent, stands in the way
 
 
+class OtherWindow(Struct, frozen=True):
+    """Nothing was claimed: this window of the scope runs, or ran last and is later than the one asked for.
+
+    So a window that begins with its first call begins once for all processes, and none goes back with a clock.
+    """
+
+    name: str
+    start_ms: int
+    reset_ms: int
+
+
 class Throttled(Struct, frozen=True):
     """The model's calls or tokens per minute are used up."""
 
@@ -148,7 +166,20 @@ class Changed(Struct, frozen=True):
     news: bool
 
 
-Verdict = Clear | Granted | Hit | Replay | Conflict | Busy | IdBusy | OverBudget | Throttled | Unfit | Changed
+Verdict = (
+    Clear
+    | Granted
+    | Hit
+    | Replay
+    | Conflict
+    | Busy
+    | IdBusy
+    | OverBudget
+    | OtherWindow
+    | Throttled
+    | Unfit
+    | Changed
+)
 
 
 class CacheWrite(Struct, frozen=True, gc=False):
@@ -223,6 +254,13 @@ class CeilingReached(Struct, frozen=True):
     spent_nano: int
 
 
+class CeilingEased(Struct, frozen=True):
+    """What this scope has spent passed `ease_nano`. Told once for a window, by one process."""
+
+    scope: Scope
+    spent_nano: int
+
+
 class CallLost(Struct, frozen=True):
     """A process died while this call was out; it is charged at its bound. Told once, by who booked it."""
 
@@ -230,4 +268,4 @@ class CallLost(Struct, frozen=True):
     attempt: PriorAttempt
 
 
-News = CeilingNear | CeilingReached | CallLost
+News = CeilingNear | CeilingReached | CeilingEased | CallLost

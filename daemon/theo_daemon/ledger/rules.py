@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from msgspec import Struct, field
@@ -18,6 +19,7 @@ from theo_daemon.ledger.records import (
     Granted,
     Hit,
     IdBusy,
+    OtherWindow,
     OverBudget,
     PriorAttempt,
     Replay,
@@ -53,6 +55,7 @@ class Balance(Struct):
     held_nano: int = 0
     warned: bool = False
     exhausted: bool = False
+    eased: bool = False
 
 
 class Known(Struct, kw_only=True):
@@ -65,6 +68,9 @@ class Known(Struct, kw_only=True):
     ids: dict[tuple[str, str], Remembered] = field(default_factory=dict)
     prior: dict[EntryRef, tuple[PriorAttempt, ...]] = field(default_factory=dict)
     balances: dict[tuple[str, int], Balance] = field(default_factory=dict)
+    newest: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # by scope: its last window's start and end
     standings: dict[str, SharedStanding] = field(default_factory=dict)  # by model
     windows: dict[str, tuple[Slice, ...]] = field(default_factory=dict)  # of rates, by model
 
@@ -137,28 +143,69 @@ def _reserve(ask: Ask, known: Known, claims: Claims, prior: tuple[PriorAttempt, 
     want = ask.want
     if want is None:
         return Clear(prior)
-    for scope in want.scopes:
-        refusal = _refusal(want, scope, known)
-        if refusal is not None:
-            _note_reached(refusal, known, claims)
-            return refusal
+    refusal = _refusal(want, known, claims)
+    if refusal is not None:
+        return refusal
     standing = _standing_for(want, known)
     if isinstance(standing, Unfit):
         return standing
     taken = None if want.rate is None else take(known.windows.get(want.model, ()), want.rate, known.now_ms)
     if taken is not None and not isinstance(taken, Taken):
         return Throttled(taken)
-    for scope in want.scopes:
-        if want.bound_nano:
-            row = (scope.name, scope.window_start_ms)
-            known.balances.setdefault(row, Balance()).held_nano += want.bound_nano
-            claims.held[row] = claims.held.get(row, 0) + want.bound_nano
+    strained = _hold(want, known, claims)
     if standing is not None:
         known.standings[want.model] = claims.standings[want.model] = standing
     if taken is not None:
         known.windows[want.model] = claims.windows[want.model] = taken.window
     claims.attempts.append(ask)
-    return Granted(prior, standing, None if taken is None else taken.left)
+    return Granted(prior, standing, None if taken is None else taken.left, strained)
+
+
+def _refusal(want: Want, known: Known, claims: Claims) -> OverBudget | OtherWindow | None:
+    """What the scopes say against the call: of several refusals the one that ends last."""
+    refusal: OverBudget | None = None
+    for scope in want.scopes:
+        if scope.window_start_ms and (other := _other_window(scope, known)) is not None:
+            return other
+        if (found := _over(want, scope, known)) is not None:
+            _note_reached(found, known, claims)
+            refusal = found if refusal is None else max(refusal, found, key=_lasts)
+    return refusal
+
+
+def _hold(want: Want, known: Known, claims: Claims) -> tuple[str, ...]:
+    """Hold the bound in every scope; the names of those that have spent their `ease_nano`."""
+    strained: tuple[str, ...] = ()
+    for scope in want.scopes:
+        row = (scope.name, scope.window_start_ms)
+        if want.bound_nano:
+            known.balances.setdefault(row, Balance()).held_nano += want.bound_nano
+            claims.held[row] = claims.held.get(row, 0) + want.bound_nano
+            _begin(scope, known)
+        if scope.ease_nano is not None and known.balances.get(row, Balance()).spent_nano >= scope.ease_nano:
+            strained += (scope.name,)
+    return strained
+
+
+def _other_window(scope: Scope, known: Known) -> OtherWindow | None:
+    """The window that the call must count in, if it is not the one that its process believes to run."""
+    start_ms, reset_ms = known.newest.get(scope.name, (0, 0))
+    if scope.window_start_ms == start_ms or scope.window_start_ms >= reset_ms:
+        return None
+    return OtherWindow(scope.name, start_ms, reset_ms)
+
+
+def _begin(scope: Scope, known: Known) -> None:
+    """Its window has a row from now on, so it is the one that runs."""
+    if scope.reset_ms is not None:
+        known.newest[scope.name] = (scope.window_start_ms, scope.reset_ms)
+
+
+def _lasts(refusal: OverBudget) -> float:
+    """When it ends, in Unix ms; what is only held ends first."""
+    if refusal.by_holds:
+        return -1.0
+    return math.inf if refusal.scope.reset_ms is None else float(refusal.scope.reset_ms)
 
 
 def _standing_for(want: Want, known: Known) -> SharedStanding | Unfit | None:
@@ -170,7 +217,7 @@ def _standing_for(want: Want, known: Known) -> SharedStanding | Unfit | None:
     return Unfit(row) if probing is None else probing
 
 
-def _refusal(want: Want, scope: Scope, known: Known) -> OverBudget | None:
+def _over(want: Want, scope: Scope, known: Known) -> OverBudget | None:
     if scope.ceiling_nano is None:
         return None
     balance = known.balances.get((scope.name, scope.window_start_ms), Balance())
@@ -197,7 +244,13 @@ def _note_reached(refusal: OverBudget, known: Known, claims: Claims) -> None:
     balance = known.balances.setdefault((scope.name, scope.window_start_ms), Balance())
     if not balance.exhausted:
         balance.exhausted = True
+        _begin(scope, known)
         claims.reached.append(CeilingReached(scope, balance.spent_nano))
+
+
+def eases(scope: Scope, balance: Balance) -> bool:
+    """Must it be told now that groups prefer cheaper members for this scope's sake? `balance` is after booking."""
+    return scope.ease_nano is not None and balance.spent_nano >= scope.ease_nano and not balance.eased
 
 
 def near_ceiling(scope: Scope, balance: Balance) -> bool:

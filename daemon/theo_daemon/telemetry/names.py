@@ -121,8 +121,9 @@ _STREAM_LEVELS: dict[str, Level] = {
     **dict.fromkeys(
         ("bound_violated", "model_disabled", "model_unknown", "worker_restarted", "ledger_trouble"), "error"
     ),
-    **dict.fromkeys(("budget_warning", "budget_exhausted", "circuit_opened", "outcome_unknown"), "warning"),
-    "budget_config_differs": "warning",
+    **dict.fromkeys(("budget_warning", "budget_downgrade", "budget_exhausted"), "warning"),
+    **dict.fromkeys(("circuit_opened", "outcome_unknown"), "warning"),
+    **dict.fromkeys(("budget_config_differs", "region_evicted"), "warning"),
     **dict.fromkeys(
         (
             "ledger_wal_large",
@@ -217,6 +218,33 @@ MODEL_TOKENS = _metric(
 )
 TOKEN_KINDS = ("prompt", "completion", "cached", "cache_write", "reasoning")
 MODEL_COST = _metric("theo.model.cost", Kind.COUNTER, "USD", "Settled spend of a model.", labels=("model",))
+BUDGET_SPENT = _metric(
+    "theo.budget.spent",
+    Kind.GAUGE,
+    "USD",
+    "Spent against a ceiling in the window that runs; with `*` in its name, all its scopes together.",
+    labels=("budget",),
+)
+BUDGET_HELD = _metric(
+    "theo.budget.held", Kind.GAUGE, "USD", "Held by calls in flight, counted likewise.", labels=("budget",)
+)
+BUDGET_CEILING = _metric(
+    "theo.budget.ceiling", Kind.GAUGE, "USD", "The ceiling, of each scope.", labels=("budget",)
+)
+BUDGET_USED = _metric(
+    "theo.budget.used",
+    Kind.GAUGE,
+    "1",
+    "How much of its ceiling the most used scope has spent or holds; 1 is all of it.",
+    labels=("budget",),
+)
+BUDGET_SCOPES = _metric(
+    "theo.budget.scopes",
+    Kind.GAUGE,
+    "{scope}",
+    "Scopes on record in the window that runs: with `tenant=*`, tenants that have spent anything.",
+    labels=("budget",),
+)
 ATTEMPTS_FINISHED = _metric(
     "theo.attempts.finished",
     Kind.COUNTER,

@@ -17,12 +17,23 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     oldest_age_s: float | None = None
 
 
+class Prediction(Struct, frozen=True, kw_only=True):
+    """What predictive routing expects of a model's next call with a prompt of 1,000 bytes."""
+
+    workflow: str  # `*`: all of them
+    success: float  # from 0 to 1
+    latency_ms: float
+    cost_usd: float
+    calls: float  # that it rests on, older ones counted in part
+
+
 class ModelStatus(Struct, frozen=True, kw_only=True):
     """One configured model. Spend is the fleet's, calls and health are this process's."""
 
     name: str
     provider: str
     model: str
+    region: str | None = None
     state: ModelState
     retry_in_s: float | None = None  # until an open or paused model is tried again
     running: int = 0
@@ -36,6 +47,41 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     held_usd: float | None = None
     ceiling_usd: float | None = None
     window: str | None = None
+    why: tuple[
+        Prediction, ...
+    ] = ()  # all workflows first, then those asked last; empty unless routing is predictive
+
+
+class RegionStatus(Struct, frozen=True, kw_only=True):
+    """One region of `routing.regions`, or of a model, in order of preference."""
+
+    name: str
+    evicted_s: float | None = None  # since it was; None: it is not
+    circuits: tuple[str, ...] = ()  # its models whose circuits are not closed
+
+
+class ScopeStatus(Struct, frozen=True, kw_only=True):
+    """One scope of a budget in the window that runs: a tenant's, where the budget counts each tenant."""
+
+    name: str
+    spent_usd: float
+    held_usd: float
+    used: float  # of the ceiling; 1 is all of it
+    resets_at: float | None = None
+
+
+class BudgetStatus(Struct, frozen=True, kw_only=True):
+    """One of `[[budgets]]`, for the whole fleet. Spent and held are those of all its scopes together."""
+
+    name: str
+    ceiling_usd: float  # of each scope
+    window: str
+    spent_usd: float
+    held_usd: float
+    used: float  # by the most used scope
+    downgrading: bool = False  # cheaper models are preferred for its sake
+    scopes: int = 1  # on record
+    most_used: tuple[ScopeStatus, ...] = ()
 
 
 class JobTotals(Struct, frozen=True, kw_only=True):
@@ -63,3 +109,5 @@ class Status(Struct, frozen=True, kw_only=True):
     jobs: JobTotals = JobTotals()
     lanes: tuple[LaneStatus, ...] = ()
     models: tuple[ModelStatus, ...] = ()
+    regions: tuple[RegionStatus, ...] = ()
+    budgets: tuple[BudgetStatus, ...] = ()

@@ -22,6 +22,8 @@ async def reset_spend(wire: Wire, keys: LedgerKeys, rows: Iterable[tuple[str, in
     """Set what these budgets have spent to 0; the number of those that had spent anything.
 
     `rows` are scopes and the starts of their windows (Unix ms). What calls in flight hold stays held, and the
-    attempts on record stay as they are.
+    attempts on record stay as they are. A window that a clock began before its time is taken back, unless calls
+    hold anything in it.
     """
-    return int(await wire.run(RESET, (keys.base,), [spend_row(scope, start) for scope, start in rows]))
+    names = [spend_row(scope, start) for scope, start in rows]
+    return int(await wire.run(RESET, (keys.base,), names))

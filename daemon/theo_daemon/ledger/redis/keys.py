@@ -22,12 +22,13 @@ class LedgerKeys:
 
     __slots__ = (
         "base", "doubtful", "failures", "flights", "health", "latency", "models", "owners", "spend", "standings",
+        "windows",
     )  # fmt: skip
 
     def __init__(self, prefix: str) -> None:
         base = self.base = f"{prefix}:ledger"
         self.owners, self.flights, self.models = f"{base}:owners", f"{base}:flights", f"{base}:models"
-        self.spend, self.latency = f"{base}:spend", f"{base}:latency"
+        self.spend, self.windows, self.latency = f"{base}:spend", f"{base}:windows", f"{base}:latency"
         self.standings, self.health = f"{base}:standings", f"{base}:health"
         self.doubtful, self.failures = f"{base}:doubtful", f"{base}:failures"
 

@@ -184,6 +184,7 @@ def _given(value: Any) -> Any:
 
 
 def _scope(scope: Scope) -> _Packed:
-    """Row, ceiling, reset and warning, as `lua/money.lua` names them."""
+    """Row, ceiling, reset, warning and ease, as `lua/money.lua` names them."""
     row = spend_row(scope.name, scope.window_start_ms)
-    return (row, _given(scope.ceiling_nano), _given(scope.reset_ms), _given(scope.warn_nano))
+    limits = (scope.ceiling_nano, scope.reset_ms, scope.warn_nano, scope.ease_nano)
+    return (row, *map(_given, limits))

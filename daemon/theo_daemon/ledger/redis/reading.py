@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, TypeVar
 
 from redis.exceptions import RedisError
@@ -26,65 +27,79 @@ T = TypeVar("T")
 
 
 class RedisTransaction:
-    """See `figures.LedgerTransaction`. Spend and latency are of one moment; `balances` are read when asked for."""
+    """See `figures.LedgerTransaction`. Spend and latency are of one moment, that of the first look at either.
+
+    All raise LedgerError.
+    """
 
     def __init__(self, link: RedisLink, keys: LedgerKeys) -> None:
-        """Raises LedgerError."""
         self._link, self._keys = link, keys
-        self._spend: dict[str, ModelSpend] = {}
-        self._latency: dict[str, ModelLatency] = {}
-        for model, balance, latency in sorted(over_a_wire(link, self._ask)):
-            name = model.decode()
-            if balance is not None:
-                spent, held = _balance(balance)
-                self._spend[name] = ModelSpend(spent=to_usd(spent), held=to_usd(held))
-            if latency is not None:
-                self._latency[name] = _latency(latency)
 
     def get_all_spend(self) -> dict[str, float]:
-        return {model: row.spent for model, row in self._spend.items()}
+        return {model: row.spent for model, row in self.spend().items()}
 
     def get_all_latency(self) -> dict[str, float]:
-        return {model: row.mean_ms for model, row in self._latency.items()}
+        return {model: row.mean_ms for model, row in self.latency().items()}
 
     def spend(self) -> dict[str, ModelSpend]:
-        return self._spend
+        return self._models[0]
 
     def latency(self) -> dict[str, ModelLatency]:
-        return self._latency
+        return self._models[1]
 
-    def balances(self) -> list[Balance]:
+    @cached_property
+    def _models(self) -> tuple[dict[str, ModelSpend], dict[str, ModelLatency]]:
+        rows = sorted(over_a_wire(self._link, self._ask))
+        balances = {model.decode(): _balance(text) for model, text, _ in rows if text is not None}
+        return (
+            {name: ModelSpend(spent=to_usd(one[0]), held=to_usd(one[1])) for name, one in balances.items()},
+            {model.decode(): _latency(text) for model, _, text in rows if text is not None},
+        )
+
+    def balances(self, running_at_ms: int = 0) -> list[Balance]:
         """A page at a time, so that a server with very many is not held up: rows may be of different moments."""
-        return sorted(over_a_wire(self._link, self._scan), key=lambda row: (row.scope, row.window_start_ms))
+        rows = over_a_wire(self._link, partial(self._read_balances, since_ms=running_at_ms))
+        return sorted(rows, key=lambda row: (row.scope, row.window_start_ms))
 
     def unknown_calls(
         self, *, since_ms: int = 0, model: str | None = None, limit: int = 1_000
     ) -> list[UnknownCall]:
         """Of the latest ten thousand; see `figures.LedgerTransaction`. Read when asked for."""
-        ask = partial(read_unknown_calls, keys=self._keys, since_ms=since_ms, model=model, limit=limit)
-        return over_a_wire(self._link, ask)
+
+        async def asked(wire: Wire) -> list[UnknownCall]:
+            await self._check(wire)
+            return await read_unknown_calls(wire, self._keys, since_ms=since_ms, model=model, limit=limit)
+
+        return over_a_wire(self._link, asked)
 
     async def _ask(self, wire: Wire) -> list[tuple[bytes, bytes | None, bytes | None]]:
+        await self._check(wire)
+        found = await wire.run(BOOKS, (self._keys.base,), ())
+        return list(zip(found[::3], found[1::3], found[2::3], strict=True))
+
+    async def _check(self, wire: Wire) -> None:
         if not await wire.ask("EXISTS", self._keys.base):
             raise LedgerError(
                 f"{self._link.shown} has no {self._keys.base}: no daemon has kept its ledger there yet."
             )
-        found = await wire.run(BOOKS, (self._keys.base,), ())
-        return list(zip(found[::3], found[1::3], found[2::3], strict=True))
 
-    async def _scan(self, wire: Wire) -> list[Balance]:
-        rows: dict[str, bytes] = {}
-        cursor: bytes | int = 0
-        while True:
-            cursor, words = await wire.ask("HSCAN", self._keys.spend, cursor, "COUNT", PAGE)
-            rows |= {words[at].decode(): words[at + 1] for at in range(0, len(words), 2)}
-            if int(cursor) == 0:
-                return [_row(name, text) for name, text in rows.items()]
+    async def _read_balances(self, wire: Wire, *, since_ms: int) -> list[Balance]:
+        """Rows whose window ends after this; those that never end come last."""
+        await self._check(wire)
+        found: dict[bytes, Balance] = {}  # rows that come meanwhile may make one be read twice
+        for start in itertools.count(0, PAGE):
+            words = ("ZRANGEBYSCORE", self._keys.windows, f"({since_ms}", "+inf", "LIMIT", start, PAGE)
+            rows = await wire.ask(*words)
+            texts = await wire.ask("HMGET", self._keys.spend, *rows) if rows else []
+            found |= {row: _row(row, text) for row, text in zip(rows, texts, strict=True) if text is not None}
+            if len(rows) < PAGE:
+                break
+        return [row for row in found.values() if row.reset_ms is None or row.reset_ms > since_ms]
 
 
 @contextmanager
 def reading_redis(link: RedisLink, keys: LedgerKeys) -> Iterator[RedisTransaction]:
-    """Raises LedgerError where there are no readable books."""
+    """Where there are no readable books, the first look raises LedgerError."""
     yield RedisTransaction(link, keys)
 
 
@@ -124,10 +139,16 @@ def _balance(text: bytes) -> tuple[int, int]:
     return int(spent), int(held)
 
 
-def _row(name: str, text: bytes) -> Balance:
-    scope, start = scope_of(name)
-    spent, held = _balance(text)
-    return Balance(scope=scope, window_start_ms=start, spent_nano=spent, held_nano=held)
+def _row(row: bytes, text: bytes) -> Balance:
+    scope, start = scope_of(row.decode())
+    spent, held, _, reset = text.split()
+    return Balance(
+        scope=scope,
+        window_start_ms=start,
+        spent_nano=int(spent),
+        held_nano=int(held),
+        reset_ms=int(reset) or None,
+    )
 
 
 def _latency(text: bytes) -> ModelLatency:

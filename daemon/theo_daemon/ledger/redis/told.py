@@ -12,6 +12,7 @@ from theo_daemon.ledger.records import (
     Ask,
     Busy,
     CallLost,
+    CeilingEased,
     CeilingNear,
     CeilingReached,
     Changed,
@@ -21,6 +22,7 @@ from theo_daemon.ledger.records import (
     Hit,
     IdBusy,
     News,
+    OtherWindow,
     OverBudget,
     PriorAttempt,
     Replay,
@@ -28,6 +30,7 @@ from theo_daemon.ledger.records import (
     Throttled,
     Unfit,
     Verdict,
+    Want,
 )
 from theo_daemon.ledger.redis.keys import entry_of, scope_of
 from theo_daemon.ledger.shared import SharedStanding
@@ -88,23 +91,26 @@ def read_standing(row: dict[str, Any]) -> SharedStanding:
     )
 
 
-def _granted(prior: list[Any], standing: Any, pace: Any) -> Granted:
+def _granted(want: Want | None, prior: list[Any], standing: Any, pace: Any, strained: Any) -> Granted:
+    assert want is not None
     return Granted(
-        _prior(prior), read_standing(standing) if standing else None, Pace(*pace) if pace else None
+        _prior(prior),
+        read_standing(standing) if standing else None,
+        Pace(*pace) if pace else None,
+        tuple(want.scopes[place].name for place in strained) if strained else (),
     )
 
 
-def _over_budget(operation: object, place: int, spent: int, held: int, by_holds: bool) -> OverBudget:
-    assert isinstance(operation, Ask)
-    assert operation.want is not None
-    return OverBudget(operation.want.scopes[place], spent, held, operation.want.bound_nano, by_holds)
+def _over_budget(want: Want | None, place: int, spent: int, held: int, by_holds: bool) -> OverBudget:
+    assert want is not None
+    return OverBudget(want.scopes[place], spent, held, want.bound_nano, by_holds)
 
 
 _VERDICTS: Final[dict[str, Callable[..., Verdict | Buried | None]]] = {
     "done": lambda: None,
     "alive": lambda: None,
-    "granted": _granted,
     "clear": lambda prior: Clear(_prior(prior)),
+    "other_window": OtherWindow,
     "busy": Busy,
     "hit": lambda answer: Hit(answer.encode()),
     "replay": lambda outcome, own: Replay(outcome.encode(), own),
@@ -117,9 +123,16 @@ _VERDICTS: Final[dict[str, Callable[..., Verdict | Buried | None]]] = {
 }
 
 
+# Told in the words of what was wanted.
+_OF_WANT: Final[dict[str, Callable[..., Verdict]]] = {"granted": _granted, "over_budget": _over_budget}
+
+
 def _verdict(words: list[Any], operation: object) -> Verdict | Buried | None:
     kind, *told = words
-    return _over_budget(operation, *told) if kind == "over_budget" else _VERDICTS[kind](*told)
+    if kind in _OF_WANT:
+        assert isinstance(operation, Ask)
+        return _OF_WANT[kind](operation.want, *told)
+    return _VERDICTS[kind](*told)
 
 
 def _prior(rows: list[list[Any]]) -> tuple[PriorAttempt, ...]:
@@ -148,6 +161,8 @@ def _news(words: list[Any]) -> News:
             return CeilingReached(_scope(scope), spent)
         case ["near", scope, spent]:
             return CeilingNear(_scope(scope), spent)
+        case ["eased", scope, spent]:
+            return CeilingEased(_scope(scope), spent)
         case ["lost", entry, attempt, model, provider, bound]:
             lost = PriorAttempt(int(attempt), model, provider, Outcome.UNKNOWN, bound)
             return CallLost(entry_of(entry), lost)
@@ -157,5 +172,4 @@ def _news(words: list[Any]) -> News:
 def _scope(words: list[Any]) -> Scope:
     row, *rest = words
     name, start = scope_of(row)
-    ceiling, reset, warn = (None if one is False else one for one in rest)
-    return Scope(name, start, ceiling, reset, warn)
+    return Scope(name, start, *(None if one is False else one for one in rest))

@@ -25,22 +25,25 @@ def forget_ids(path: Path, ids: Iterable[tuple[str, str]]) -> int:
         )
 
 
-def reset_spend(path: Path, rows: Iterable[tuple[str, int]]) -> int:
+def reset_spend(path: Path, rows: Iterable[tuple[str, int]], *, now_ms: int) -> int:
     """Set what these budgets have spent to 0; the number of those that had spent anything.
 
     `rows` are scopes and the starts of their windows (Unix ms). What calls in flight hold stays held, and the
-    attempts on record stay as they are. Raises LedgerError.
+    attempts on record stay as they are. A window that a clock began before its time is taken back, unless calls
+    hold anything in it. Raises LedgerError.
     """
+    changed = 0
     with _amending(path) as db:
-        return sum(
-            _changed(
+        for row in rows:
+            changed += _changed(
                 db,
-                "UPDATE spend SET spent_nano = 0, warned = 0, exhausted = 0"
+                "UPDATE spend SET spent_nano = 0, warned = 0, exhausted = 0, eased = 0"
                 " WHERE scope = ? AND window_start = ? AND spent_nano <> 0",
                 row,
             )
-            for row in rows
-        )
+            if row[1] > now_ms:
+                _changed(db, "DELETE FROM spend WHERE scope = ? AND window_start = ? AND held_nano = 0", row)
+    return changed
 
 
 def _changed(db: apsw.Connection, sql: str, values: tuple[str, str | int]) -> int:

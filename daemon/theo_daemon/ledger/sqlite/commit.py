@@ -14,6 +14,7 @@ from theo_daemon.ledger.records import (
     Ask,
     Bury,
     CallLost,
+    CeilingEased,
     CeilingNear,
     Changed,
     Check,
@@ -25,7 +26,7 @@ from theo_daemon.ledger.records import (
     Settled,
     Verdict,
 )
-from theo_daemon.ledger.rules import decide, near_ceiling
+from theo_daemon.ledger.rules import decide, eases, near_ceiling
 from theo_daemon.ledger.shared import (
     CircuitClosed,
     CircuitOpened,
@@ -40,7 +41,7 @@ from theo_daemon.ledger.unknown_calls import BESIDE
 from theo_workers.messages import Outcome
 
 _COMMON = frozenset((Ask, Check, Landing, Forget))
-_Sums = dict[tuple[str, int], list[int]]  # budget row -> [spent, held]
+_Sums = dict[tuple[str, int, int | None], list[int]]  # scope, its window's start and end -> [spent, held]
 
 
 class Committer:
@@ -122,19 +123,25 @@ class Committer:
         """
         sums: _Sums = {}
         for one in closed:
-            for row in _budget_rows(sums, one):
+            for scope in one.scopes:
+                row = _budget_row(sums, scope)
                 row[0] += _cost(one)
                 row[1] -= one.bound_nano or 0
         for one in late:
-            for row in _budget_rows(sums, one):
-                row[0] += _cost(one) - (one.bound_nano or 0)
+            for scope in one.scopes:
+                _budget_row(sums, scope)[0] += _cost(one) - (one.bound_nano or 0)
         store.add_balances(self._db, _rows(sums))
         self._warn([scope for one in (*closed, *late) for scope in one.scopes])
 
     def _warn(self, booked: Iterable[Scope]) -> None:
         """Tell of ceilings that came near with this batch, unless some process did before."""
-        for scope in {scope for scope in booked if scope.warn_nano is not None}:
+        for scope in {
+            scope for scope in booked if scope.warn_nano is not None or scope.ease_nano is not None
+        }:
             balance = store.read_balance(self._db, scope.name, scope.window_start_ms)
+            if eases(scope, balance):
+                store.mark_told(self._db, scope, "eased")
+                self.news.append(CeilingEased(scope, balance.spent_nano))
             if near_ceiling(scope, balance):
                 store.mark_told(self._db, scope, "warned")
                 self.news.append(CeilingNear(scope, balance.spent_nano))
@@ -169,7 +176,7 @@ class Committer:
         for number, model, provider, bound, scopes, stream, entry_id in open_attempts:
             for scope in store.decode_scopes(scopes):
                 booked.add(scope)
-                row = sums.setdefault((scope.name, scope.window_start_ms), [0, 0])
+                row = _budget_row(sums, scope)
                 row[0] += bound
                 row[1] -= bound
             lost = PriorAttempt(number, model, provider, Outcome.UNKNOWN, bound)
@@ -190,12 +197,12 @@ class Committer:
         )
 
 
-def _rows(sums: _Sums) -> list[tuple[str, int, int, int]]:
-    return [(name, start, spent, held) for (name, start), (spent, held) in sums.items() if spent or held]
+def _rows(sums: _Sums) -> list[tuple[str, int, int | None, int, int]]:
+    return [(*row, spent, held) for row, (spent, held) in sums.items() if spent or held]
 
 
-def _budget_rows(sums: _Sums, settled: Settled) -> list[list[int]]:
-    return [sums.setdefault((scope.name, scope.window_start_ms), [0, 0]) for scope in settled.scopes]
+def _budget_row(sums: _Sums, scope: Scope) -> list[int]:
+    return sums.setdefault((scope.name, scope.window_start_ms, scope.reset_ms), [0, 0])
 
 
 def _cost(settled: Settled) -> int:

@@ -14,13 +14,16 @@ _OLD_ATTEMPTS = (
     "DELETE FROM attempts WHERE started_at < ? AND state <> 'sent' AND id IN"
     " (SELECT id FROM attempts ORDER BY id LIMIT ?)"
 )
+_OLD_SPEND = (
+    "DELETE FROM spend WHERE rowid IN (SELECT rowid FROM spend WHERE reset_at < ? AND held_nano = 0 LIMIT ?)"
+)
 _OLD_IDS = "DELETE FROM ids WHERE created_at < ? AND rowid IN (SELECT rowid FROM ids ORDER BY rowid LIMIT ?)"
 
 
 class Keep(Struct, frozen=True, kw_only=True):
     """How long history is kept, in seconds."""
 
-    attempts_s: float
+    attempts_s: float  # and what was spent in windows that are over
     ids_s: float
 
 
@@ -37,10 +40,8 @@ def prune(db: apsw.Connection, *, now_ms: int, keep: Keep) -> int:
             "DELETE FROM outcomes WHERE rowid IN (SELECT rowid FROM outcomes WHERE created_at < ? LIMIT ?)",
             OUTCOME_S,
         ),
-        (
-            _OLD_ATTEMPTS,
-            keep.attempts_s,
-        ),
+        (_OLD_ATTEMPTS, keep.attempts_s),
+        (_OLD_SPEND, keep.attempts_s),
     ):
         db.execute(sql, (now_ms - int(keep_s * 1000), ROWS))
         deleted = max(deleted, db.changes())

@@ -10,7 +10,8 @@ from typing import Any
 import apsw
 import msgspec
 
-from theo_daemon.ledger.figures import MODEL_SCOPE, Balance, ModelLatency, ModelSpend
+from theo_daemon.budget_names import MODEL_SCOPE
+from theo_daemon.ledger.figures import Balance, ModelLatency, ModelSpend
 from theo_daemon.ledger.sqlite.schema import open_ledger
 from theo_daemon.ledger.unknown_calls import LATE_ANSWER, NOT_ERRORS, CallSince, UnknownCall
 from theo_daemon.money import to_usd
@@ -41,14 +42,17 @@ class SqliteTransaction:
             for scope, spent, held in rows
         }
 
-    def balances(self) -> list[Balance]:
-        """Every budget row, windows of the past included."""
+    def balances(self, running_at_ms: int = 0) -> list[Balance]:
         rows = self._db.execute(
-            "SELECT scope, window_start, spent_nano, held_nano FROM spend ORDER BY scope, window_start"
+            "SELECT scope, window_start, spent_nano, held_nano, reset_at FROM spend"
+            " WHERE reset_at IS NULL OR reset_at > ? ORDER BY scope, window_start",
+            (running_at_ms,),
         )
         return [
-            Balance(scope=str(scope), window_start_ms=start, spent_nano=spent, held_nano=held)
-            for scope, start, spent, held in rows
+            Balance(
+                scope=str(scope), window_start_ms=start, spent_nano=spent, held_nano=held, reset_ms=reset_ms
+            )
+            for scope, start, spent, held, reset_ms in rows
         ]
 
     def latency(self) -> dict[str, ModelLatency]:

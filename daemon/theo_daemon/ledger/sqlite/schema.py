@@ -56,8 +56,10 @@ CREATE UNIQUE INDEX idx_ids ON ids(client_id, tenant);
 
 CREATE TABLE spend(
   scope TEXT NOT NULL, window_start INTEGER NOT NULL, spent_nano INTEGER NOT NULL DEFAULT 0,
-  held_nano INTEGER NOT NULL DEFAULT 0, warned INTEGER NOT NULL DEFAULT 0, exhausted INTEGER NOT NULL DEFAULT 0);
+  held_nano INTEGER NOT NULL DEFAULT 0, warned INTEGER NOT NULL DEFAULT 0, exhausted INTEGER NOT NULL DEFAULT 0,
+  eased INTEGER NOT NULL DEFAULT 0, reset_at INTEGER);
 CREATE UNIQUE INDEX idx_spend ON spend(scope, window_start);
+CREATE INDEX idx_spend_reset_at ON spend(reset_at) WHERE reset_at IS NOT NULL;
 
 CREATE TABLE latency(
   model TEXT PRIMARY KEY, calls INTEGER NOT NULL DEFAULT 0, total_ms REAL NOT NULL DEFAULT 0,
@@ -73,8 +75,15 @@ CREATE TABLE standings(
 CREATE TABLE rates(model TEXT PRIMARY KEY, slices TEXT NOT NULL);
 """
 
-# From each version to the next.
-_CHANGES = {1: "ALTER TABLE attempts ADD COLUMN price TEXT"}
+# What brings a file of an older version to the next one; only ever adds, so that processes of both may share it.
+_STEPS = {
+    1: """
+ALTER TABLE attempts ADD COLUMN price TEXT;
+ALTER TABLE spend ADD COLUMN eased INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE spend ADD COLUMN reset_at INTEGER;
+CREATE INDEX idx_spend_reset_at ON spend(reset_at) WHERE reset_at IS NOT NULL;
+""",
+}
 
 # WAL cannot work over these: its index is shared memory (sqlite.org/wal.html, "all on the same host").
 _NETWORK_FILE_SYSTEMS = frozenset(
@@ -100,7 +109,7 @@ def open_ledger(path: Path, *, read_only: bool = False) -> apsw.Connection:
             _prepare(db, path)
             if created:
                 path.chmod(0o600)
-        _check_schema(db, path)
+        _check_schema(db, path, read_only=read_only)
     except apsw.NotADBError as error:
         raise LedgerError(
             f"{path} is not a SQLite database, or is damaged. It was left as it is; "
@@ -127,25 +136,30 @@ def _prepare(db: apsw.Connection, path: Path) -> None:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        # A peer may have created or changed the tables between the look and the lock.
-        if (version := _version(db)) == 0:
+        # A peer may have been here between the look and the lock.
+        if _version(db) == 0:
             if db.execute("SELECT count(*) FROM sqlite_schema").fetchone() != (0,):
                 raise LedgerError(f"{path} is a database of another program; it was left as it is.")
             db.execute(TABLES)
             db.execute("INSERT INTO meta VALUES('uuid', ?)", (uuid.uuid4().hex,))
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        elif _application(db) == APPLICATION_ID:
-            for older in range(version, SCHEMA_VERSION):
-                db.execute(_CHANGES[older])
-        if version < SCHEMA_VERSION and _application(db) == APPLICATION_ID:
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif _application(db) == APPLICATION_ID:
+            while (version := _version(db)) < SCHEMA_VERSION:
+                db.execute(_STEPS[version])
+                db.execute(f"PRAGMA user_version = {version + 1}")
         db.execute("COMMIT")
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")
 
 
-def _check_schema(db: apsw.Connection, path: Path) -> None:
+def _version(db: apsw.Connection) -> int:
+    (version,) = db.execute("PRAGMA user_version").fetchone() or (0,)
+    return int(version)
+
+
+def _check_schema(db: apsw.Connection, path: Path, *, read_only: bool) -> None:
     version = _version(db)
     if _application(db) != APPLICATION_ID:
         raise LedgerError(f"{path} is a database of another program; it was left as it is.")
@@ -154,17 +168,17 @@ def _check_schema(db: apsw.Connection, path: Path) -> None:
             f"{path} was written by a newer theo-router (schema {version}; this one knows {SCHEMA_VERSION}). "
             "Upgrade this process; an older one must not write there."
         )
+    if read_only and version < SCHEMA_VERSION:
+        raise LedgerError(
+            f"{path} was written by an older theo-router (schema {version}). "
+            "A daemon of this version brings it up to date when it starts."
+        )
 
 
 def uuid_of(db: apsw.Connection) -> str:
     """Names the books, whatever becomes of the file's own name."""
     (found,) = db.execute("SELECT value FROM meta WHERE name = 'uuid'").fetchone() or ("",)
     return str(found)
-
-
-def _version(db: apsw.Connection) -> int:
-    (version,) = db.execute("PRAGMA user_version").fetchone() or (0,)
-    return int(version)
 
 
 def _application(db: apsw.Connection) -> int:

@@ -7,7 +7,7 @@ interval. So many rows are written by one multi-row statement, and read as one J
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import apsw
 import msgspec
@@ -104,7 +104,7 @@ def read_known(
         )
         (found,) = db.execute(sql, binds).fetchone() or ("[]",)
         _sort_known(known, found, {ask.ref for ask in asks if ask.redelivered}, ids_since_ms)
-    known.balances = _read_balances(db, asks)
+    _read_balances(db, asks, known)
     return known
 
 
@@ -130,8 +130,8 @@ def _sort_known(known: Known, found: str, redelivered: set[EntryRef], ids_since_
                 known.ids[a, b] = Remembered(digest=digest, ref=ref, outcome=outcome)
 
 
-def _read_balances(db: apsw.Connection, asks: Sequence[Ask | Check]) -> dict[tuple[str, int], Balance]:
-    """Only of scopes with a ceiling: the others refuse nothing."""
+def _read_balances(db: apsw.Connection, asks: Sequence[Ask | Check], known: Known) -> None:
+    """Only of scopes with a ceiling: the others refuse nothing. Of a window, the last one of its scope."""
     wanted = {
         (scope.name, scope.window_start_ms)
         for ask in asks
@@ -139,23 +139,40 @@ def _read_balances(db: apsw.Connection, asks: Sequence[Ask | Check]) -> dict[tup
         for scope in ask.want.scopes
         if scope.ceiling_nano is not None
     }
-    return {(name, start): read_balance(db, name, start) for name, start in wanted}
+    for name, start in wanted:
+        if not start:
+            known.balances[name, 0] = read_balance(db, name, 0)
+        elif name not in known.newest:
+            row = db.execute(
+                f"{_BALANCE} AND window_start > 0 ORDER BY window_start DESC LIMIT 1", (name,)
+            ).fetchone()
+            if row is not None:
+                known.newest[name] = (row[5], row[6])
+                known.balances[name, row[5]] = _balance(row)
+
+
+_BALANCE = (
+    "SELECT spent_nano, held_nano, warned, exhausted, eased, window_start, coalesce(reset_at, 0) FROM spend"
+    " WHERE scope = ?"
+)
 
 
 def read_balance(db: apsw.Connection, scope: str, window_start_ms: int) -> Balance:
-    row = db.execute(
-        "SELECT spent_nano, held_nano, warned, exhausted FROM spend WHERE scope = ? AND window_start = ?",
-        (scope, window_start_ms),
-    ).fetchone()
-    return Balance(row[0], row[1], bool(row[2]), bool(row[3])) if row else Balance()
+    row = db.execute(f"{_BALANCE} AND window_start = ?", (scope, window_start_ms)).fetchone()
+    return Balance() if row is None else _balance(row)
 
 
-def mark_told(db: apsw.Connection, scope: Scope, column: Literal["warned", "exhausted"]) -> None:
+def _balance(row: Sequence[Any]) -> Balance:
+    spent, held, warned, exhausted, eased, *_ = row
+    return Balance(spent, held, bool(warned), bool(exhausted), bool(eased))
+
+
+def mark_told(db: apsw.Connection, scope: Scope, column: Literal["warned", "exhausted", "eased"]) -> None:
     """Remember that this was told of the scope's window, so that no process tells it again."""
     db.execute(
-        f"INSERT INTO spend(scope, window_start, {column}) VALUES(?, ?, 1)"
+        f"INSERT INTO spend(scope, window_start, reset_at, {column}) VALUES(?, ?, ?, 1)"
         f" ON CONFLICT(scope, window_start) DO UPDATE SET {column} = 1",
-        (scope.name, scope.window_start_ms),
+        (scope.name, scope.window_start_ms, scope.reset_ms),
     )
 
 
@@ -192,16 +209,31 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
             "INSERT OR REPLACE INTO ids(tenant, client_id, digest, stream, entry_id, created_at)",  # a forgotten one
             [(ask.tenant, ask.client_id, ask.digest, *ask.ref, now_ms) for ask in claims.ids],
         )
-    add_balances(db, [(scope, start, 0, held) for (scope, start), held in claims.held.items()])
+    _hold(db, claims)
     for reached in claims.reached:
         mark_told(db, reached.scope, "exhausted")
 
 
-def add_balances(db: apsw.Connection, rows: Sequence[tuple[str, int, int, int]]) -> None:
-    """Add (scope, window start, spent, held) to the budget rows; they may be negative."""
+def _hold(db: apsw.Connection, claims: Claims) -> None:
+    resets = {
+        (scope.name, scope.window_start_ms): scope.reset_ms
+        for ask in claims.attempts
+        if ask.want is not None
+        for scope in ask.want.scopes
+    }
     insert_rows(
         db,
-        "INSERT INTO spend(scope, window_start, spent_nano, held_nano)",
+        "INSERT INTO spend(scope, window_start, held_nano, reset_at)",
+        [(*row, held, resets[row]) for row, held in claims.held.items()],
+        "ON CONFLICT(scope, window_start) DO UPDATE SET held_nano = held_nano + excluded.held_nano",
+    )
+
+
+def add_balances(db: apsw.Connection, rows: Sequence[tuple[str, int, int | None, int, int]]) -> None:
+    """Add (scope, window start, its end, spent, held) to the budget rows; money may be negative."""
+    insert_rows(
+        db,
+        "INSERT INTO spend(scope, window_start, reset_at, spent_nano, held_nano)",
         rows,
         "ON CONFLICT(scope, window_start) DO UPDATE SET spent_nano = spent_nano + excluded.spent_nano,"
         " held_nano = held_nano + excluded.held_nano",

@@ -18,6 +18,7 @@ from theo_daemon.ledger.operations import Operation, ends_call
 from theo_daemon.ledger.port import Orphaned
 from theo_daemon.ledger.records import News, Verdict
 from theo_daemon.ledger.sqlite import damage, owners
+from theo_daemon.ledger.sqlite.anchor import Anchor
 from theo_daemon.ledger.sqlite.ballast import Ballast
 from theo_daemon.ledger.sqlite.checkpoints import PASSING, Checkpoints
 from theo_daemon.ledger.sqlite.commit import Committer
@@ -146,7 +147,8 @@ class Writer:
             return
         self._tell(lambda: self._announce(owner))
         try:
-            with contextlib.closing(db):
+            anchor = Anchor(self._path)
+            with contextlib.closing(anchor), contextlib.closing(db), anchor:
                 self._serve_to_the_end(db, Committer(db, owner, id_ttl_ms=self._id_ttl_ms), gate)
         except LedgerError as error:
             lost = error

@@ -39,7 +39,7 @@ local function expect_ask(ask)
     if not want then return end
     local _, model, _, scopes, _, probe_until, rpm, tpm = unpack(want, 1, 8)
     for _, scope in ipairs(scopes_of[scopes]) do
-        expect(balances, scope[ROW])
+        expect_balance(scope)
     end
     if rpm or tpm then expect(windows, model) end
     if probe_until then expect(standings, model) end
@@ -60,16 +60,20 @@ local function identify(entry, again, id_name, digest)
     return { 'replay', string.sub(id, outcome), false }
 end
 
--- Why its budgets do not let the call go; nil: they do.
+-- What its budgets say against the call, of several refusals the one that ends last; nil: nothing.
 local function over_budget(scopes, bound, news)
+    local longest = nil
     for place, scope in ipairs(scopes) do
+        local other = other_window(scope)
+        if other then return other end
         local refused = refusal(scope, bound)
         if refused then
             note_reached(scope, bound, refused, news)
-            return { 'over_budget', place - 1, refused.spent, refused.held, refused.by_holds }
+            refused.place = place - 1
+            if not longest or refused.ends > longest.ends then longest = refused end
         end
     end
-    return nil
+    return longest and { 'over_budget', longest.place, longest.spent, longest.held, longest.by_holds }
 end
 
 -- Take what the call needs of budgets, rates and the right to probe: all or nothing.
@@ -98,11 +102,9 @@ local function reserve(entry, want, prior, news)
         end
         standing = as_told(model, standing)
     end
-    for _, scope in ipairs(scopes) do
-        add(scope, 0, bound or 0)
-    end
+    local strained = hold_in(scopes, bound)
     put(open, 'a' .. attempt, call_text(guard, entry, ARGV[record]))
-    return { 'granted', prior, standing, pace }
+    return { 'granted', prior, standing, pace, strained }
 end
 
 local function hold(key)

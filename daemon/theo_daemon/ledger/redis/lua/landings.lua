@@ -17,7 +17,7 @@ local function expect_landing(landing)
         local attempt, model, state, _, _, scopes = unpack(settled, 1, 6)
         expect(open, 'a' .. attempt)
         for _, scope in ipairs(scopes_of[scopes]) do
-            expect(balances, scope[ROW])
+            expect_balance(scope)
         end
         if state == 'ok' then expect(latencies, model) end
     end
@@ -156,7 +156,7 @@ end
 
 local function tell_of_booked(news)
     for _, scope in ipairs(booked) do
-        note_near(scope, news)
+        note_booked(scope, news)
     end
     booked = {}
 end

@@ -11,14 +11,15 @@
 --   :outcome:<entry>   string an outcome to be published again after a crash
 --   :prior:<entry>     hash   attempts of a job that has not ended, other than answered ones
 --   :answer:<key>      string an answer to share; and :answers:<model>, zset, the keys by age
---   :spend             hash   "<window start> <scope>" -> balance; :windows, zset, when to drop which
+--   :spend             hash   "<window start> <scope>" -> balance; :windows, zset, the same by when they end
+--   :running           hash   scope -> its last window
 --   :latency :standings :health :rates   hash   by model; :models, set, the models that ever cost anything
 --   :lost:<attempt>    string what was charged for a call whose process was taken for dead
 --   :doubtful :failures  stream   attempts that may have been billed for nothing, and that failed; with the former
 --                             those that answered the same jobs afterwards
 local L = KEYS[1]
 local OWNERS, LEASES, FLIGHTS = L .. ':owners', L .. ':leases', L .. ':flights'
-local SPEND, WINDOWS, MODELS = L .. ':spend', L .. ':windows', L .. ':models'
+local SPEND, WINDOWS, RUNNING, MODELS = L .. ':spend', L .. ':windows', L .. ':running', L .. ':models'
 local LATENCY, STANDINGS, HEALTH, RATES = L .. ':latency', L .. ':standings', L .. ':health', L .. ':rates'
 local DOUBTFUL, FAILURES = L .. ':doubtful', L .. ':failures'
 

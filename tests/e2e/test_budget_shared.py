@@ -1,0 +1,120 @@
+"""Budgets that several processes and many jobs at once draw on: never passed, whoever dies."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.e2e.processes import Fleet, Reply, Serve, until
+from tests.e2e.provider import Fate
+from tests.e2e.test_shared_models import all_are
+
+pytestmark = pytest.mark.e2e
+
+ONE_DOLLAR = '{"max_tokens": 1000}'
+JOBS, CEILING = 400, 50
+MODEL, TENANT = "the model's own", {"tenant": "*"}
+THREEFOLD = {
+    "tenant": "*",
+    "group": "chat",
+    "workflow": "sum",
+    "spend_window": "1mo",
+    "calendar_aligned": False,
+}
+
+
+def capped(fleet: Fleet, scope: Any, *, latency_s: float = 0.15) -> None:
+    """Calls of one dollar, and a ceiling of fifty over the given scope."""
+    own = {"routing": {"spend_ceiling": CEILING}} if scope is MODEL else {}
+    fleet.config["models"] = [fleet.model("fast", output_cost_per_mtok=1000, concurrency=16, **own)]
+    fleet.config["groups"] = {"chat": ["fast"]}
+    fleet.config["routing"] = {"default": "chat"}
+    fleet.config["budgets"] = [] if scope is MODEL else [{**scope, "spend_ceiling": CEILING}]
+    fleet.provider.answer(Fate(latency_s=latency_s, usage=(10, 1000)))
+
+
+def push(fleet: Fleet, count: int = JOBS) -> list[str]:
+    job = {"params": ONE_DOLLAR, "tenant": "acme", "workflow": "sum"}
+    return fleet.push_all({"prompt": f"x{n}", **job} for n in range(count))
+
+
+def ends(replies: list[Reply]) -> Counter[str]:
+    return Counter(reply.get("error_code", "ok") for reply in replies)
+
+
+def calls_of(process: Serve) -> int:
+    """Calls that this process has seen through."""
+    found = re.search(
+        r'^theo_attempts_finished_total\{model="fast",outcome="ok"\} (\d+)',
+        process.get("/metrics")[1],
+        re.MULTILINE,
+    )
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.parametrize("scope", [MODEL, THREEFOLD], ids=str)
+def test_four_hundred_jobs_over_two_processes_make_as_many_calls_as_the_ceiling_pays_for(
+    fleet: Fleet, scope: Any
+) -> None:
+    capped(fleet, scope)
+    processes = fleet.start_all("a", "b")
+    replies = fleet.answers(push(fleet), 30)
+    assert len(fleet.provider.calls) == CEILING
+    assert ends(replies) == {"ok": CEILING, "budget_exceeded": JOBS - CEILING}
+    assert min(calls_of(process) for process in processes) >= 10
+    assert len(fleet.events("budget_exhausted")) == len(fleet.events("budget_warning")) == 1
+
+
+def test_the_ceiling_holds_when_one_of_the_processes_is_killed_over_its_calls(fleet: Fleet) -> None:
+    capped(fleet, TENANT, latency_s=0.4)
+    victim, survivor = fleet.start_all("a", "b")
+    pushed = push(fleet)
+    until(lambda: len(fleet.provider.calls) >= 24 and calls_of(survivor) > 0, 10, "calls of both")
+    victim.kill()
+    replies = fleet.answers(pushed, 40)
+    answered = ends(replies)["ok"]
+    # What was on record as sent is charged, whether it had left the process by then or not.
+    until(lambda: answered + len(fleet.events("outcome_unknown")) == CEILING, 5, "all money is accounted for")
+    assert answered < CEILING, "it was killed over nothing"
+    assert len(fleet.provider.calls) <= CEILING
+    assert sum(float(reply["cost"]) for reply in replies) <= CEILING
+
+
+def test_a_tenant_s_refusal_names_its_budget_and_leaves_other_tenants_alone(fleet: Fleet) -> None:
+    capped(fleet, {"tenant": "*", "spend_window": "1d"}, latency_s=0)
+    fleet.config["budgets"][0]["spend_ceiling"] = 1
+    fleet.start().wait_ready()
+    assert fleet.ask(prompt="x", params=ONE_DOLLAR, tenant="acme")["status"] == "ok"
+    refused = fleet.ask(prompt="y", params=ONE_DOLLAR, tenant="acme")
+    assert refused["error_code"] == "budget_exceeded"
+    assert refused["error_message"].startswith("the budget of tenant acme has spent 1 of 1 USD; ")
+    assert "; it resets at " in refused["error_message"]
+    assert 0 < int(refused["retry_after_ms"]) <= 86_400_000
+    assert fleet.ask(prompt="y", params=ONE_DOLLAR, tenant="other")["status"] == "ok"
+    assert fleet.ask(prompt="x", params=ONE_DOLLAR, tenant="acme")["cache_hit"] == "1"
+    told = until(lambda: fleet.events("budget_exhausted"), 3, "budget_exhausted")
+    assert [(one["scope"], one["spent"], one["ceiling"]) for one in told] == [("tenant=acme@1d", "1", "1")]
+
+
+def test_a_bill_beyond_the_bound_stops_the_model_in_all_processes_also_those_that_start_later(
+    fleet: Fleet,
+) -> None:
+    capped(fleet, MODEL, latency_s=0)
+    fleet.config["routing"] = {"default": "fast", "when_unavailable": "fail"}
+    fleet.provider.answer(Fate(usage=(10, 1500)), Fate(usage=(10, 1000)))
+    one, two = fleet.start_all("a", "b")
+    assert float(fleet.ask(prompt="x", params=ONE_DOLLAR)["cost"]) == 1.5
+    until(partial(all_are, "disabled", one, two), 1, "disabled in both")
+    one.kill()
+    two.kill()
+    late = fleet.start("c").wait_ready()
+    assert fleet.ask(prompt="y", params=ONE_DOLLAR)["error_code"] == "no_model_available"
+    assert len(fleet.provider.calls) == len(fleet.events("bound_violated")) == 1
+    fleet.redis.xadd(f"{fleet.prefix}:control", {"cmd": "enable", "model": "fast"})
+    until(partial(all_are, "closed", late), 3, "enabled")
+    assert fleet.ask(prompt="z", params=ONE_DOLLAR)["status"] == "ok"
