@@ -16,7 +16,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --only-bi
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup demo test check lint type contracts fmt bench chaos failover evaluate providers lock clean
+.PHONY: help setup demo test check lint type contracts fmt bench failover breaker chaos evaluate providers lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -52,15 +52,18 @@ fmt: $(VENV)/.installed ## format, and fix what ruff can fix by itself
 bench: $(VENV)/.installed ## CPU per job and jobs per second of `serve`, beside a hand-written loop
 	@$(BIN)/python -m tests.bench.run $(ARGS)
 
+failover: $(VENV)/.installed ## what a failing first candidate adds to a job's latency
+	@$(BIN)/python -m tests.bench.failover $(ARGS)
+
+breaker: $(VENV)/.installed ## how soon an open circuit is known to all processes, and how many probes they send
+	@$(BIN)/python -m tests.bench.breaker $(ARGS)
+
 chaos: $(VENV)/.installed ## four minutes of kill -9, stalls and faults on real processes, counted from outside
 	@$(BIN)/python -m tests.chaos.run $(ARGS)
 
 providers: $(VENV)/.installed ## the adapters against servers that others wrote, and those servers' verdict; with npm two of them
 	@$(MAKE) --no-print-directory $(VENV)/.model $(VENV)/.providers
 	@$(BIN)/python -m tests.providers.run
-
-failover: $(VENV)/.installed ## what it costs a job that its first candidate fails at once: milliseconds, with real processes
-	@$(BIN)/python -m tests.bench.failover $(ARGS)
 
 evaluate: $(VENV)/.installed ## routing features against plain weighted choice, in virtual time; the table in deploy/docs/routing.md
 	@$(BIN)/python -m tests.evaluation.run $(ARGS)

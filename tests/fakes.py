@@ -145,7 +145,7 @@ class MemoryWriter(Writer):
         self._committer = Committer(self._db, owner, id_ttl_ms=self._id_ttl_ms)
         return owner
 
-    async def call(self, function: Callable[[apsw.Connection], Any]) -> Any:
+    async def call(self, function: Callable[[apsw.Connection], Any], *, writing: bool = False) -> Any:
         if self._db is None:
             await asyncio.Event().wait()  # its process is dead: nothing answers any more
         return function(self._db)  # type: ignore[arg-type]

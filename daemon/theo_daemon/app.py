@@ -199,19 +199,20 @@ class Daemon:
         leasing = asyncio.create_task(side.leases.run(dispatcher.deliver))
         reading = asyncio.create_task(side.intake.run(dispatcher.deliver))
         inheriting = asyncio.create_task(side.heir(dispatcher))
+        scouting = asyncio.create_task(side.scout.run(dispatcher.deliver))
         rehearsing = asyncio.create_task(side.quarantine.run())
         core.ledger.on_death(side.inherit)
         side.events.emit("process_joined", consumer=self.consumer)
         try:
             await self._until_drained(
-                reading, leasing, rehearsing, pin, core.supervising, core.ledger.crashed
+                reading, leasing, scouting, rehearsing, pin, core.supervising, core.ledger.crashed
             )
             telemetry.event(names.DRAIN_STARTED, held=dispatcher.held)
         finally:
             side.intake.stop()
-            inheriting.cancel()
-            rehearsing.cancel()
-            for ending in (reading, rehearsing):
+            for ending in (inheriting, scouting, rehearsing):
+                ending.cancel()
+            for ending in (reading, scouting, rehearsing):
                 with contextlib.suppress(asyncio.CancelledError):
                     await ending
         side.leases.take_no_more()

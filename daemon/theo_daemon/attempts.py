@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
+from msgspec import structs
+
 from theo_daemon.bookings import Bookings, Started
 from theo_daemon.ceilings import Barred, fits, hold_wait_s, last_word, over_ceiling, unaffordable
+from theo_daemon.config import RoutingConfig
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fallbacks import Fallbacks
 from theo_daemon.fleet import Fleet
@@ -32,7 +35,8 @@ from theo_daemon.ledger.records import (
     Want,
 )
 from theo_daemon.outcomes import Result, failed, settled
-from theo_daemon.retry import GiveUp, TryOneOf, after_failure
+from theo_daemon.retry import GiveUp, Limits, TryOneOf, after_failure
+from theo_daemon.retry_budget import repeat_cost
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import (
     GenerationError,
@@ -67,12 +71,13 @@ class Attempts:
     """Runs the attempts of flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, max_attempts: int, max_wait_s: float,
+        self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, routing: RoutingConfig,
         on_unknown: OnUnknown, fallbacks: Fallbacks, bookings: Bookings, hold_lines: HoldLines,
         redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
-        self._max_attempts, self._max_wait_s, self._on_unknown = max_attempts, max_wait_s, on_unknown
+        self._max_attempts, self._max_wait_s = routing.max_attempts, routing.max_wait_s
+        self._parks, self._on_unknown = routing.when_unavailable == "park", on_unknown
         self._fallbacks, self._bookings, self._hold_lines = fallbacks, bookings, hold_lines
         self._redis_now_ms = redis_now_ms
         self._clock, self._rng = clock, rng
@@ -104,13 +109,16 @@ class Attempts:
                 started = await self._hedging.race(flight, started)
             step = await self._end_of(flight, started)
             match step:
-                case None | Result():
+                case None:
+                    self._settle(flight)
+                    return None
+                case Result():
                     return step
                 case GiveUp(unknown):
                     return self.gave_up(flight, unknown=unknown)
             following = await self._next(flight, step)
             if following is None:
-                return None if self._worth_waiting(step) else self.gave_up(flight)
+                return None if self._worth_waiting(flight.targets) else self.gave_up(flight)
             started = following
 
     async def _end_of(self, flight: Flight, started: Started) -> Result | TryOneOf | GiveUp | None:
@@ -119,6 +127,7 @@ class Attempts:
         try:
             result = await started.result
         except NotGranted as refused:
+            self._fleet[want.model].retries.give_back(started.repeat_cost)
             if flight.under_way and isinstance(refused.verdict, OverBudget):
                 return self._refused(flight, refused.model, refused.verdict)
             if flight.under_way and isinstance(refused.verdict, OtherWindow | Throttled | Unfit):
@@ -126,6 +135,7 @@ class Attempts:
             raise
         except (WorkerStopped, NotAdmitted):
             if not self._bookings.doubtful(flight, want, Outcome.MAYBE, code="internal_error"):
+                self._fleet[want.model].retries.give_back(started.repeat_cost)
                 return None
             raise InternalError("the model's worker failed after the call was sent") from None
         except asyncio.CancelledError:
@@ -212,7 +222,11 @@ class Attempts:
         on_delta = self._deltas.begin(flight) if rival is None else None  # streamed calls have no rivals
         claim = self._claim if rival is None else rival.claim
         call = Call(
-            request=Request(messages=job.messages, params=job.params, stream=on_delta is not None),
+            request=Request(
+                messages=job.messages,
+                params=self._fleet.capped_params(model, job) if tight else job.params,
+                stream=on_delta is not None,
+            ),
             deadline=member.worker.starts_at(self._clock.monotonic()) + member.config.routing.timeout_s,
             on_delta=on_delta,
             before_send=partial(claim, flight, want),
@@ -225,6 +239,7 @@ class Attempts:
     async def _claim(self, flight: Flight, want: Want) -> None:
         """The last step before the provider is called: the attempt goes on record, its bound is held."""
         want = self._fleet.admitted(want)
+        self._settle(flight)
         question = self._asking.ask(flight, want)
         verdict = await self._ledger.ask(question, orphaned=partial(self._void, flight, want))
         assert verdict is not None
@@ -245,6 +260,12 @@ class Attempts:
             flight.lead.queued_ms = max(0, self._redis_now_ms() - flight.lead.ref.pushed_ms)
         flight.sent_attempt = want.attempt_id
 
+    def _settle(self, flight: Flight) -> None:
+        """The last attempt's end goes on record: with the next one's claim, in one commit, unless that must wait."""
+        if flight.settled is not None:
+            self._ledger.tell(Landing(settled=flight.settled))
+            flight.settled = None
+
     def _void(self, flight: Flight, want: Want, verdict: Verdict | None) -> None:
         """Granted, but never sent: certainly not billed."""
         if isinstance(verdict, Granted):
@@ -255,45 +276,69 @@ class Attempts:
 
     async def _next(self, flight: Flight, step: TryOneOf) -> Started | None:
         """The next attempt on one of the step's models; None when none of them takes calls."""
-        if flight.settled is not None:
-            self._ledger.tell(Landing(settled=flight.settled))
-            flight.settled = None
         if step.delay_s > 0:
+            self._settle(flight)
             await sleep(self._clock, step.delay_s)
-        started = self.start(flight, step.models)
-        if started is not None:
+        costs = self._repeat_costs(flight)
+        unpaid = self._unpaid(costs)  # by now, as others were repeated meanwhile
+        flight.aim(tuple(model for model in step.models if model not in unpaid))
+        started = self._start_or_queue(flight, [model for model in flight.targets if model not in costs])
+        if started is None:
+            self._settle(flight)
+        elif (cost := costs.get(started.want.model)) is not None:
+            self._fleet[started.want.model].retries.take(cost)
+            return structs.replace(started, repeat_cost=cost)
+        return started
+
+    def _start_or_queue(self, flight: Flight, fresh: Sequence[str]) -> Started | None:
+        """At one with a free slot, a fresh one if there is, else in the mailbox of one that takes calls at all."""
+        if (started := self.start(flight, fresh) or self.start(flight, flight.targets)) is not None:
             return started
-        # Nobody has a free slot: queue at one that takes calls at all.
-        for model in self._fleet.available(step.models):
+        for model in self._fleet.available(flight.targets):
             if (queued := self._submit(flight, model)) is not None:
                 return queued
         return None
 
-    def _worth_waiting(self, step: TryOneOf) -> bool:
+    def _repeat_costs(self, flight: Flight) -> dict[str, int]:
+        """What a repeat of each model that was tried takes of its endpoint's budget; waiting for a turn is free."""
+        return {one.model: repeat_cost(one.failure) for one in flight.tried}
+
+    def _unpaid(self, costs: Mapping[str, int]) -> set[str]:
+        return {model for model, cost in costs.items() if not self._fleet[model].retries.covers(cost)}
+
+    def _worth_waiting(self, models: Sequence[str]) -> bool:
         """None of them takes calls now: will one do so before the longest wait is over?"""
-        reopens = self._fleet.reopens_at(step.models)
+        reopens = self._fleet.reopens_at(models)
         if reopens is None:  # a probe decides at any moment, or only an operator can help
-            return self._fleet.may_recover(step.models)
-        return reopens - self._clock.monotonic() <= self._max_wait_s
+            return self._fleet.may_recover(models)
+        return reopens - self._clock.monotonic() <= (self._max_wait_s if self._parks else 0.0)
 
     # -- ends ----------------------------------------------------------------------------------------
 
     def _decide(self, flight: Flight) -> TryOneOf | GiveUp | None:
         """What follows the last failed attempt, with what money is left. None: a turn with other candidates."""
         self.bar_unaffordable(flight)
+        unpaid = self._unpaid(self._repeat_costs(flight))
+        limits = Limits(
+            max_attempts=self._max_attempts - flight.lead.lost_calls,
+            max_wait_s=self._max_wait_s,
+            on_unknown=flight.lead.job.on_unknown or self._on_unknown,
+        )
         step = after_failure(
             flight.tried,
             flight.candidates,
-            max_attempts=self._max_attempts - flight.lead.lost_calls,
-            on_unknown=flight.lead.job.on_unknown or self._on_unknown,
+            available=self._fleet.available(flight.candidates),
+            unpaid=unpaid,
+            limits=limits,
             jitter=self._rng.random(),
         )
-        if (
-            isinstance(step, GiveUp)
-            and flight.last_error is not None
-            and self.detour(flight, flight.last_error)
-        ):
+        if not isinstance(step, GiveUp):
+            return step
+        if flight.last_error is not None and self.detour(flight, flight.last_error):
             return None
+        if unpaid and len(flight.tried) < limits.max_attempts:
+            for model in unpaid:
+                self._bookings.not_repeated(model)
         return step
 
     def detour(self, flight: Flight, error: GenerationError) -> bool:
@@ -309,9 +354,7 @@ class Attempts:
         )
         if way is None:
             return False
-        if flight.settled is not None:
-            self._ledger.tell(Landing(settled=flight.settled))
-            flight.settled = None
+        self._settle(flight)
         flight.divert(way.models, in_order=way.in_order)
         return True
 

@@ -32,6 +32,7 @@ class Started(msgspec.Struct, frozen=True):
     want: Want
     price: Price | None  # at its start; None: unknown
     result: asyncio.Future[Completed | CallFailed]
+    repeat_cost: int = 0  # taken of its endpoint's retry budget
     streamed: bool = False
 
 
@@ -40,6 +41,9 @@ class AttemptObserver(Protocol):
 
     def on_settled(self, record: AttemptRecord) -> None:
         """An attempt is over; its cost goes on the books with the flight's next commit."""
+
+    def on_retries_spent(self, model: str) -> None:
+        """The retry budget of the model's endpoint is used up: jobs are not repeated there."""
 
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         """A provider billed more than its own limits allow; the model is stopped. Nano-dollars."""
@@ -58,6 +62,7 @@ class Bookings:
     def answered(self, flight: Flight, started: Started, result: Completed) -> Result:
         """The model answered: the flight's result."""
         want, completion, job = started.want, result.completion, flight.lead.job
+        self._fleet[want.model].retries.succeeded(started.repeat_cost)
         usage = completion.usage or self._fleet.estimate(want.model, job, completion.output)
         cost = charge_nano(started.price, usage)
         if isinstance(usage, BilledUsage):
@@ -168,6 +173,11 @@ class Bookings:
             cost_usd=to_usd(cost_nano),
         )
         learner.learn(want.model, lead.job.workflow, seen, self._clock.monotonic())
+
+    def not_repeated(self, model: str) -> None:
+        """A job ends with its failure, as its endpoint's retry budget is used up."""
+        if self._fleet[model].retries.spent_anew():
+            self._observer.on_retries_spent(model)
 
     def _cache_write(self, flight: Flight, answer: Answer) -> CacheWrite | None:
         """Every shareable answer is kept a moment for those who wait elsewhere; whole ones for the TTL."""

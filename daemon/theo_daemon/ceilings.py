@@ -78,7 +78,7 @@ def last_word(barred: Iterable[Barred]) -> Barred:
     return min(ending, key=_ends_in_s) if ending else refusals[-1]
 
 
-_SET_PRICE = "set input_cost_per_mtok, output_cost_per_mtok and max_output_tokens"
+_SET_PRICE = "set input_cost_per_mtok and output_cost_per_mtok"
 
 
 def _utc(unix_ms: int) -> str:

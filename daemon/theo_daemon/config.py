@@ -108,6 +108,9 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     when_unavailable: Literal["park", "fail"] = "park"
     max_wait_s: PauseSeconds = 30.0
     max_attempts: ShortCount = 4
+    retry_budget: Annotated[int, Meta(ge=0, le=1_000_000)] = (
+        500  # tokens of each endpoint; 0: repeats are not counted
+    )
     timeout_s: Seconds = 120.0
     max_response_bytes: Count = 20_000_000
     weight: Annotated[float, Meta(ge=0, le=1e12)] = 1.0
@@ -121,6 +124,12 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     )
     circuit_breaker_threshold: ShortCount = 3
     circuit_breaker_timeout_s: Seconds = 60.0
+    circuit_breaker_failure_ratio: Ratio = 0.5  # 0: failures in a row alone count
+    circuit_breaker_minimum_calls: ShortCount = 20
+    circuit_breaker_window_s: Seconds = 60.0
+    circuit_breaker_ramp_s: PauseSeconds = 10.0
+    circuit_breaker_adaptive: bool = False
+    adaptive_concurrency: bool = False
     cache_enabled: bool = True
     cache_ttl_seconds: PauseSeconds = 300.0
     cache_max_entries: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 128
@@ -132,6 +141,10 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     hedge_max_cost: Usd | None = None  # of a rival; None: only those that cost nothing
     context_window_fallbacks: dict[str, tuple[str, ...]] = {}  # model or group -> models or groups
     content_policy_fallbacks: dict[str, tuple[str, ...]] = {}
+
+
+CAP_UNDER_CEILINGS = 4_096
+"""Tokens of an answer that neither its job nor its model caps, where a ceiling needs to know the most it can cost."""
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True):

@@ -49,12 +49,11 @@ def load_config(
 
 
 def find_config(path: str | Path | None, env: Mapping[str, str]) -> Path:
-    """`path` (from `--config`), else THEO_CONFIG, else the usual places. Raises ConfigNotFound."""
-    named = {"--config": path, "THEO_CONFIG": env.get("THEO_CONFIG")}
-    for origin, name in named.items():
+    """`path` (from the command line), else THEO_CONFIG, else the usual places. Raises ConfigNotFound."""
+    for origin, name in (("", path), ("THEO_CONFIG: ", env.get("THEO_CONFIG"))):
         if name:
             if not Path(name).exists():
-                raise ConfigNotFound(f"{origin}: there is no file {Path(name).absolute()}")
+                raise ConfigNotFound(f"{origin}there is no file {Path(name).absolute()}")
             return Path(name)
     usual = (LOCAL_FILE, SYSTEM_FILE)
     for candidate in usual:

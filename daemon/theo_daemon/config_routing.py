@@ -11,7 +11,7 @@ from theo_daemon.config_table import Report, Shape, read_table
 from theo_daemon.spend_window import SpendWindow, parse_window
 
 _PER_JOB = (
-    *("default", "when_unavailable", "max_wait_s", "max_attempts"),
+    *("default", "when_unavailable", "max_wait_s", "max_attempts", "retry_budget"),
     *("strategy", "predictive_usd_per_s", "regions", "region_eviction_ratio"),
     *("context_window_fallbacks", "content_policy_fallbacks"),
 )

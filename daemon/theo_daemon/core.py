@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from theo_daemon.budgets import Budgets
 from theo_daemon.catalogue import Catalogue
-from theo_daemon.config import Config, ModelConfig
+from theo_daemon.config import Config, ModelConfig, RoutingConfig
 from theo_daemon.dispatcher import Dispatcher, DispatchObserver
 from theo_daemon.fleet import Fleet, Member
 from theo_daemon.learner import Learner
@@ -23,15 +23,19 @@ from theo_daemon.ports import Holds, Publisher
 from theo_daemon.reception import Reception, Refused
 from theo_daemon.region_watch import RegionObserver, RegionWatch, Watched
 from theo_daemon.repricing import keep_prices
+from theo_daemon.retry_budget import RetryBudget
 from theo_daemon.standings import Standings
 from theo_daemon.usual import UsualLatency
 from theo_workers.breaker import Breaker
 from theo_workers.clock import Clock
+from theo_workers.failure_rate import RateRule
 from theo_workers.health import ModelHealth
+from theo_workers.load import Load
 from theo_workers.model_spec import ModelSpec, Timeouts
 from theo_workers.model_worker import ModelWorker
 from theo_workers.price_table import price_for
 from theo_workers.prices import Price
+from theo_workers.slots import Slots
 from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
 from theo_workers.tokens.count import TokenCounter
@@ -77,6 +81,7 @@ class Core:
         self.standings = Standings(self.ledger, clock=clock, observer=self.regions or observer)
         self.ledger.on_news(observer.on_news)
         self.ledger.on_tidings(observer.on_tidings)
+        self._retries: dict[str, RetryBudget] = {}  # by endpoint
         self.fleet = Fleet(
             {model.name: self._member(model) for model in config.models},
             budgets=Budgets(config),
@@ -168,25 +173,26 @@ class Core:
     def _member(self, model: ModelConfig) -> Member:
         routing = model.routing
         upstream = build_upstream(_spec(model), self.clock, self._rng, self._room)
-        breaker = Breaker(
-            threshold=routing.circuit_breaker_threshold, timeout_s=routing.circuit_breaker_timeout_s
-        )
+        breaker, slots = _breaker(routing), _slots(model)
         worker = ModelWorker(
             model.name,
             upstream,
-            Standing(breaker, timeout_s=routing.timeout_s),
+            Standing(breaker, slots, timeout_s=routing.timeout_s),
             ModelHealth(),
             clock=self.clock,
             rng=self._rng,
             observer=self.standings,
-            limit=model.concurrency,
         )
+        # Models without an address are endpoints of their own.
+        endpoint = model.base_url or f"{model.provider}:{model.name}"
+        retries = self._retries.setdefault(endpoint, RetryBudget(self.config.routing.retry_budget))
         place = 0
         if self.regions is not None:
             place = self.regions.place(model.region)
             if model.region is not None:
                 self.regions.add(Watched(model.name, model.region, breaker, worker))
-        return Member(model, worker, self._price(model), breaker, UsualLatency(worker.health), place=place)
+        usual = UsualLatency(worker.health)
+        return Member(model, worker, self._price(model), breaker, retries, usual, place=place)
 
     def _price(self, model: ModelConfig) -> Price | None:
         return price_for(
@@ -197,6 +203,29 @@ class Core:
             base_url=model.base_url,
             at=self.clock.wall(),
         )
+
+
+def _breaker(routing: RoutingConfig) -> Breaker:
+    rate = None
+    if routing.circuit_breaker_failure_ratio > 0:
+        rate = RateRule(
+            ratio=routing.circuit_breaker_failure_ratio,
+            minimum_calls=routing.circuit_breaker_minimum_calls,
+            window_s=routing.circuit_breaker_window_s,
+        )
+    return Breaker(
+        threshold=routing.circuit_breaker_threshold,
+        timeout_s=routing.circuit_breaker_timeout_s,
+        rate=rate,
+        adaptive=routing.circuit_breaker_adaptive,
+    )
+
+
+def _slots(model: ModelConfig) -> Slots:
+    routing, load = model.routing, None
+    if routing.adaptive_concurrency:
+        load = Load(model.concurrency, least_slow_ms=routing.latency_threshold_ms)
+    return Slots(model.concurrency, ramp_s=routing.circuit_breaker_ramp_s, load=load)
 
 
 def _regions(config: Config, clock: Clock, observer: RegionObserver) -> RegionWatch | None:

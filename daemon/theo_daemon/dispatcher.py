@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol
 
 from msgspec import structs
@@ -78,8 +80,7 @@ class Dispatcher:
             max_deliveries=config.ingress.max_deliveries,
         )
         attempts = Attempts(
-            fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, max_attempts=routing.max_attempts,
-            max_wait_s=routing.max_wait_s if routing.when_unavailable == "park" else 0.0,
+            fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, routing=routing,
             on_unknown=on_unknown, fallbacks=Fallbacks(config),
             bookings=Bookings(fleet=fleet, observer=observer, clock=clock), hold_lines=self._hold_lines,
             redis_now_ms=redis_now_ms, clock=clock, rng=rng,
@@ -120,6 +121,16 @@ class Dispatcher:
         """Flights that wait for a slot."""
         return len(self._turns)
 
+    @property
+    def at_rest(self) -> int:
+        """Flights that make no call at the moment: they wait for a slot, a model, money, or another's call."""
+        return len(self._flights) - self._turns.flying
+
+    def waiting_kinds(self) -> Counter[tuple[str, str, str]]:
+        """How many flights wait for their turn, by lane, tenant and route."""
+        waiting = chain(self._turns.waiting(), self._hold_lines.waiting())
+        return Counter((one.lead.job.lane, one.lead.job.tenant, one.route.name) for one in waiting)
+
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Take a batch on. Returns at once; every job of it gets its one reply later."""
         # Ours already: a lost lease that came back.
@@ -155,6 +166,21 @@ class Dispatcher:
         self._cancellations.add(cancel)
         for ticket in [ticket for ticket in self._manifest if cancel.covers(ticket.job)]:
             self._withdraw(ticket, failed(Cancelled("the job was cancelled")))
+
+    def give_way(self, count: int) -> list[EntryRef]:
+        """Let go of about so many parked jobs, for others that could run; the entries to hand back.
+
+        The latest go first, and none that has cost anything.
+        """
+        back: list[EntryRef] = []
+        for flight in self._turns.parked():
+            if len(back) >= count:
+                break
+            if flight.cost_nano == 0 and not flight.landing and flight.task is not None:
+                back += [ticket.ref for ticket in flight.tickets if not ticket.ended]
+                flight.gives_way = True
+                flight.task.cancel()
+        return back
 
     def pump(self) -> None:
         """Slots may have become free: start who is next."""
@@ -334,6 +360,7 @@ class Dispatcher:
             return
         if ticket is flight.lead:
             flight.hand_over()
+            self._turns.realign(flight)
         else:
             self._leave(ticket)
         self._landings.release_id(ticket)
@@ -342,7 +369,7 @@ class Dispatcher:
     def _crashed(self, flight: Flight, task: asyncio.Task[None]) -> None:
         """The end of a flight's task: a bug must cost its own jobs an error and nobody else anything."""
         if task.cancelled():
-            if self._draining:
+            if self._draining or flight.gives_way:
                 self._hand_back(flight)
             elif flight.withdrawn is not None:
                 self._never_began(flight, flight.withdrawn)

@@ -8,13 +8,16 @@ from typing import Final
 EVENTS: Final = MappingProxyType(
     {
         # models
-        "circuit_opened": "a model's circuit breaker opened; details: until, failures, reason",
+        "circuit_opened": "a model's circuit breaker opened; details: reason (in_a_row, rate, unusual or probe), "
+        "failures (in a row), openings, retry_after_ms, error_code, status_code",
         "circuit_half_open": "the breaker lets one probe through",
         "circuit_closed": "the breaker closed: the model serves again",
-        "model_disabled": "a credential or model is refused by the provider, or an operator took it out",
+        "model_disabled": "a credential is refused by the provider, or an operator took the model out; "
+        "details: cause, status_code",
         "model_unknown": "a provider does not know the configured model, which others stand in for; details: reason",
         "model_enabled": "an operator put the model back",
-        "model_paused": "the provider asked to wait; details: retry_after_ms",
+        "model_paused": "the provider asked to wait; details: retry_after_ms, error_code, status_code",
+        "retries_spent": "an endpoint fails so often that jobs are not repeated there, told once until it recovers",
         "bound_violated": "a provider billed more than its own limits allow; the model is stopped",
         "region_evicted": "a region is out of order as a whole; details: region, circuits that are open",
         "region_readmitted": "a probe of an evicted region was answered; details: region, probed",
@@ -32,11 +35,11 @@ EVENTS: Final = MappingProxyType(
         # entries
         "lease_lost": "entries this process held are another's now, or gone; details: job_stream, count, why",
         "entries_reclaimed": "entries of a process that does not renew them were taken over",
-        "entries_adopted": "entries that were delivered to this process but never arrived were fetched",
+        "entries_adopted": "entries of this process that had not arrived, or had given way to others, were fetched",
         "entries_vanished": "pending entries were deleted from the job stream by somebody else: lost jobs",
         "group_created": "the consumer group was created, or created again after its stream was lost",
         "duplicate_suppressed": "a second answer to a job was not published; details: entry_id, job_stream, cost",
-        "dead_lettered": "a job went to the dead-letter stream; details: code, reason",
+        "dead_lettered": "a job went to the dead-letter stream, which has the reason; details: code, entry_id",
         "dead_replayed": "an operator pushed dead letters again",
         # connections and files
         "redis_lost": "jobs cannot be read: Redis is away or refuses; details: reason",

@@ -33,6 +33,9 @@ class FairQueue(Generic[ItemT]):
     def __len__(self) -> int:
         return len(self._place)
 
+    def __contains__(self, item: ItemT) -> bool:
+        return item in self._place
+
     def routes(self) -> set[str]:
         """Routes that somebody waits for."""
         return {route for lane in self._lanes.values() for route in lane.routes}

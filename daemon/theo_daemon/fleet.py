@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct, structs
 
@@ -17,8 +18,9 @@ from theo_daemon.learner import Learner
 from theo_daemon.ledger.rates import Rate
 from theo_daemon.ledger.records import Granted, OtherWindow, Verdict, Want
 from theo_daemon.money import NANO
-from theo_daemon.preflight import output_cap
+from theo_daemon.preflight import cap_under_a_ceiling, output_cap
 from theo_daemon.region_watch import RegionWatch
+from theo_daemon.retry_budget import RetryBudget
 from theo_daemon.routing import AWAY, LATE, LOAD_STEPS, SLOW, Candidate, best, choose
 from theo_daemon.standings import Standings
 from theo_daemon.usual import UsualLatency
@@ -43,6 +45,7 @@ class Member(Struct, frozen=True):
     worker: ModelWorker
     price: Price | None
     breaker: Breaker
+    retries: RetryBudget  # its endpoint's
     usual: UsualLatency
     free: bool = False  # certainly nothing is charged
     place: int = 0  # of its region, in order of preference
@@ -174,6 +177,12 @@ class Fleet:
             (s.until for s in standings if not isinstance(s, Available) and s.until is not None), default=None
         )
 
+    def silent_s(self, models: Iterable[str]) -> float:
+        """Since when none of these has answered anybody; inf: none ever did."""
+        answered = [self._members[name].worker.health.last_success_time for name in models]
+        latest = max((at for at in answered if at is not None), default=-math.inf)
+        return self._clock.wall() - latest
+
     def may_recover(self, models: Sequence[str]) -> bool:
         """Is one of these unavailable models only resting? A useless credential needs an operator."""
         now = self._clock.monotonic()
@@ -213,10 +222,10 @@ class Fleet:
             self._budgets.note(want.scopes, verdict.strained)
 
     def bound_nano(self, model: str, job: Job, prompt_bound: int | None, *, tight: bool) -> int | None:
-        """The most that a call may cost, in nano-dollars; None when price or output cap are unknown.
+        """The most that a call may cost, in nano-dollars; None when its price is unknown.
 
         `prompt_bound` is the most prompt tokens, where they were counted before. Unless `tight`, a cheap and
-        far too high one will do: no ceiling depends on it.
+        far too high one will do, or none: no ceiling depends on it.
         """
         member = self._members[model]
         if member.price is None:
@@ -225,7 +234,9 @@ class Fleet:
         if member.free:
             return 0
         if cap is None:
-            return None
+            if not tight:
+                return None
+            cap = cap_under_a_ceiling(member.config)
         if prompt_bound is None:
             bound = self._counter.bound_request if tight else self._counter.loose_bound_request
             prompt_bound = bound(
@@ -234,6 +245,13 @@ class Fleet:
             if prompt_bound is None:
                 return None
         return bound_nano(member.price, prompt_bound, cap)
+
+    def capped_params(self, model: str, job: Job) -> Mapping[str, Any]:
+        """The job's, for a call under a ceiling: where nothing else caps its answer, with the cap of the bound."""
+        member = self._members[model]
+        if member.free or output_cap(job, member.config) is not None:
+            return job.params
+        return {**job.params, "max_tokens": cap_under_a_ceiling(member.config)}
 
     def cost_nano(self, model: str, usage: Usage) -> int | None:
         """What the call cost, in nano-dollars; None when the price is unknown."""

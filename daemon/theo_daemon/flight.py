@@ -54,10 +54,11 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush", "held",
-        "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed", "looked", "measured", "names",
-        "place", "prompt_bounds", "queued_at", "records", "route", "scopes", "sent_attempt", "settled", "task", "text",
-        "tried", "tried_before", "waited_since_ms", "waiters", "wake", "withdrawn",
+        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush",
+        "gives_way", "held", "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed",
+        "looked", "measured", "names", "passed", "place", "prompt_bounds", "queued_at", "records", "route",
+        "scopes", "sent_attempt", "settled", "targets", "task", "text", "tried", "tried_before",
+        "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, key: str, lead: Ticket) -> None:
@@ -67,7 +68,9 @@ class Flight:
         self.in_order = False  # the first of them that can take calls is asked, not one by weight
         self.measured: tuple[str, ...] = ()  # the names whose windows it was held against
         self.candidates = self.names  # those that neither money nor a window forbids
-        self.line = lead.route.name  # where it waits for a slot: with flights of the same candidates
+        self.passed: frozenset[str] = frozenset()  # of these, whom it makes no sense to ask again
+        self.targets = self.candidates  # the others: where the next attempt may go to
+        self.line = lead.route.name  # where it waits for a slot: with flights of the same targets
         self.barred: dict[str, Barred] = {}  # the others
         self.waiters: list[Ticket] = []
         self.task: asyncio.Task[None] | None = None
@@ -76,6 +79,7 @@ class Flight:
         self.wake: asyncio.Future[None] | None = None  # ends that wait, or the wait for another's call
         self.scopes: tuple[Scope, ...] = ()  # what its last call drew on
         self.holding = False  # the ledger's claim on the key is ours
+        self.gives_way = False  # it was parked, and is let go of for jobs that can run
         self.landing = False  # the outcome is being recorded: too late to withdraw
         self.looked = False  # the ledger was asked for answers already
         self.queued_at = 0.0  # monotonic seconds; since when it waits for a slot
@@ -104,8 +108,8 @@ class Flight:
     def restart(self) -> None:
         """The next waiting job takes over: with attempts and costs of its own."""
         self._promote()
-        self.names = self.candidates = self.route.names
-        self.line, self.barred = self.route.name, {}
+        self.names = self.candidates = self.targets = self.route.names
+        self.line, self.barred, self.passed = self.route.name, {}, frozenset()
         self.in_order, self.measured, self.tried_before = False, (), 0
         self.attempts, self.records, self.tried, self.listed = [], [], [], set()
         self.cost_nano, self.settled, self.last_error, self.doubtful = 0, None, None, False
@@ -121,6 +125,12 @@ class Flight:
     def divert(self, models: tuple[str, ...], *, in_order: bool) -> None:
         """From now on these are its candidates: the ones before refused the job for what it is."""
         self.names, self.in_order, self.tried_before = models, in_order, len(self.tried)
+        self.passed = frozenset()
+        self._narrow()
+
+    def aim(self, models: tuple[str, ...]) -> None:
+        """After a failure the next attempt goes to one of these, however long it has to wait for them."""
+        self.passed = frozenset(self.candidates).difference(models)
         self._narrow()
 
     def bar(self, model: str, barred: Barred) -> None:
@@ -160,9 +170,10 @@ class Flight:
 
     def _narrow(self) -> None:
         self.candidates = tuple(name for name in self.names if name not in self.barred)
+        self.targets = tuple(name for name in self.candidates if name not in self.passed)
         # No configured name has a line break.
-        whole = self.candidates == self.route.names
-        self.line = self.route.name if whole else "\n".join(("", *self.candidates))
+        whole = self.targets == self.route.names
+        self.line = self.route.name if whole else "\n".join(("", *self.targets))
 
 
 def flight_key(ticket: Ticket) -> str:

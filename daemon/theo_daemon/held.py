@@ -15,6 +15,7 @@ class Room(Struct, frozen=True):
 
     jobs: int
     bytes: int
+    soon: bool = False  # there may be more before anything that is held is finished
 
 
 class HeldEntries:

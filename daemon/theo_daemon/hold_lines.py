@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from theo_daemon.ceilings import hold_wait_s
 from theo_daemon.flight import Flight
@@ -63,6 +63,10 @@ class HoldLines:
             else:
                 self.over(flight)
             raise
+
+    def waiting(self) -> Iterator[Flight]:
+        """Everybody who stands in a line."""
+        return (flight for line in self._lines.values() for flight, _ in line.waiting)
 
     def over(self, flight: Flight) -> None:
         """This flight got through, or has ended: if it was its turn to try, the next may."""

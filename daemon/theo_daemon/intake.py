@@ -18,6 +18,7 @@ from theo_daemon.lanes import LaneShares
 from theo_daemon.levelling import LevelRules, Peer, may_read
 from theo_daemon.ports import Events
 from theo_daemon.redis_link import error_code
+from theo_daemon.scout_scripts import PASS
 from theo_daemon.wire import Wire, Word
 from theo_workers.clock import Clock, sleep
 
@@ -71,6 +72,8 @@ class StreamIntake:
         self._waiting: asyncio.Task[Any] | None = None
         self._peers: Sequence[Peer] = ()
         self._looked_at = float("-inf")
+        self._early = keys.early
+        self.behind = False  # is there, or may there be, more to read than is read now?
 
     @property
     def connected(self) -> bool:
@@ -113,6 +116,7 @@ class StreamIntake:
         if not count:
             return
         fresh, missing = await self._sweep(count)
+        self.behind = not self._shares.all_dry
         if not fresh and not missing and not self._stopping:
             fresh, missing = await self._wait_for_one()
         if fresh:
@@ -124,11 +128,16 @@ class StreamIntake:
         """How many entries to read now; waits while there is no room. 0 when stopped, or to look again."""
         waited_since: float | None = None
         was_full = False
+        pause = GATHER_S
         while not self._stopping:
             self._held.freed.clear()
-            count = self._held.fits(self._room(), self._rules.max_job_bytes)
+            room = self._room()
+            count = self._held.fits(room, self._rules.max_job_bytes)
             if count <= 0:
-                was_full = True
+                self.behind = was_full = True
+                if room.soon:
+                    self._look_again_in(pause)
+                    pause = min(2 * pause, LOOK_EVERY_S)
                 await self._held.freed.wait()
                 continue
             if was_full and count < min(GATHER, (len(self._held) + count) // 8):
@@ -140,6 +149,7 @@ class StreamIntake:
             if more is None or more > 0:
                 return min(count, self._rules.sweep) if more is None else min(count, more, self._rules.sweep)
             waited_since = now if waited_since is None else waited_since
+            self.behind = True
             await self._pause(LOOK_EVERY_S)
         return 0
 
@@ -155,23 +165,30 @@ class StreamIntake:
     async def _sweep(self, count: int) -> tuple[Sequence[Delivery], bool]:
         """One round trip over the lanes without waiting, each up to its share; and was a group missing?"""
         shares = self._shares.divide(count)
-        replies = await self._wire.ask_all(
-            [(*self._head, share, "STREAMS", self._streams[lane], ">") for lane, share in shares.items()]
+        *replies, early = await self._wire.ask_all(
+            [
+                *[
+                    (*self._head, share, "STREAMS", self._streams[lane], ">")
+                    for lane, share in shares.items()
+                ],
+                ("HLEN", self._early),
+            ]
         )
         for (lane, share), reply in zip(shares.items(), replies, strict=True):
             got = 0 if reply is None or isinstance(reply, ResponseError) else len(reply[0][1])
             self._shares.found(lane, asked=share, got=got)
-        return self._take(replies)
+        return await self._take(replies, early)
 
     async def _wait_for_one(self) -> tuple[Sequence[Delivery], bool]:
         """One blocking read over all lanes: a job on any of them wakes it at once."""
         streams = self._streams.values()
         block_ms = int(self._rules.block_s * 1000)
         command: list[Word] = [*self._head, 1, "BLOCK", block_ms, "STREAMS", *streams, *[">"] * len(streams)]
-        replies = await self._until_stopped(self._wire.ask_all((command,)))
-        return ((), False) if replies is None else self._take(replies)
+        replies = await self._until_stopped(self._wire.ask_all((command, ("HLEN", self._early))))
+        return ((), False) if replies is None else await self._take(replies[:1], replies[1])
 
-    def _take(self, replies: Sequence[Any]) -> tuple[Sequence[Delivery], bool]:
+    async def _take(self, replies: Sequence[Any], early: Any) -> tuple[Sequence[Delivery], bool]:
+        """Hold what was read, but for what was taken early: `early` is how many entries may have been."""
         found: list[Delivery] = []
         trouble: ResponseError | None = None
         missing = False
@@ -189,10 +206,33 @@ class StreamIntake:
                     Delivery(EntryRef(stream, entry_id.decode()), lane, fields)
                     for entry_id, fields in entries
                 ]
+        if early and found:
+            passed = await self._pass_by(found)
+            found = [delivery for delivery in found if delivery.ref not in passed]
         fresh = self._held.take(found)
         if trouble is not None and not fresh:
             raise trouble
         return fresh, missing
+
+    async def _pass_by(self, found: Sequence[Delivery]) -> set[EntryRef]:
+        """Those that some process has taken before their time are left to it: see `scout_scripts`."""
+        ids: dict[str, list[str]] = {}
+        for delivery in found:
+            ids.setdefault(delivery.ref.stream, []).append(delivery.ref.entry_id)
+        calls = [
+            ((stream, self._early), (self._rules.group, self._consumer, *own)) for stream, own in ids.items()
+        ]
+        passed: set[EntryRef] = set()
+        for stream, reply in zip(ids, await self._wire.run_all(PASS, calls), strict=True):
+            if isinstance(reply, ResponseError):
+                raise reply
+            passed.update(EntryRef(stream, entry_id.decode()) for entry_id in reply)
+        return passed
+
+    def _look_again_in(self, seconds: float) -> None:
+        rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        rung.add_done_callback(lambda _: self._held.freed.set())
+        self._clock.call_at(self._clock.monotonic() + seconds, rung)
 
     async def _pause(self, seconds: float) -> None:
         if not self._stopping:

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.flight import Flight, Ticket
-from theo_daemon.job import Answered, Failed, JobOutcome
+from theo_daemon.job import Answered, EntryRef, Failed, JobOutcome
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import JobEnd, Landing
 from theo_daemon.manifest import Manifest
@@ -26,6 +26,9 @@ class JobObserver(Protocol):
 
     def on_job(self, ticket: Ticket, outcome: JobOutcome, attempts: tuple[AttemptRecord, ...]) -> None:
         """A job's reply is published."""
+
+    def on_dead(self, ref: EntryRef, letter: DeadLetter) -> None:
+        """A job goes to the dead letters."""
 
     def on_duplicate(self, ticket: Ticket, outcome: JobOutcome) -> None:
         """The job had its reply already, from another process: this one was thrown away."""
@@ -62,6 +65,8 @@ class Landings:
             ticket.deadline_timer.cancel()
         future = self._publisher.finish(ticket.job.envelope, outcome, queued_ms=ticket.queued_ms, dead=dead)
         future.add_done_callback(partial(self._finished, ticket, outcome))
+        if dead is not None:
+            self._observer.on_dead(ticket.ref, dead)
 
     def release_id(self, ticket: Ticket) -> None:
         """The job ended without an outcome to remember: its id is free for the next push."""

@@ -38,6 +38,11 @@ class LaneShares:
             counts[chosen] += 1
         return {lane: count for lane, count in counts.items() if count}
 
+    @property
+    def all_dry(self) -> bool:
+        """Had every lane less than it was last asked for?"""
+        return len(self._dry) == len(self._weights)
+
     def found(self, lane: str, *, asked: int, got: int) -> None:
         """Tell what became of a share."""
         if got < asked:

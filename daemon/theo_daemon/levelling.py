@@ -1,4 +1,5 @@
-"""How far ahead a process may read, so that no process hoards the backlog while a peer has nothing to do."""
+"""How far ahead a process may read, so that it does not hoard the backlog: neither before a peer that has nothing to
+do, nor with the jobs of one tenant or one model before those of all others."""
 
 from __future__ import annotations
 
@@ -35,3 +36,14 @@ def may_read(held: int, peers: Sequence[Peer], rules: LevelRules, *, waited_s: f
     if not live:
         return None
     return rules.step if min(live) >= held or waited_s >= rules.patience_s else 0
+
+
+def in_order(free: int, at_rest: int, *, most: int, early: int) -> tuple[int, bool]:
+    """How many entries may be read in the order of their stream; and do those limit it that are at rest?
+
+    `free` of `most` places are left. Not more than half of all may be taken by jobs that wait for a slot, a model or
+    money: a tenant's flood, or the jobs of a model that takes no calls, leave the other half to jobs of other kinds,
+    which are taken from behind them. `early` of those are known and will be taken now.
+    """
+    ahead = most - most // 2 - at_rest
+    return min(free - early, ahead), ahead < free - early

@@ -30,15 +30,22 @@ class Manifest:
         return iter(self._tickets.values())
 
     def add(self, ticket: Ticket) -> Ticket | None:
-        """Take it on. Returns the ticket of this process that holds the same client id already, if any."""
+        """Take it on. Returns the ticket of this process that holds the same client id already, if any.
+
+        One that has ended, though its reply is not out yet, holds nothing: the ledger says what is remembered.
+        """
         if not self._tickets:
             self._empty.clear()
         self._tickets[ticket.ref] = ticket
         client_id = ticket.job.client_id
         if client_id is None:
             return None
-        first = self._ids.setdefault((ticket.job.tenant, client_id), ticket)
-        return None if first is ticket else first
+        name = (ticket.job.tenant, client_id)
+        first = self._ids.get(name)
+        if first is not None and not first.ended:
+            return first
+        self._ids[name] = ticket
+        return None
 
     def remove(self, ticket: Ticket) -> None:
         """It is done with, and so is its entry. Idempotent."""

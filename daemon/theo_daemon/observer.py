@@ -13,7 +13,7 @@ from theo_daemon.ledger.condition import Recovered, Restored, Tidings, Troubled,
 from theo_daemon.ledger.records import CallLost, CeilingEased, CeilingNear, CeilingReached, News, Scope
 from theo_daemon.money import format_usd
 from theo_daemon.outcomes import earlier
-from theo_daemon.ports import Events
+from theo_daemon.ports import DeadLetter, Events
 from theo_daemon.reception import Refused
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
@@ -55,6 +55,9 @@ class DaemonObserver:
         self._events.emit(
             "bound_violated", model=model, cost=format_usd(cost_nano), bound=format_usd(bound_nano)
         )
+
+    def on_retries_spent(self, model: str) -> None:
+        self._events.emit("retries_spent", model=model)
 
     def on_model_unknown(self, model: str, detail: str) -> None:
         self._events.emit("model_unknown", model=model, reason=detail)
@@ -132,7 +135,10 @@ class DaemonObserver:
             )
         )
         if refused.dead is not None:
-            self._events.emit("dead_lettered", code=refused.dead.code, entry_id=refused.envelope.ref.entry_id)
+            self.on_dead(refused.envelope.ref, refused.dead)
+
+    def on_dead(self, ref: EntryRef, letter: DeadLetter) -> None:
+        self._events.emit("dead_lettered", code=letter.code, entry_id=ref.entry_id)
 
     def on_bug(self, error: BaseException, ref: EntryRef) -> None:
         self._telemetry.event(names.UNCAUGHT_BUG, entry_id=ref.entry_id, exc_info=error)
@@ -168,6 +174,9 @@ class LibraryObserver:
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         _log.error("bound_violated model=%s cost_nano=%d bound_nano=%d", model, cost_nano, bound_nano)
 
+    def on_retries_spent(self, model: str) -> None:
+        _log.warning("retries_spent model=%s", model)
+
     def on_model_unknown(self, model: str, detail: str) -> None:
         _log.error("model_unknown model=%s: %s", model, detail)
 
@@ -201,6 +210,9 @@ class LibraryObserver:
 
     def on_refusal(self, refused: Refused) -> None:
         _log.debug("job_refused code=%s", refused.outcome.code)
+
+    def on_dead(self, ref: EntryRef, letter: DeadLetter) -> None:
+        _log.warning("dead_lettered code=%s entry_id=%s", letter.code, ref.entry_id)
 
     def on_bug(self, error: BaseException, ref: EntryRef) -> None:
         _log.error("the router failed on job %s", ref.entry_id, exc_info=error)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from theo_daemon.config import ModelConfig
+from theo_daemon.config import CAP_UNDER_CEILINGS, ModelConfig
 from theo_daemon.job import Job
 from theo_workers.errors import ContextLengthExceeded
 
@@ -37,6 +37,12 @@ def output_cap(job: Job, config: ModelConfig) -> int | None:
     if asked is not None:
         return asked if config.max_output_tokens is None else min(asked, config.max_output_tokens)
     return config.max_output_tokens
+
+
+def cap_under_a_ceiling(config: ModelConfig) -> int:
+    """What an answer is capped at where money is counted and neither job nor model caps it, in tokens."""
+    window = config.context_window
+    return CAP_UNDER_CEILINGS if window is None else min(CAP_UNDER_CEILINGS, max(1, window // 2))
 
 
 def asked_for(job: Job) -> int | None:

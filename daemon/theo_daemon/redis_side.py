@@ -7,32 +7,37 @@ import contextlib
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from theo_daemon.background import running
+from theo_daemon.backlog import Kind
 from theo_daemon.config import Config
 from theo_daemon.control import ControlReader, OnOrder
 from theo_daemon.core import Core
 from theo_daemon.dispatcher import Dispatcher
 from theo_daemon.events import StreamEvents
+from theo_daemon.fields import DEFAULT_WORKFLOW
 from theo_daemon.held import HeldEntries, Room
 from theo_daemon.intake import IntakeRules, StreamIntake
 from theo_daemon.keys import Keys
 from theo_daemon.leases import LeaseRules, Leases
-from theo_daemon.levelling import LevelRules
+from theo_daemon.levelling import LevelRules, in_order
 from theo_daemon.publisher import ReplyBounds, StreamPublisher
 from theo_daemon.quarantine import Quarantine, QuarantineRules
 from theo_daemon.redis_clock import RedisClock
 from theo_daemon.redis_link import RedisLink
 from theo_daemon.reply import delta_fields, final_fields
+from theo_daemon.scout import Scout, ScoutRules, Waiting
 from theo_daemon.suspicion import suspect_from
 from theo_workers.clock import Clock
 
 BLOCK_S = 1.0
 READ_TIMEOUT_S = 5.0  # above BLOCK_S: a reader that hears nothing for so long has lost its connection
 LEVEL_BASE = 64
+FEW = 32  # waiting jobs of a kind, from which on no more of it are taken before their time
 
 
 class RedisSide:
@@ -41,6 +46,7 @@ class RedisSide:
     intake: StreamIntake
     leases: Leases
     quarantine: Quarantine
+    scout: Scout
     control: ControlReader
 
     def __init__(
@@ -80,9 +86,14 @@ class RedisSide:
                 return Room(0, 0)
             return Room(ingress.max_in_flight - len(held), ingress.max_in_flight_bytes - held.bytes)
 
-        common = {
-            "keys": keys, "consumer": self._consumer, "held": held, "room": room,
-            "events": self.events, "clock": self._clock, "rng": self._rng,
+        def room_in_order() -> Room:
+            whole, early = room(), self.scout.wanted
+            at_rest = len(held) - dispatcher.held + dispatcher.at_rest
+            jobs, soon = in_order(whole.jobs, at_rest, most=ingress.max_in_flight, early=early)
+            return Room(jobs, whole.bytes - early * ingress.max_job_bytes, soon)
+
+        common: Any = {
+            "keys": keys, "consumer": self._consumer, "held": held, "clock": self._clock, "rng": self._rng,
         }  # fmt: skip
         reading: Any = {**common, "wire": link.wire(timeout_s=READ_TIMEOUT_S), "rules": _intake_rules(config)}
         leasing: Any = {**common, "wire": link.wire(), "rules": _lease_rules(config)}
@@ -90,8 +101,17 @@ class RedisSide:
             wire=link.wire(), rules=_quarantine_rules(config), consumer=self._consumer, held=held,
             ledger=core.ledger, ward=dispatcher, reception=core.reception, clock=self._clock, rng=self._rng,
         )  # fmt: skip
-        self.intake = StreamIntake(**reading)
-        self.leases = Leases(**leasing, on_suspects=self.quarantine.take)
+        self.intake = StreamIntake(**reading, room=room_in_order, events=self.events)
+        self.leases = Leases(**leasing, room=room, events=self.events, on_suspects=self.quarantine.take)
+        self.scout = Scout(
+            **common,
+            wire=link.wire(),
+            rules=_scout_rules(config),
+            room=room,
+            behind=lambda: self.intake.behind,
+            waiting=partial(_waiting, core),
+            give_way=dispatcher.give_way,
+        )
         self.control = ControlReader(
             wire=link.wire(timeout_s=READ_TIMEOUT_S), keys=keys, on_cancel=dispatcher.cancel, on_order=on_order,
             clock=self._clock, rng=self._rng,
@@ -141,6 +161,31 @@ def _intake_rules(config: Config) -> IntakeRules:
         block_s=BLOCK_S,
         level=LevelRules(base=LEVEL_BASE),
     )
+
+
+def _scout_rules(config: Config) -> ScoutRules:
+    ingress = config.ingress
+    return ScoutRules(
+        group=ingress.group,
+        lanes=tuple(ingress.lanes),
+        max_job_bytes=ingress.max_job_bytes,
+        lease_s=ingress.lease_s,
+        few=max(1, min(FEW, ingress.max_in_flight // 8)),
+        most=ingress.max_in_flight // 2,
+    )
+
+
+def _waiting(core: Core) -> Waiting:
+    """How many jobs of a kind wait here at this moment; None where none could start, or has a model."""
+    counted = core.dispatcher.waiting_kinds()
+
+    def waiting(lane: str, kind: Kind) -> int | None:
+        route = core.catalogue.resolve(kind.model or None, kind.workflow or DEFAULT_WORKFLOW)
+        if route is None or not core.fleet.any_available(route.names):
+            return None
+        return counted[lane, kind.tenant, route.name]
+
+    return waiting
 
 
 def _lease_rules(config: Config) -> LeaseRules:

@@ -22,9 +22,17 @@ from theo_daemon.regions import Evicted
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
 from theo_daemon.telemetry.metrics import Metrics
-from theo_daemon.telemetry.status import LaneStatus, ModelState, ModelStatus, Prediction, RegionStatus, Status
+from theo_daemon.telemetry.status import (
+    BreakerState,
+    LaneStatus,
+    ModelState,
+    ModelStatus,
+    Prediction,
+    RegionStatus,
+    Status,
+)
 from theo_daemon.wire import Wire
-from theo_workers.breaker import HalfOpen
+from theo_workers.breaker import Closed, HalfOpen, Open, State
 from theo_workers.clock import Clock, sleep
 from theo_workers.standing import Unavailable
 
@@ -37,6 +45,16 @@ _STATES: dict[str, ModelState] = {
     "disabled": "disabled",
     "stopped": "stopped",
 }
+
+
+def _breaker_state(state: State) -> BreakerState:
+    match state:
+        case Closed():
+            return "closed"
+        case Open():
+            return "open"
+        case HalfOpen():
+            return "half_open"
 
 
 class Snapshot:
@@ -112,6 +130,8 @@ class Snapshot:
         for member in fleet.members():
             labels = {"model": member.config.name}
             telemetry.gauge(names.MODEL_RUNNING, labels, partial(self._running, member))
+            telemetry.gauge(names.MODEL_SLOTS, labels, partial(self._slots, member))
+            telemetry.gauge(names.MODEL_RETRY_TOKENS, labels, partial(self._retry_tokens, member))
             telemetry.gauge(names.MODEL_AMENDMENTS, labels, partial(self._amendments, member))
             telemetry.gauge(names.BREAKER_STATE, labels, partial(self._breaker, member))
 
@@ -123,6 +143,12 @@ class Snapshot:
 
     def _running(self, member: Member) -> float:
         return member.worker.running
+
+    def _slots(self, member: Member) -> float:
+        return member.worker.slots
+
+    def _retry_tokens(self, member: Member) -> float | None:
+        return member.retries.tokens if member.retries.capacity else None
 
     def _amendments(self, member: Member) -> float:
         return member.worker.upstream.amendments
@@ -142,7 +168,7 @@ class Snapshot:
         return ("half_open" if isinstance(member.breaker.peek(now), HalfOpen) else "closed"), None
 
     def _model(self, member: Member, spend: dict[str, ModelSpend]) -> ModelStatus:
-        health, config = member.worker.health, member.config
+        health, config = member.worker.health.snapshot(), member.config
         state, retry_in_s = self._state(member)
         spent = spend.get(config.name)
         return ModelStatus(
@@ -151,14 +177,23 @@ class Snapshot:
             model=config.model,
             region=config.region,
             state=state,
+            breaker=_breaker_state(member.breaker.peek(self._clock.monotonic())),
             retry_in_s=retry_in_s,
             running=member.worker.running,
+            slots=member.worker.slots,
             concurrency=config.concurrency,
+            total_successes=health.total_successes,
             total_failures=health.total_failures,
             consecutive_failures=health.consecutive_failures,
             last_success_at=health.last_success_time,
             last_failure_at=health.last_failure_time,
-            latency_ms=None if health.latency_ewma_ms is None else round(health.latency_ewma_ms, 3),
+            latency_ms=_rounded(health.latency_ewma_ms),
+            latency_p50_ms=_rounded(health.latency_p50_ms),
+            latency_p95_ms=_rounded(health.latency_p95_ms),
+            latency_p99_ms=_rounded(health.latency_p99_ms),
+            ttft_p50_ms=_rounded(health.ttft_p50_ms),
+            ttft_p95_ms=_rounded(health.ttft_p95_ms),
+            tokens_per_s=_rounded(health.tokens_per_s),
             spent_usd=None if spent is None else spent.spent,
             held_usd=None if spent is None else spent.held,
             ceiling_usd=config.routing.spend_ceiling,
@@ -221,3 +256,7 @@ class Snapshot:
             if not isinstance(members, ResponseError):
                 consumers |= {row[1] for row in members}
         self._lanes, self._consumers, self._dead = tuple(found), len(consumers), dead
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

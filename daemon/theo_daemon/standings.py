@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from theo_daemon.ledger.port import SharedModels
@@ -22,11 +24,12 @@ from theo_daemon.ledger.shared import (
     SharedStanding,
     entry_order,
     owner_of,
+    set_back,
 )
 from theo_workers.breaker import Closed, Open
 from theo_workers.call import Observer
 from theo_workers.clock import Clock, sleep
-from theo_workers.errors import AuthenticationFailed, ProviderQuotaExhausted
+from theo_workers.errors import AuthenticationFailed, LedgerError, ProviderQuotaExhausted
 from theo_workers.health import HealthSnapshot
 from theo_workers.messages import Outcome
 from theo_workers.model_worker import ModelWorker
@@ -41,13 +44,12 @@ CREDENTIAL_CAUSES = frozenset((AuthenticationFailed.code, ProviderQuotaExhausted
 class Shareholder:
     """One model's worker, and what this process knows of the model's row."""
 
-    __slots__ = ("credential", "known", "saved", "telling", "worker")
+    __slots__ = ("credential", "known", "telling", "worker")
 
     def __init__(self, worker: ModelWorker, credential: str) -> None:
         self.worker, self.credential = worker, credential
         self.known = SharedStanding(model=worker.name)
         self.telling = 0  # changes of ours on their way into the ledger
-        self.saved = HealthSnapshot()
 
 
 class Standings:
@@ -70,25 +72,26 @@ class Standings:
         standings, health = await self._ledger.standings()
         for model, record in health.items():
             if model in self._models:
-                self._models[model].worker.health.restore(record)
-                self._models[model].saved = record
+                self._models[model].worker.remember(record)
         self.learn(standings)
         self._ledger.on_standings(self.learn)
 
     async def run(self) -> None:
-        """Save health records from time to time, until cancelled."""
+        """Share health records from time to time, until cancelled."""
         while True:
             await sleep(self._clock, SAVE_EVERY_S)
-            self.save()
+            with contextlib.suppress(LedgerError):  # it cannot be read now: later will do
+                _, kept = await self._ledger.standings()
+                self.save(kept)
 
-    def save(self) -> None:
-        """Report what was recorded since the last time."""
+    def save(self, kept: Mapping[str, HealthSnapshot] = MappingProxyType({})) -> None:
+        """Report what was recorded since the last time; `kept` is what all have recorded, where that is known."""
         reports: list[HealthReport] = []
         for model, one in self._models.items():
-            now = one.worker.health.snapshot()
-            if now != one.saved:
-                reports.append(HealthReport(model, one.saved, now))
-                one.saved = now
+            health, record = one.worker.health, kept.get(model)
+            news = health.news() if record is None else health.renew(record)
+            if news is not None:
+                reports.append(HealthReport(model, *news))
         self._ledger.report_health(reports)
 
     # -- from the ledger -----------------------------------------------------------------------------
@@ -119,14 +122,21 @@ class Standings:
         if row.version < one.known.version:
             return
         one.known = row
-        at, mine = self._moment, owner_of(row.probe) == self._ledger.owner
+        mine = owner_of(row.probe) == self._ledger.owner
         applies = row.credential in ("", one.credential)
+        over = set_back(row, int(self._clock.wall() * 1000))
+
+        def at(unix_ms: int) -> float:
+            if not unix_ms:
+                return -math.inf
+            return self._clock.monotonic() if over else self._moment(unix_ms)
+
         one.worker.adopt(
             Shared(
                 open_until=at(row.open_until_ms) if row.openings else None,
                 openings=row.openings,
                 probed_until=at(row.probe_until_ms) if row.probe and not mine else -math.inf,
-                paused_until=at(row.paused_until_ms) if row.paused_until_ms else -math.inf,
+                paused_until=at(row.paused_until_ms),
                 # Another credential's fault says nothing of ours.
                 disabled=row.disabled if row.disabled is None or applies else one.worker.disabled,
                 anew=row.generation != expected,
@@ -177,7 +187,7 @@ class Standings:
         return None
 
     def _unix_ms(self, details: Mapping[str, Any]) -> int:
-        return int((self._clock.wall() + float(details["retry_after_s"])) * 1000)
+        return int(self._clock.wall() * 1000) + int(details["retry_after_ms"])
 
     # -- from operators ------------------------------------------------------------------------------
 

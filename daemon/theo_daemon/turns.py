@@ -7,7 +7,7 @@ the process dies once more then, no other job can have done it, and none of thos
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from theo_daemon.bookings import Started
@@ -55,7 +55,7 @@ class TurnQueue:
         self._routing, self._clock = routing, clock
         self._turns: dict[Flight, asyncio.Future[Started]] = {}
         self._lines: dict[str, tuple[str, ...]] = {}  # the models that each line waits for
-        self._parked: set[Flight] = set()
+        self._parked: dict[Flight, None] = {}  # in the order in which they were
         self._sweep: asyncio.Future[None] | None = None
         self._alone_from = alone_from
         self._alone: Flight | None = None  # it runs alone, or waits until the others have ended
@@ -64,12 +64,25 @@ class TurnQueue:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def flying(self) -> int:
+        """Flights whose turn it is."""
+        return self._flying
+
+    def parked(self) -> list[Flight]:
+        """Those whose models take no calls, the latest first."""
+        return list(reversed(self._parked))
+
+    def waiting(self) -> Iterable[Flight]:
+        """Those that wait for a slot, or are parked."""
+        return self._turns
+
     async def turn(self, flight: Flight) -> Started:
         """Wait for a slot and start there; `over` must be called when what was started has ended.
 
         Raises NoModelAvailable when waiting is of no use any more, Found when there is nothing left to call for.
         """
-        models = flight.candidates
+        models = flight.targets
         if not self._turns and self._alone is None and flight.lead.deaths < self._alone_from:
             started = self._start(flight, models)
             if started is not None:
@@ -93,11 +106,18 @@ class TurnQueue:
             raise
         finally:
             self._queue.discard(flight)
-            self._parked.discard(flight)
+            self._parked.pop(flight, None)
             del self._turns[flight]
             if self._alone is flight and not _started(future):
                 self._alone = None  # given up while it waited for the others to end
                 self.pump()
+
+    def realign(self, flight: Flight) -> None:
+        """Another job leads it, and may run on other models: if it waits, it goes to the end of their line."""
+        if flight in self._turns and flight in self._queue:
+            self._queue.discard(flight)
+            self._stand_in_line(flight)
+            self.pump()
 
     def over(self, flight: Flight) -> None:
         """What the flight's turn started has ended."""
@@ -127,7 +147,7 @@ class TurnQueue:
                     self._park(parked)
 
     def _start_one(self, flight: Flight, future: asyncio.Future[Started]) -> bool:
-        started = self._start(flight, flight.candidates)
+        started = self._start(flight, flight.targets)
         if started is None:  # the slot went between the look and the call; the line is kept
             self._stand_in_line(flight)
             return False
@@ -145,7 +165,7 @@ class TurnQueue:
 
     def _stand_in_line(self, flight: Flight) -> None:
         job = flight.lead.job
-        self._lines[flight.line] = flight.candidates
+        self._lines[flight.line] = flight.targets
         self._queue.push(flight, lane=job.lane, route=flight.line, tenant=job.tenant)
 
     def _startable(self, line: str) -> bool:
@@ -180,7 +200,7 @@ class TurnQueue:
         verdict = look.result()
         if isinstance(verdict, Hit | Replay | Conflict | Busy | IdBusy):
             future.set_exception(Found(verdict))
-        elif not self._fleet.any_available(flight.candidates):
+        elif not self._fleet.any_available(flight.targets):
             self._park(flight)
 
     # -- parking -------------------------------------------------------------------------------------
@@ -190,24 +210,36 @@ class TurnQueue:
         future = self._turns[flight]
         if flight in self._parked or future.done():
             return
-        models = flight.candidates
+        models = flight.targets
         if not flight.looked:
             self._look_for(flight)  # an answer on record needs no model; without one we come back here
             return
         if self._routing.when_unavailable == "fail" or not self._fleet.may_recover(models):
             future.set_exception(self._unavailable(models))
             return
-        self._parked.add(flight)
+        self._parked[flight] = None
+        self._wait(flight, self._routing.max_wait_s)
+
+    def _wait(self, flight: Flight, seconds: float) -> None:
         rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         rung.add_done_callback(lambda _: self._waited(flight))
-        self._clock.call_at(self._clock.monotonic() + self._routing.max_wait_s, rung)
+        self._clock.call_at(self._clock.monotonic() + seconds, rung)
 
     def _waited(self, flight: Flight) -> None:
-        """The longest wait is over: the job fails, unless a model came back and is only busy."""
+        """The longest wait is over: the job fails, unless a model came back and is only busy.
+
+        One that has answered others since, and is out again just now, was back: the wait counts from its answer.
+        """
         future = self._turns.get(flight)
-        self._parked.discard(flight)
-        if future is not None and not future.done() and not self._fleet.any_available(flight.candidates):
-            future.set_exception(self._unavailable(flight.candidates))
+        self._parked.pop(flight, None)
+        if future is None or future.done() or self._fleet.any_available(flight.targets):
+            return
+        left_s = self._routing.max_wait_s - self._fleet.silent_s(flight.targets)
+        if left_s > 0:
+            self._parked[flight] = None
+            self._wait(flight, left_s)
+        else:
+            future.set_exception(self._unavailable(flight.targets))
 
     def _unavailable(self, models: Sequence[str]) -> NoModelAvailable:
         names, reopens = ", ".join(models), self._fleet.reopens_at(models)

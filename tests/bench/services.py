@@ -21,6 +21,8 @@ HERE = Path(__file__).parent
 START_TIMEOUT_S = 10.0
 PR_SET_PDEATHSIG = 1
 
+REFUSAL = '{"error":{"message":"boom","type":"server_error"}}'
+
 NGINX_CONF = """
 daemon off; master_process off; pid nginx.pid; error_log stderr error;
 events {{ worker_connections 4096; }}
@@ -32,6 +34,7 @@ http {{
   server {{
     listen 127.0.0.1:{port} backlog=1024;
     location = /v1/chat/completions {{ return 200 '{answer}'; }}
+    location = /fail/v1/chat/completions {{ return 500 '{refusal}'; }}
     location = /status {{ stub_status; }}
   }}
 }}
@@ -43,7 +46,7 @@ class BenchError(Exception):
 
 
 class Upstream(Protocol):
-    """A provider that answers every chat completion at once with the same text."""
+    """A provider that answers every chat completion at once with the same text; below /fail with a 500 instead."""
 
     name: str
     pid: int
@@ -52,8 +55,13 @@ class Upstream(Protocol):
     def answered(self) -> int:
         """Chat completions answered since it started, by its own count."""
 
+    @property
+    def failing_url(self) -> str:
+        """The base URL of the part of it that fails."""
+        return self.base_url.removesuffix("/v1") + "/fail/v1"
 
-class CompiledUpstream:
+
+class CompiledUpstream(Upstream):
     """upstream.c: any GET tells how many POSTs it has answered."""
 
     name = "upstream.c"
@@ -65,7 +73,7 @@ class CompiledUpstream:
         return int(_get(self.base_url))
 
 
-class NginxUpstream:
+class NginxUpstream(Upstream):
     """nginx with one fixed answer. Its stub_status counts every request, readings of it included."""
 
     name = "nginx"
@@ -182,7 +190,7 @@ def running_upstream(scratch: Path, kind: str) -> Iterator[Upstream]:
             stop(process)
     elif nginx and kind in ("auto", "nginx"):
         port = free_port()
-        (scratch / "nginx.conf").write_text(NGINX_CONF.format(port=port, answer=answer))
+        (scratch / "nginx.conf").write_text(NGINX_CONF.format(port=port, answer=answer, refusal=REFUSAL))
         process = start([nginx, "-e", "stderr", "-p", f"{scratch}/", "-c", "nginx.conf"])
         try:
             upstream = NginxUpstream(process.pid, port)

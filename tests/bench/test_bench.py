@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -164,10 +163,30 @@ def test_a_contender_that_ends_early_fails_the_benchmark_with_its_log() -> None:
     assert "gone home" in done.stderr
 
 
-def test_measures_failover_with_real_processes() -> None:
-    if not (shutil.which("cc") or shutil.which("nginx")):
+def test_the_added_latency_is_that_of_equal_shares() -> None:
+    timed = failover.Timed(healthy=[1.0] * 98 + [9.0] * 2, group=[3.0] * 98 + [12.0] * 2, http=[])
+    assert (timed.added(0.5), timed.added(0.99)) == (2.0, 3.0)
+
+
+@pytest.mark.e2e
+def test_failover_is_measured_over_a_real_serve_and_costs_no_job_its_answer() -> None:
+    command = [sys.executable, "-m", "tests.bench.failover", "--jobs", "40", "--reps", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    if "needs a C compiler" in done.stderr:
         pytest.skip("neither cc nor nginx here")
-    direct, failed_over = failover.measure(5)
-    assert (len(direct), len(failed_over)) == (5, 5)
-    assert min(direct + failed_over) > 0
-    assert [failover.quantile([3.0, 1.0, 2.0], share) for share in (0.0, 0.5, 0.99)] == [1.0, 2.0, 3.0]
+    assert done.returncode == 0, done.stderr
+    finding = json.loads(done.stdout.splitlines()[0])
+    assert finding["many_at_once"] == {"ok": 40}
+    assert finding["ms"]["failing first"]["p50"] > finding["ms"]["HTTP call alone"]["p50"]
+
+
+@pytest.mark.e2e
+def test_three_real_processes_know_of_a_circuit_in_time_and_send_one_probe_for_each_opening() -> None:
+    command = [sys.executable, "-m", "tests.bench.breaker", "--openings", "3", "--seconds", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    if "needs a C compiler" in done.stderr:
+        pytest.skip("neither cc nor nginx here")
+    assert done.stdout, done.stderr
+    finding = json.loads(done.stdout)
+    assert finding["calls"] == finding["openings"] == finding["probes"] + 10
+    assert finding["open in a peer after ms"]["samples"] == 6

@@ -1,5 +1,5 @@
 /* The benchmark's provider: one thread, one epoll, the JSON of argv[1] for every POST, so that it is never the bottleneck.
- * GET anything answers the number of POSTs answered so far. Prints its kernel-chosen loopback port first. It reads each
+ * Below /fail/ every POST is answered with a 500 instead. GET answers the number of POSTs so far, of that kind. Prints its kernel-chosen loopback port first. It reads each
  * request whole (head and Content-Length body) and copes with pipelining. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -20,7 +20,10 @@ struct connection {
 };
 
 static struct connection connections[MAX_FD];
-static unsigned long answered;
+static unsigned long answered, failed;
+static const char refusal[] =
+    "HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n"
+    "{\"error\":{\"message\":\"boom\",\"type\":\"server_error\"}}";
 static char completion[16384];
 static size_t completion_size;
 
@@ -57,12 +60,17 @@ static int serve(int fd, struct connection *c) {
     size_t done = 0;
     long size;
     while ((size = request_size(c->bytes + done, c->used - done)) > 0) {
-        if (!strncmp(c->bytes + done, "POST ", 5)) {
+        const char *head = c->bytes + done;
+        int posted = !strncmp(head, "POST ", 5), failing = !strncmp(head + (posted ? 5 : 4), "/fail/", 6);
+        if (posted && failing) {
+            if (answer(fd, refusal, sizeof refusal - 1)) return -1;
+            failed++;
+        } else if (posted) {
             if (answer(fd, completion, completion_size)) return -1;
             answered++;
         } else {
             char count[32], reply[128];
-            int digits = snprintf(count, sizeof count, "%lu", answered);
+            int digits = snprintf(count, sizeof count, "%lu", failing ? failed : answered);
             int length = snprintf(reply, sizeof reply, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", digits, count);
             if (answer(fd, reply, (size_t)length)) return -1;
         }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.contract.ledgers import KINDS, Rig, rigged
 from theo_daemon.embedded_valkey import EmbeddedValkey
@@ -138,6 +139,20 @@ async def test_the_holder_of_a_key_may_claim_its_next_attempt(ledger: Ledger) ->
     assert money(ledger) == (0, 200)
     await ledger.land(landing(asked))
     assert money(ledger) == (40, 100)
+
+
+async def test_of_two_calls_for_one_key_the_one_that_is_closed_is_charged_by_itself_and_the_key_is_kept(
+    ledger: Ledger,
+) -> None:
+    first = await sent(ledger)
+    rival = await sent(ledger, holding=True)
+    closed = landing(first, state="cancelled", cost_nano=None, cache=None).settled
+    await ledger.land(Landing(settled=closed))
+    assert money(ledger) == (100, 100)
+    assert await ledger.ask(ask(ledger, 2)) == Busy()
+    await ledger.land(landing(rival))
+    assert money(ledger) == (140, 0)
+    assert await ledger.ask(ask(ledger, 2)) == Hit(b'{"a":1}')
 
 
 async def test_calls_racing_for_a_ceiling_never_pass_it(ledger: Ledger) -> None:
@@ -418,6 +433,21 @@ async def test_calls_of_unknown_outcome_are_listed_with_the_id_of_their_job_and_
         assert transaction.unknown_calls(model="slow") == []
         assert transaction.unknown_calls(since_ms=resent.sent_at_ms + 10**9) == []
         assert len(transaction.unknown_calls(limit=1)) == 1
+
+
+async def test_who_holds_an_id_is_told_while_its_job_runs(ledger: Ledger) -> None:
+    asked = await sent(ledger, client_id="käse 1\n", tenant="acme")
+
+    def holders() -> list[EntryRef | None]:
+        with ledger.transaction() as books:
+            return [books.id_holder(tenant, "käse 1\n") for tenant in ("acme", "")]
+
+    assert holders() == [asked.ref, None]
+    end = JobEnd(
+        ref=asked.ref, outcome=b"{}", digest="k", tenant="acme", client_id=asked.client_id, remember=True
+    )
+    await ledger.land(structs.replace(landing(asked), ends=(end,)))
+    assert holders() == [None, None], "it is answered by now"
 
 
 async def test_attempt_ids_of_two_processes_never_meet(ledger: Ledger, rig: Rig) -> None:

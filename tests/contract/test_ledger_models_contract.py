@@ -116,14 +116,16 @@ async def test_of_two_processes_that_open_a_circuit_one_makes_the_news(pair: Pai
 async def test_every_kind_of_change_makes_its_row(pair: Pair) -> None:
     at = pair.later_ms
     row = (await changed(pair.one, PauseAsked("fast", at))).standing
-    assert row == SharedStanding(model="fast", version=1, paused_until_ms=at)
+    dated_ms = row.dated_ms
+    assert 0 <= pair.rig.now_ms - dated_ms < 2_000
+    assert row == SharedStanding(model="fast", version=1, paused_until_ms=at, dated_ms=dated_ms)
     row = (await changed(pair.two, ModelDisabled("fast", "authentication_failed", "c1"))).standing
     assert (row.disabled, row.credential, row.version) == ("authentication_failed", "c1", 2)
     row = (await changed(pair.one, Ordered("fast", "5-1", disable=True))).standing
     assert (row.disabled, row.credential, row.order_id) == ("operator", "", "5-1")
     assert not (await changed(pair.two, Ordered("fast", "5-0", disable=False))).news
     row = (await changed(pair.two, Ordered("fast", "6-0", disable=False))).standing
-    assert row == SharedStanding(model="fast", version=4, generation=1, order_id="6-0")
+    assert row == SharedStanding(model="fast", version=4, generation=1, order_id="6-0", dated_ms=dated_ms)
     row = (await changed(pair.one, CircuitOpened("fast", 1, at, 2))).standing
     assert (row.openings, row.open_until_ms, row.generation) == (2, at, 2)
     assert (await changed(pair.one, CircuitClosed("fast", 2))).news

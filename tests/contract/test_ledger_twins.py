@@ -15,12 +15,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from msgspec import structs
 
-from tests.contract.twins import LATENCY_MS, Answer, RedisTwin, SqliteTwin, State, landing_only
+from tests.contract.twins import (
+    DAY_MS,
+    KEEP_MS,
+    LATENCY_MS,
+    Answer,
+    RedisTwin,
+    SqliteTwin,
+    State,
+    landing_only,
+)
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.operations import Operation
 from theo_daemon.ledger.rates import Rate, Slice, corrected
 from theo_daemon.ledger.records import (
+    NO_MODEL,
     Ask,
     Bury,
     CacheWrite,
@@ -44,7 +54,7 @@ from theo_daemon.ledger.shared import (
     PauseAsked,
 )
 from theo_daemon.redis_link import RedisLink
-from theo_workers.health import HealthSnapshot
+from theo_workers.health import HealthSnapshot, Sample
 
 START = 1_700_000_000_000
 HOUR = 3_600_000
@@ -103,8 +113,9 @@ class Twins(RuleBasedStateMachine):
 
     # -- what happens --------------------------------------------------------------------------------
 
-    @rule(pause_ms=st.sampled_from([0, 1, 999, 1_000, 30_000, 61_000, 2 * HOUR]))
+    @rule(pause_ms=st.sampled_from([0, 1, 999, 1_000, 30_000, 61_000, 2 * HOUR, 25 * HOUR, -1_000, -HOUR]))
     def time_passes(self, pause_ms: int) -> None:
+        """Mostly; a clock may also be set back."""
         self.now_ms += pause_ms
 
     @rule(data=st.data())
@@ -151,6 +162,22 @@ class Twins(RuleBasedStateMachine):
         assert self.run(self.redis.apply(owner, [asked, *landings], self.now_ms)) is None
         self._compare()
 
+    @rule(data=st.data())
+    def an_operator_resets_budgets(self, data: st.DataObject) -> None:
+        there = sorted(self.sqlite.state().balances)
+        if there:
+            rows = data.draw(st.lists(st.sampled_from(there), min_size=1, unique=True))
+            changed = self.sqlite.reset(rows, self.now_ms)
+            assert self.run(self.redis.reset(rows, self.now_ms)) == changed
+            self._compare()
+
+    @rule(days=st.sampled_from([0, 31]))
+    def what_is_old_is_dropped(self, days: int) -> None:
+        self.now_ms += days * DAY_MS
+        assert self.run(self.redis.prune(self.now_ms)) == self.sqlite.prune(self.now_ms)
+        self.windows = {name: one for name, one in self.windows.items() if one[1] > self.now_ms - DAY_MS}
+        self._compare()
+
     @rule()
     def an_answer_is_lost_on_the_way(self) -> None:
         """The batch comes again, and everything is as if it had come once."""
@@ -194,16 +221,7 @@ class Twins(RuleBasedStateMachine):
         want = None
         if data.draw(st.integers(0, 3)):
             self.attempts += 1
-            model = data.draw(st.sampled_from(MODELS))
-            want = Want(
-                owner << 40 | self.attempts,
-                model,
-                "openai",
-                data.draw(st.sampled_from([BOUND[model], BOUND[model], None])),
-                self._scopes(model, data),
-                data.draw(RATES),
-                self.now_ms + 5_000 if data.draw(st.booleans()) else None,
-            )
+            want = self._want(owner << 40 | self.attempts, data)
         return Ask(
             ref=data.draw(REFS),
             key=key,
@@ -215,6 +233,21 @@ class Twins(RuleBasedStateMachine):
             waited_since_ms=data.draw(st.sampled_from([None, self.now_ms - 60_000])),
             holding=data.draw(st.booleans()),
             want=want,
+        )
+
+    def _want(self, attempt: int, data: st.DataObject) -> Want:
+        if not data.draw(st.integers(0, 7)):
+            return Want(attempt, NO_MODEL, NO_MODEL, 0, ())  # a rehearsal
+        model = data.draw(st.sampled_from(MODELS))
+        return Want(
+            attempt,
+            model,
+            "openai",
+            data.draw(st.sampled_from([BOUND[model], BOUND[model], None])),
+            self._scopes(model, data),
+            data.draw(RATES),
+            self.now_ms + 5_000 if data.draw(st.booleans()) else None,
+            data.draw(st.sampled_from([None, '{"input":"0.15"}'])),
         )
 
     def _scopes(self, model: str, data: st.DataObject) -> tuple[Scope, ...]:
@@ -244,7 +277,7 @@ class Twins(RuleBasedStateMachine):
     def _landing(self, attempt: int, call: Ask, data: st.DataObject) -> Landing:
         want = call.want
         assert want is not None
-        state = data.draw(ENDS)
+        state = data.draw(ENDS if want.model else st.just("void"))
         bound = want.bound_nano or 0
         cost = None if state == "maybe" else data.draw(st.sampled_from([0, bound // 2, bound]))
         cache = None
@@ -315,6 +348,10 @@ class Twins(RuleBasedStateMachine):
         return change
 
     def _health(self, data: st.DataObject) -> HealthReport:
+        samples = st.builds(
+            Sample, st.just(self.now_ms), st.integers(0, 2**40), COUNTS, st.sampled_from([-1, 250_000])
+        )
+
         def snapshot(plus: int) -> HealthSnapshot:
             return HealthSnapshot(
                 total_successes=plus + 3,
@@ -322,6 +359,8 @@ class Twins(RuleBasedStateMachine):
                 last_success_time=data.draw(st.sampled_from([None, 1.25, 1_700_000_000.123456])),
                 last_failure_time=data.draw(st.sampled_from([None, 2.0])),
                 latency_ewma_ms=data.draw(st.sampled_from([None, 0.1 + 0.2])),
+                ttft_p95_ms=data.draw(st.sampled_from([None, 250.0])),
+                recent=tuple(data.draw(st.lists(samples, max_size=3))),
             )
 
         return HealthReport(
@@ -381,6 +420,10 @@ class Twins(RuleBasedStateMachine):
             for model, window in state.windows.items()
         }
         state.windows = {model: [list(structs.astuple(s)) for s in w] for model, w in current.items() if w}
+        # A window that is over for so long is no process's any more; of one before it only the file's ledger knows.
+        state.running = {
+            name: one for name, one in state.running.items() if one[1] > self.now_ms - KEEP_MS + DAY_MS
+        }
         state.unknown = {n: cost for n, cost in state.unknown.items() if self.entry_of[n] not in self.ended}
 
 

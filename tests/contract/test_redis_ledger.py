@@ -419,6 +419,27 @@ async def test_a_grant_that_was_held_is_given_when_the_next_beat_shows_the_proce
     assert await asyncio.wait_for(ledger.ask(ask(ledger)), 2 * LEASE_S) == Granted()
 
 
+async def test_a_clock_that_is_set_back_keeps_no_dead_process_alive(
+    ledger: RedisLedger, peer: RedisLedger, redis: Any, prefix: str
+) -> None:
+    """As after a failover to a host whose clock is an hour slow: all times on record are ahead of it."""
+    dead: list[str] = []
+    peer.on_death(dead.append)
+    await sent(ledger)
+    await ledger._lease.stop()
+    base, hour = f"{prefix}:ledger", 3_600_000
+    async with redis.pipeline(transaction=True) as at_once:
+        at_once.hincrby(base, "beat", hour)
+        for owner in (ledger.owner, peer.owner):
+            at_once.zincrby(f"{base}:leases", hour, owner)
+        await at_once.execute()
+    await asyncio.wait_for(until(lambda: dead), 3 * LEASE_S)
+    assert dead == ["one"]
+    assert money(peer) == (100, 0)
+    leases = await redis.zrange(f"{base}:leases", 0, -1, withscores=True)
+    assert [score < (time.time() + 2 * LEASE_S) * 1000 for _, score in leases] == [True]
+
+
 async def test_a_stalled_event_loop_keeps_its_lease(ledger: RedisLedger, peer: RedisLedger) -> None:
     dead: list[str] = []
     ledger.on_death(dead.append)
@@ -516,14 +537,15 @@ async def test_windows_that_are_over_are_dropped_in_time(
         with ledger.transaction() as books:
             return [row.window_start_ms for row in books.balances()]
 
-    assert windows() == [0, 1_000]
-    assert await wire.run(PRUNE, (f"{prefix}:ledger",), (100, 1)) == 1
-    assert windows() == [0, 1_000], "a call under way holds something there"
+    async def prune(now_ms: int) -> int:
+        return int(await wire.run(PRUNE, (f"{prefix}:ledger",), (100, 1, str(now_ms))))
+
+    assert (await prune(2_000), windows()) == (0, [0, 1_000])
+    assert (await prune(3_000), windows()) == (1, [0, 1_000]), "a call under way holds something there"
     await ledger.land(landing(asked))
-    await asyncio.sleep(0.01)
-    assert await wire.run(PRUNE, (f"{prefix}:ledger",), (100, 1)) == 1
-    assert windows() == [0]
-    assert await wire.run(PRUNE, (f"{prefix}:ledger",), (100, 1)) == 0
+    assert (await prune(4_000), windows()) == (0, [0, 1_000]), "it is put off for an hour"
+    assert (await prune(4_000_000), windows()) == (1, [0])
+    assert await prune(9_000_000) == 0
 
 
 async def test_nothing_that_a_job_brings_is_part_of_a_key(

@@ -12,19 +12,22 @@ from msgspec import Struct, structs
 
 from theo_daemon.ledger.operations import Operation
 from theo_daemon.ledger.records import Bury, Landing, News
-from theo_daemon.ledger.redis.keys import Keeping, LedgerKeys, id_digest, scope_of
+from theo_daemon.ledger.redis.keys import Keeping, LedgerKeys, id_digest, scope_of, spend_row
 from theo_daemon.ledger.redis.packing import Packer
-from theo_daemon.ledger.redis.scripts import COMMIT, REGISTER, SCHEMA
+from theo_daemon.ledger.redis.scripts import COMMIT, PRUNE, REGISTER, RESET, SCHEMA
 from theo_daemon.ledger.redis.told import Buried, Fenced, Told, read_standing, read_told
 from theo_daemon.ledger.shared import SharedStanding
 from theo_daemon.ledger.sqlite import owners, schema
+from theo_daemon.ledger.sqlite.amend import reset_rows
 from theo_daemon.ledger.sqlite.commit import Committer
+from theo_daemon.ledger.sqlite.pruning import over_windows
 from theo_daemon.ledger.sqlite.reading import SqliteTransaction
 from theo_daemon.ledger.sqlite.shared_store import all_health, all_standings
 from theo_daemon.wire import Wire
 from theo_workers.health import HealthSnapshot
 
-ID_MS = 86_400_000
+DAY_MS = 86_400_000
+ID_MS, KEEP_MS = DAY_MS, 30 * DAY_MS
 unpack = msgspec.msgpack.decode
 _numbers = itertools.count()
 TEXTS = ("id", "outcome", "answer")
@@ -80,6 +83,14 @@ class SqliteTwin:
         with self._db:
             verdicts = committer.apply(batch, now_ms)
         return Answer(list(verdicts), committer.news)
+
+    def reset(self, rows: Sequence[tuple[str, int]], now_ms: int) -> int:
+        with self._db:
+            return reset_rows(self._db, rows, now_ms)
+
+    def prune(self, now_ms: int) -> int:
+        with self._db:
+            return over_windows(self._db, now_ms - KEEP_MS)
 
     def state(self) -> State:
         rows = self._db.execute
@@ -141,7 +152,7 @@ class RedisTwin:
 
     def __init__(self, wire: Wire, prefix: str) -> None:
         self._wire, self.keys = wire, LedgerKeys(prefix)
-        self._settings = Keeping(id_ms=ID_MS, keep_ms=86_400_000 * 30).packed()
+        self._settings = Keeping(id_ms=ID_MS, keep_ms=KEEP_MS).packed()
         self._packer = Packer()
         self._names: dict[int, str] = {}
         self._tokens = itertools.count(1)
@@ -179,6 +190,19 @@ class RedisTwin:
             self._last[owner] = token
         verdicts = [None if isinstance(one, Buried) else one for one in told.verdicts]
         return Answer(verdicts, told.news)
+
+    async def reset(self, rows: Sequence[tuple[str, int]], now_ms: int) -> int:
+        names = [spend_row(*row) for row in rows]
+        return int(await self._wire.run(RESET, (self.keys.base,), (str(now_ms), *names)))
+
+    async def prune(self, now_ms: int) -> int:
+        """The number of windows that are gone, as the file's ledger counts."""
+        before = await self._wire.ask("ZRANGE", self.keys.windows, 0, -1, "WITHSCORES")
+        await self._wire.run(PRUNE, (self.keys.base,), (100, KEEP_MS, str(now_ms)))
+        # What calls hold something in is put off there, and looked at again each time by the file's ledger.
+        for row, ends in zip(before[::2], before[1::2], strict=True):
+            await self._wire.ask("ZADD", self.keys.windows, "XX", ends, row)
+        return len(before) // 2 - int(await self._wire.ask("ZCARD", self.keys.windows))
 
     async def state(self) -> State:
         found = await self._everything()

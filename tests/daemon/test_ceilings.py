@@ -55,7 +55,7 @@ def test_an_unknown_price_is_no_matter_of_time() -> None:
     error = refused("tenant=acme@1h", tenant="acme", reset_ms=RESET, bound=None)
     assert str(error) == (
         "the price of this call is unknown and the budget of tenant acme has a ceiling of 50 USD; "
-        "set input_cost_per_mtok, output_cost_per_mtok and max_output_tokens"
+        "set input_cost_per_mtok and output_cost_per_mtok"
     )
     assert not error.retryable
 

@@ -86,6 +86,19 @@ BAD_TABLES = [
     ("[routing]\nspend_ceiling = nan", ["[routing] spend_ceiling: nan"]),
     ("[routing]\nwarning_ratio = 80", ["[routing] warning_ratio: 80", "at least 0 and at most 1"]),
     ("[routing]\ncircuit_breaker_threshold = 0", ["[routing] circuit_breaker_threshold: 0", "at least 1"]),
+    (
+        "[routing]\ncircuit_breaker_failure_ratio = 50",
+        ["[routing] circuit_breaker_failure_ratio: 50", "at most 1"],
+    ),
+    ("[routing]\ncircuit_breaker_minimum_calls = 0", ["circuit_breaker_minimum_calls: 0", "at least 1"]),
+    ("[routing]\ncircuit_breaker_window_s = 0", ["circuit_breaker_window_s: 0", "above 0"]),
+    ("[routing]\ncircuit_breaker_ramp_s = -1", ["circuit_breaker_ramp_s: -1", "at least 0"]),
+    ("[routing]\ncircuit_breaker_adaptive = 1", ["circuit_breaker_adaptive: 1", "true or false"]),
+    ("[routing]\nadaptive_concurrency = 'yes'", ["adaptive_concurrency", "true or false"]),
+    (
+        "[routing]\ncircuit_breaker_failure_rate = 0.5",
+        ['did you mean "circuit_breaker_failure_ratio"?'],
+    ),
     ("[routing]\nmax_attempts = 0", ["[routing] max_attempts"]),
     ("[ingress]\nmax_job_bytes = 300\nmax_in_flight_bytes = 200", ["[ingress] max_job_bytes", "never start"]),
     # closed sets

@@ -171,13 +171,13 @@ async def test_housekeeping_that_fails_on_a_full_disk_does_not_end(
 ) -> None:
     pruned: list[int] = []
 
-    def prune(*_: object, **__: object) -> int:
+    def prune(*_: object, **__: object) -> bool:
         pruned.append(1)
         if len(pruned) == 1:
             raise apsw.FullError("full")
-        return 0
+        return False
 
-    monkeypatch.setattr("theo_daemon.ledger.sqlite.pruning.prune", prune)
+    monkeypatch.setattr("theo_daemon.ledger.sqlite.pruning.Pruner.prune", prune)
     monkeypatch.setattr("theo_daemon.ledger.sqlite.ledger.PRUNE_EVERY_S", 0.02)
     async with SqliteLedger(tmp_path / "l.db"):
         await eventually(lambda: len(pruned) > 2)

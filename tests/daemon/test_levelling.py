@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from theo_daemon.levelling import LevelRules, Peer, may_read
+from theo_daemon.levelling import LevelRules, Peer, in_order, may_read
 
 RULES = LevelRules(base=64, step=32, alive_s=3.0, patience_s=0.15)
 
@@ -42,3 +42,22 @@ def test_idle_processes_end_with_equal_parts_of_a_backlog(backlog: int, processe
             held[me] += taken
             backlog -= taken
     assert max(held) - min(held) <= RULES.base
+
+
+@pytest.mark.parametrize(
+    ("free", "at_rest", "most", "early", "count", "soon"),
+    [
+        pytest.param(1024, 0, 1024, 0, 512, True, id="half of an empty process, in case all of it must wait"),
+        pytest.param(824, 0, 1024, 0, 512, True, id="jobs that run do not count"),
+        pytest.param(600, 424, 1024, 0, 88, True, id="up to half may wait"),
+        pytest.param(512, 512, 1024, 0, 0, True, id="half of it waits"),
+        pytest.param(10, 100, 1024, 0, 10, False, id="nearly full of jobs that run"),
+        pytest.param(0, 100, 1024, 0, 0, False, id="full"),
+        pytest.param(10, 100, 1024, 7, 3, False, id="what is taken early has its place first"),
+        pytest.param(0, 600, 1024, 5, -88, True, id="more wait than may, as their calls have failed"),
+        pytest.param(1, 0, 1, 0, 1, False, id="a process for one job"),
+        pytest.param(3, 0, 3, 0, 2, True, id="the odd one is read in order"),
+    ],
+)
+def test_in_order(free: int, at_rest: int, most: int, early: int, count: int, soon: bool) -> None:
+    assert in_order(free, at_rest, most=most, early=early) == (count, soon)

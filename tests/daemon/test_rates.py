@@ -96,3 +96,60 @@ def test_no_minute_ever_holds_more_than_the_limits(
         assert rpm is None or len(minute) <= rpm
         assert tpm is None or sum(minute) <= tpm
     assert len(window) <= 62
+
+
+class Call:
+    """One call as the reference keeps it."""
+
+    def __init__(self, second: int, tokens: int) -> None:
+        self.second, self.requests, self.tokens, self.reserved = second, 1, tokens, tokens
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("call"), st.integers(0, 30_000), st.integers(1, 400)),
+            st.tuples(st.just("settle"), st.integers(0, 50), st.integers(0, 900)),
+            st.tuples(st.just("void"), st.integers(0, 50), st.just(0)),
+        ),
+        max_size=60,
+    ),
+    st.integers(1, 8),
+    st.integers(100, 1_000),
+)
+def test_with_corrections_too_it_agrees_with_a_list_of_every_call(
+    story: list[tuple[str, int, int]], rpm: int, tpm: int
+) -> None:
+    window: tuple[Slice, ...] = ()
+    calls: list[Call] = []
+    now_ms = START
+
+    def counting() -> list[Call]:
+        return [one for one in calls if (one.second + 1) * 1_000 + 60_000 > now_ms]
+
+    for what, number, amount in story:
+        if what == "call":
+            now_ms += number
+            rate = Rate(rpm, tpm, amount)
+            tokens = reserved_tokens(rate)
+            requests = sum(one.requests for one in counting())
+            used = sum(one.tokens for one in counting())
+            found = take(window, rate, now_ms)
+            assert isinstance(found, Taken) == (requests < rpm and used + tokens <= tpm)
+            if isinstance(found, Taken):
+                window = found.window
+                calls.append(Call(now_ms // 1_000, tokens))
+            continue
+        open_calls = [one for one in calls if one.requests and one.tokens == one.reserved]
+        if not open_calls:
+            continue
+        call = open_calls[number % len(open_calls)]
+        requests, tokens = (-1, -call.tokens) if what == "void" else (0, amount - call.tokens)
+        window = corrected(window, second=call.second, requests=requests, tokens=tokens, now_ms=now_ms)
+        call.requests += requests
+        call.tokens += tokens
+    for one in counting():
+        assert any(slice_.second == one.second for slice_ in window)
+    assert sum(one.requests for one in counting()) == sum(
+        slice_.requests for slice_ in window if (slice_.second + 1) * 1_000 + 60_000 > now_ms
+    )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from theo_daemon.ledger.shared import (
+    CLOCK_SLACK_MS,
     Change,
     CircuitClosed,
     CircuitOpened,
@@ -127,6 +128,8 @@ def test_a_change_makes_the_row(
         return
     circuit = isinstance(change, CIRCUIT) or (isinstance(change, Ordered) and not change.disable)
     expected = {**fields, "version": known.version + 1, "generation": known.generation + circuit}
+    if isinstance(change, CircuitOpened | PauseAsked):
+        expected["dated_ms"] = NOW
     assert row == structs.replace(known, **expected)
 
 
@@ -157,6 +160,34 @@ def test_a_probe_without_a_verdict_makes_room_and_dates_no_evidence() -> None:
     row = without_probe(PROBED)
     assert (row.probe, row.generation, row.version) == (0, PROBED.generation, PROBED.version + 1)
     assert as_probe(row, 42, until_ms=NOW + 9, now_ms=NOW) is not None
+
+
+JUMP_MS = 600_000
+
+
+@pytest.mark.parametrize(
+    "known",
+    [OPEN, PROBED, structs.replace(PROBED, paused_until_ms=NOW + 5_000)],
+    ids=["open", "probed", "paused"],
+)
+def test_a_clock_set_back_closes_no_model_for_as_long(known: SharedStanding) -> None:
+    dated = structs.replace(known, dated_ms=NOW)
+    assert as_probe(dated, 42, until_ms=NOW + 9, now_ms=NOW - CLOCK_SLACK_MS) is None, (
+        "corrected, not set back"
+    )
+    then = NOW - JUMP_MS
+    row = as_probe(dated, 42, until_ms=then + 9, now_ms=then)
+    assert row is not None
+    assert (row.probe, row.dated_ms) == (42, then)
+    assert as_probe(row, 43, until_ms=NOW, now_ms=then + 8) is None, "still one at a time"
+    assert as_probe(without_probe(row), 43, until_ms=NOW, now_ms=then + 8) is not None
+
+
+def test_a_pause_asked_for_after_the_clock_was_set_back_counts() -> None:
+    paused = structs.replace(PAUSED, dated_ms=NOW)
+    until_ms = NOW - JUMP_MS + 5_000
+    row, news = after_change(paused, PauseAsked("fast", until_ms), NOW - JUMP_MS)
+    assert (row.paused_until_ms, row.dated_ms, news) == (until_ms, NOW - JUMP_MS, True)
 
 
 def test_an_attempt_names_its_owner() -> None:

@@ -93,6 +93,9 @@ class FakeWorker:
     def reset(self) -> None:
         self.orders.append("reset")
 
+    def remember(self, record: HealthSnapshot) -> None:
+        self.health.restore(record)
+
 
 class Listener:
     """Hears what is announced."""
@@ -139,9 +142,9 @@ def row(**fields: object) -> SharedStanding:
 
 async def test_what_a_worker_reports_goes_to_the_ledger_dated_and_by_the_wall_clock(desk: Desk) -> None:
     desk.standings.learn([GOOD])
-    desk.tell("circuit_opened", retry_after_s=60.0, openings=2)
+    desk.tell("circuit_opened", retry_after_ms=60000, openings=2)
     desk.tell("circuit_closed")
-    desk.tell("model_paused", retry_after_s=5.0)
+    desk.tell("model_paused", retry_after_ms=5000)
     desk.tell("model_disabled", cause="authentication_failed")
     desk.tell("model_disabled", cause="bound_violation")
     assert desk.ledger.changes == [
@@ -155,10 +158,10 @@ async def test_what_a_worker_reports_goes_to_the_ledger_dated_and_by_the_wall_cl
 
 
 async def test_a_change_is_announced_when_the_ledger_takes_it_as_news(desk: Desk) -> None:
-    desk.tell("circuit_opened", retry_after_s=60.0, openings=1)
+    desk.tell("circuit_opened", retry_after_ms=60000, openings=1)
     await desk.ledger.answer(SharedStanding(model="fast"))
     assert desk.listener.events == ["circuit_opened"]
-    desk.tell("circuit_opened", retry_after_s=60.0, openings=1)
+    desk.tell("circuit_opened", retry_after_ms=60000, openings=1)
     await desk.ledger.answer(row(generation=9))
     assert desk.listener.events == ["circuit_opened"]
 
@@ -176,6 +179,16 @@ async def test_rows_become_monotonic_seconds(desk: Desk) -> None:
     assert desk.last.probed_until == pytest.approx(now + 20, abs=0.002)
     assert desk.last.paused_until == pytest.approx(now + 4, abs=0.002)
     assert desk.last.openings == 2
+
+
+async def test_times_from_before_the_clock_was_set_back_are_over(desk: Desk) -> None:
+    hour = 3_600.0
+    times = {"openings": 2, "open_until_ms": desk.ms(hour + 9), "paused_until_ms": desk.ms(hour + 9)}
+    probe = {"probe": PEER | 7, "probe_until_ms": desk.ms(hour + 20)}
+    desk.standings.learn([row(**times, **probe, dated_ms=desk.ms(hour))])
+    now = desk.clock.monotonic()
+    assert desk.last.open_until == now
+    assert max(desk.last.probed_until, desk.last.paused_until) <= now
 
 
 async def test_our_own_probe_is_nobody_elses(desk: Desk) -> None:
@@ -203,13 +216,13 @@ async def test_our_own_change_comes_back_as_no_change_unless_another_was_first(d
     desk.tell("circuit_closed")
     await desk.ledger.answer(row(openings=1))
     assert desk.last.anew is False
-    desk.tell("model_paused", retry_after_s=1.0)
+    desk.tell("model_paused", retry_after_ms=1000)
     await desk.ledger.answer(row(version=9, generation=6))
     assert desk.last.anew is True
 
 
 async def test_while_a_change_of_ours_is_on_its_way_older_rows_do_not_undo_it(desk: Desk) -> None:
-    desk.tell("circuit_opened", retry_after_s=60.0, openings=1)
+    desk.tell("circuit_opened", retry_after_ms=60000, openings=1)
     desk.standings.learn([row(generation=0)])
     assert desk.worker.adopted == []
     await desk.ledger.answer(row(generation=0))

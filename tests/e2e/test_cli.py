@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.e2e.commands import Background, Shell, alive
 from tests.e2e.processes import until
 from theo_daemon.embedded_llm import LocalModelMissing, weights
 from theo_daemon.embedded_valkey import EmbeddedValkey, free_port
+from theo_daemon.ledger.sqlite.schema import open_ledger
 
 pytestmark = pytest.mark.e2e
 
@@ -144,7 +147,7 @@ def test_status_tells_lanes_consumers_models_and_hits(shell: Shell) -> None:
     assert [lane["lane"] for lane in status["lanes"]] == ["high", "default", "low"]
     assert len(status["consumers"]) == 1
     models = {model["name"]: model for model in status["models"]}
-    assert models["echo"]["state"] == "closed"
+    assert (models["echo"]["state"], models["echo"]["breaker"]) == ("closed", "closed")
     assert models["echo"]["ceiling_usd"] == 5.0
     assert models["echo"]["spent_usd"] > 0
     assert status["jobs"]["cache_hits"] >= 1
@@ -273,6 +276,63 @@ def test_a_replayed_job_runs_anew_although_its_id_was_answered_before(
     assert float(reply_to(client, shell, entry_id)["cost"]) > 0
 
 
+def letter_of(client: redis_client.Redis, shell: Shell, fields: dict[str, str], lane: str = "") -> str:
+    """A dead letter as the router would have written it."""
+    about = {
+        "dead_reason": "r",
+        "dead_code": "delivery_limit_exceeded",
+        "dead_deliveries": "5",
+        "dead_entry_id": "1-1",
+    }
+    about |= {"dead_stream": f"{shell.prefix}:jobs{lane}", "dead_at_ms": "1"}
+    return str(client.xadd(f"{shell.prefix}:dead", fields | about))
+
+
+def test_a_replay_waits_for_a_push_of_its_id_that_runs(shell: Shell, client: redis_client.Redis) -> None:
+    fields = {"prompt": "one at a time", "id": "busy", "model": "slow", "cache": "off"}
+    first = str(client.xadd(f"{shell.prefix}:jobs", fields))
+    until(lambda: running(shell, "slow"), 10.0)
+    letter = letter_of(client, shell, fields)
+    replayed = shell.json("dead", "replay", letter)["replayed"][letter]
+    paid, waited = reply_to(client, shell, first), reply_to(client, shell, replayed)
+    assert (paid["output"], waited["output"], waited["cost"]) == ("at last", "at last", "0")
+    assert len(json.loads(paid["attempts"])) == 1
+
+
+def test_an_id_that_is_held_by_an_entry_that_is_gone_is_cleared_by_a_replay(
+    shell: Shell, client: redis_client.Redis
+) -> None:
+    fields = {"prompt": "gone", "id": "held", "model": "spare"}
+    holder = ("", "held", "another payload", f"{shell.prefix}:jobs", "1-1", None, int(time.time() * 1000))
+    with contextlib.closing(open_ledger(shell.folder / "theo-ledger.db")) as books:
+        books.execute("INSERT INTO ids VALUES(?, ?, ?, ?, ?, ?, ?)", holder)
+    letter = letter_of(client, shell, fields)
+    replayed = shell.json("dead", "replay", letter)["replayed"][letter]
+    assert reply_to(client, shell, replayed)["status"] == "ok"
+
+
+def test_a_letter_of_a_lane_that_nobody_reads_is_kept(shell: Shell, client: redis_client.Redis) -> None:
+    letter = letter_of(client, shell, {"prompt": "x"}, lane=":express")
+    status, said = shell.refused("dead", "replay", letter)
+    assert (status, "none of the lanes that are read (high, default, low)" in said) == (1, True)
+    assert client.exists(f"{shell.prefix}:jobs:express") == 0
+    assert shell.json("dead", "purge", letter, "--yes") == {"purged": 1}
+
+
+def test_many_large_letters_are_listed_in_parts_and_shown_whole(
+    quiet: Shell, client: redis_client.Redis
+) -> None:
+    text = "x" * 200_000
+    for number in range(60):
+        letter = letter_of(client, quiet, {"prompt": text, "id": f"job-{number}"})
+    listed = quiet.json("dead", "ls", "-n", "60")
+    assert (listed["total"], [one["job_id"] for one in listed["letters"]][:2]) == (60, ["job-59", "job-58"])
+    assert quiet.json("dead", "show", letter)["fields"][0] == ["prompt", text]
+    said = quiet.ok("dead", "show", letter)
+    assert "job-59" in said
+    assert "1970-01-01 00:00:00 UTC" in said
+
+
 def test_a_letter_without_its_whole_job_is_not_replayed(shell: Shell, client: redis_client.Redis) -> None:
     about = {"dead_reason": "r", "dead_deliveries": "1", "dead_entry_id": "1-1", "dead_at_ms": "1"}
     cut = about | {"dead_code": "payload_too_large", "dead_stream": f"{shell.prefix}:jobs"}
@@ -308,7 +368,7 @@ def test_check_config_lists_every_problem(quiet: Shell) -> None:
     status, out, _ = quiet.here("check-config", str(bad), "--json")
     report = json.loads(out)
     assert (status, report["ok"], len(report["problems"])) == (1, False, 2)
-    assert quiet.refused("check-config", "missing.toml")[0] == 1
+    assert quiet.refused("check-config", "missing.toml")[0] == 2
 
 
 # -- import -----------------------------------------------------------------------------------------------------------
@@ -368,6 +428,8 @@ def test_commands_need_no_configuration_file_when_they_are_told_the_address(
     assert quiet.json("dead", "ls", "--redis-url", valkey.url)["letters"] is not None
     status, said = quiet.refused("status")
     assert (status, "no Redis address" in said) == (2, True)
+    status, said = quiet.refused("serve")
+    assert (status, "no configuration file" in said, "THEO_REDIS_URL" in said) == (2, True, True)
 
 
 def test_a_drain_lets_a_sent_call_finish_and_exits_0(quiet: Shell, client: redis_client.Redis) -> None:

@@ -19,6 +19,13 @@ def state(process: Serve, model: str = "fast") -> str:
     return str({one["name"]: one["state"] for one in models}[model])
 
 
+def counted(process: Serve, event: str) -> int:
+    """How often this process has told of it, by its metrics."""
+    start = f'theo_model_changes_total{{model="fast",event="{event}"}}'
+    (line,) = [line for line in process.get("/metrics")[1].splitlines() if line.startswith(start)]
+    return int(float(line.split()[-1]))
+
+
 def all_are(word: str, *processes: Serve) -> bool:
     return all(state(process) == word for process in processes)
 
@@ -56,6 +63,12 @@ def test_one_process_probes_for_three(fleet: Fleet) -> None:
     for name in ("circuit_opened", "circuit_half_open", "circuit_closed"):
         until(partial(fleet.events, name), 3, name)
         assert len(fleet.events(name)) == 1
+        assert sum(len(process.events(name)) for process in processes) == 1, "one log line"
+        assert sum(counted(process, name) for process in processes) == 1, "one metric"
+    (opened_event,) = fleet.events("circuit_opened")
+    said = {"model": "fast", "reason": "in_a_row", "openings": "1", "error_code": "provider_unavailable"}
+    assert {**said, "status_code": "500"}.items() <= opened_event.items()
+    assert 1_900 <= int(opened_event["retry_after_ms"]) <= 2_000
 
 
 def test_the_death_of_the_prober_lets_another_probe(fleet: Fleet) -> None:
@@ -117,4 +130,10 @@ def test_a_health_record_outlives_its_process(fleet: Fleet) -> None:
     (model,) = json.loads(second.get("/status")[1])["models"]
     assert (model["total_failures"], model["consecutive_failures"]) == (1, 0)
     assert model["last_success_at"] > model["last_failure_at"] > 0
-    assert model["latency_ms"] > 0
+    assert 0 < model["latency_p50_ms"] <= model["latency_p95_ms"] <= model["latency_p99_ms"]
+    assert (model["total_successes"], model["latency_ms"]) == (1, model["latency_p50_ms"])
+    assert model["tokens_per_s"] > 0
+    assert (model["slots"], model["ttft_p50_ms"]) == (model["concurrency"], None)
+    assert fleet.ask(stream="1", prompt="y")["status"] == "ok"
+    (model,) = json.loads(second.get("/status")[1])["models"]
+    assert 0 < model["ttft_p50_ms"] <= model["latency_p99_ms"]

@@ -36,3 +36,17 @@ def test_a_quiet_tenant_is_served_within_forty_starts_behind_a_loud_one(fleet: F
     until(lambda: len(fleet.provider.calls) >= before + 41, 10)
     started = [call.prompt for call in fleet.provider.calls[before : before + 40]]
     assert sum(prompt.startswith("quiet") for prompt in started) == 10, started
+
+
+def test_a_quiet_tenant_behind_five_thousand_jobs_of_a_loud_one_starts_soon(fleet: Fleet) -> None:
+    fleet.config["models"] = [fleet.model("fast", concurrency=2)]
+    fleet.provider.answer(Fate(latency_s=0.05))
+    fleet.push_all({"prompt": f"loud{n}", "tenant": "loud"} for n in range(5000))
+    fleet.start().wait_ready()
+    until(lambda: len(fleet.provider.calls) >= 80, 10)  # and the backlog has been looked through
+    before = len(fleet.provider.calls)
+    fleet.push_all({"prompt": f"quiet{n}", "tenant": "quiet"} for n in range(10))
+    until(lambda: len(fleet.provider.calls) >= before + 41, 10)
+    started = [call.prompt for call in fleet.provider.calls[before : before + 40]]
+    assert sum(prompt.startswith("quiet") for prompt in started) == 10, started
+    assert fleet.pending() <= 1024

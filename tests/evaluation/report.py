@@ -11,7 +11,7 @@ from msgspec import Struct
 from tests.evaluation.features import BASELINE
 from tests.evaluation.world import Run
 
-HEAD = ("scenario", "feature", "answered", "p95", "cost of 1,000 jobs", "calls per job", "verdict")
+HEAD = ("scenario", "feature", "answered", "p95", "p99", "cost of 1,000 jobs", "calls per job", "verdict")
 PERCENT, FASTER, CHEAPER = 0.1, 0.05, 0.03  # smaller differences than these are no gain and no loss
 _NAMES = ("answers", "p95", "cost")
 
@@ -21,6 +21,7 @@ class Figures(Struct, frozen=True, kw_only=True):
 
     answered: float  # per cent
     p95_s: float  # of the answered
+    p99_s: float  # for information: the verdict is by the others
     cost_usd: float  # of 1,000 jobs
     calls: float  # per job
 
@@ -29,7 +30,8 @@ def figures(run: Run) -> Figures:
     ordered = sorted(run.latencies_s)
     return Figures(
         answered=100 * len(ordered) / run.jobs,
-        p95_s=ordered[math.ceil(0.95 * len(ordered)) - 1] if ordered else math.inf,
+        p95_s=_quantile(ordered, 0.95),
+        p99_s=_quantile(ordered, 0.99),
         cost_usd=1_000 * run.cost_usd / run.jobs,
         calls=run.calls / run.jobs,
     )
@@ -56,6 +58,7 @@ def _row(scenario: str, feature: str, runs: Sequence[Run], base: Sequence[Run]) 
         feature,
         f"{_spread((one.answered for one in all_of_it), 2)} %",
         f"{_spread((one.p95_s for one in all_of_it), 2)} s",
+        f"{median(one.p99_s for one in all_of_it):.1f} s",
         f"{_spread((one.cost_usd for one in all_of_it), 2)} USD",
         f"{median(one.calls for one in all_of_it):.3f}",
         "" if feature == BASELINE else verdict(runs, base),
@@ -78,6 +81,10 @@ def verdict(runs: Sequence[Run], base: Sequence[Run]) -> str:
     words = [f"better {', '.join(better)}"] if better else []
     words += [f"worse {', '.join(worse)}"] if worse else []
     return "; ".join(words) or "no gain here"
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[math.ceil(share * len(ordered)) - 1] if ordered else math.inf
 
 
 def _spread(values: Iterable[float], digits: int) -> str:

@@ -24,6 +24,7 @@ from theo_daemon.job import Answered, Delivery, EntryRef, Failed, JobOutcome
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.records import News
 from theo_daemon.observer import LibraryObserver
+from theo_daemon.ports import DeadLetter
 from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock, sleep
 from theo_workers.messages import Completion, DeltaSink, Request
@@ -47,6 +48,7 @@ class WatchedUpstream(ScriptedUpstream):
         super().__init__(clock, fates, **options)
         self.prompts: list[str] = []
         self.streamed: list[bool] = []
+        self.params: list[Mapping[str, Any]] = []
         self.running: list[str] = []
         self.closed: list[str] = []  # calls that were cancelled
         self.fate_for: Callable[[str], Fate | BaseException] | None = None
@@ -55,6 +57,7 @@ class WatchedUpstream(ScriptedUpstream):
         prompt = said(request)
         self.prompts.append(prompt)
         self.streamed.append(request.stream)
+        self.params.append(request.params)
         self.running.append(prompt)
         try:
             if self.fate_for is not None:
@@ -80,9 +83,14 @@ class Listening(LibraryObserver):
         self.regions: list[tuple[str, str]] = []
         self.news: list[News] = []
         self.violations: list[str] = []
+        self.retries_spent: list[str] = []
         self.unknown: list[str] = []
         self.duplicates: list[EntryRef] = []
         self.attempts: list[AttemptRecord] = []
+        self.dead: list[tuple[EntryRef, str]] = []
+
+    def on_dead(self, ref: EntryRef, letter: DeadLetter) -> None:
+        self.dead.append((ref, letter.code))
 
     def on_settled(self, record: AttemptRecord) -> None:
         self.attempts.append(record)
@@ -101,6 +109,9 @@ class Listening(LibraryObserver):
 
     def on_news(self, news: News) -> None:
         self.news.append(news)
+
+    def on_retries_spent(self, model: str) -> None:
+        self.retries_spent.append(model)
 
     def on_bound_violated(self, model: str, cost_nano: int, bound_nano: int) -> None:
         assert cost_nano > bound_nano

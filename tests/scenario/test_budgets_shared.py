@@ -126,6 +126,7 @@ async def test_a_budget_of_one_model_for_a_tenant_leaves_it_the_other_models() -
 async def test_a_price_that_nobody_knows_is_refused_under_a_budget_and_free_of_it_otherwise() -> None:
     endless = model("endless", HELLO, output_cost_per_mtok=1000.0)
     async with staged(endless, budgets=[budget(1, tenant="acme")]) as stage:
+        stage.core.fleet.reprice("endless", None)
         assert "the budget of tenant acme has a ceiling of 1 USD" in refusal(
             await stage.answer(tenant="acme")
         )

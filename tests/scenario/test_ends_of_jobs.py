@@ -83,6 +83,21 @@ async def test_a_cancel_reaches_jobs_that_were_pushed_before_it_and_no_others() 
         assert stage.ends([early.ref, later]) == ["cancelled", "ok"]
 
 
+@pytest.mark.parametrize("publishing_s", [0.0, 5.0])
+async def test_an_id_is_free_for_another_payload_as_soon_as_its_job_is_cancelled(publishing_s: float) -> None:
+    async with staged(model("m", SLOW)) as stage:
+        stage.replies.takes_s = publishing_s
+        unread, running = stage.entry("x", id="unread"), stage.push("x", id="running")
+        await stage.advance(1)
+        stage.cancel("unread")
+        stage.cancel("running")
+        stage.dispatcher.deliver([unread, one := stage.entry("y", id="unread", age_s=-1)])
+        await stage.advance(0.1)
+        other = stage.push("z", id="running")
+        await stage.advance(10)
+        assert stage.ends([unread.ref, running, one.ref, other]) == ["cancelled", "cancelled", "ok", "ok"]
+
+
 async def test_a_cancel_by_entry_id_ends_that_job_alone() -> None:
     async with staged(model("m", SLOW)) as stage:
         one, other = stage.push("x", id="mine"), stage.push("x", id="other")
@@ -356,3 +371,27 @@ async def test_counting_a_large_prompt_holds_nobody_up(monkeypatch: pytest.Monke
         await stage.advance(0.1)
         assert stage.end(large) == "ok"
         assert threading.main_thread().name not in threads
+
+
+async def test_parked_jobs_give_way_the_latest_first_and_run_when_they_come_back() -> None:
+    down = Fate(error="provider_unavailable", status_code=503)
+    routing = {"circuit_breaker_threshold": 1, "circuit_breaker_timeout_s": 20.0, "max_attempts": 1}
+    async with staged(model("flaky", down, Fate(text="hello")), routing=routing) as stage:
+        first = stage.push("opens the circuit")
+        await stage.advance(0.5)
+        assert stage.end(first) == "provider_unavailable"
+        deliveries = [stage.entry(f"p{n}", **({"id": f"i{n}"} if n % 2 else {})) for n in range(6)]
+        stage.dispatcher.deliver(deliveries)
+        twin = stage.push("p5", id="i5")  # waits with it, and goes with it
+        await stage.advance(1)
+        assert (stage.dispatcher.held, stage.dispatcher.at_rest) == (7, 6)
+        assert stage.dispatcher.waiting_kinds() == {("default", "", "all"): 6}
+        back = stage.dispatcher.give_way(3)
+        await stage.advance()
+        assert back == [deliveries[5].ref, twin, deliveries[4].ref]
+        assert stage.replies.released[-3:] == back
+        assert stage.dispatcher.held == 4
+        stage.dispatcher.deliver([one._replace(redelivered=True) for one in deliveries[4:]])
+        await stage.advance(25)
+        assert stage.ends([one.ref for one in deliveries]) == ["ok"] * 6
+        assert stage.rows("SELECT count(*) FROM inflight") == [(0,)]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
+from unittest import mock
 
 import pytest
 
+from tests.fakes import MemoryLedger
 from tests.scenario.stage import Stage, model, staged
 from theo_workers.errors import InvalidRequest
 from theo_workers.failures import FailureClass
@@ -40,6 +43,35 @@ async def test_failover_does_not_wait_for_anything() -> None:
         final = stage.final(ref)
         assert final is not None
         assert final.at == stage.clock.monotonic()
+
+
+async def test_a_failure_and_the_next_claim_are_one_commit() -> None:
+    async with staged(model("down", DOWN, routing=FIRST), model("up", HELLO)) as stage:
+        batches: list[list[str]] = []
+        assert isinstance(stage.ledger, MemoryLedger)
+        writer = stage.ledger._writer
+        commit = writer._commit_batch
+
+        def watched(*args: Any) -> None:
+            batches.append([type(operation).__name__ for operation, _, _ in args[-1]])
+            commit(*args)
+
+        with mock.patch.object(writer, "_commit_batch", watched):
+            ref = stage.push()
+            await stage.advance()
+        assert stage.end(ref) == "ok"
+        assert batches == [["Ask"], ["Landing", "Ask"], ["Landing"]]
+
+
+@pytest.mark.parametrize("fates", [(DOWN, HELLO), (DOWN, DOWN, DOWN, HELLO)], ids=["backoff", "parked"])
+async def test_a_failure_is_on_the_books_while_its_job_waits(fates: tuple[Fate, ...]) -> None:
+    async with staged(model("m", *fates)) as stage:
+        ref = stage.push()
+        while stage.calls < len(fates) - 1:
+            await stage.advance(0.001)
+        await stage.advance()
+        assert stage.end(ref) == "waiting"
+        assert stage.rows("SELECT state FROM attempts") == [("failed",)] * (len(fates) - 1)
 
 
 async def test_every_candidate_is_tried_even_beyond_max_attempts() -> None:
@@ -157,8 +189,8 @@ async def test_only_one_parked_job_probes_and_the_others_follow_its_success() ->
         await stage.advance(20.5)
         assert len(stage.upstreams["m"].running) == 1
         await stage.advance(0.6)
-        assert len(stage.upstreams["m"].running) == 19
-        await stage.advance(1.1)
+        assert len(stage.upstreams["m"].running) == 16, "a quarter of its concurrency, to begin with"
+        await stage.advance(2.1)
         assert stage.ends(refs) == ["ok"] * 20
 
 

@@ -2,91 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fakes import MemoryBooks, MemoryLedger, VirtualClock
-from tests.scenario.stage import Stage, model, open_stage, staged
-from theo_daemon.config import Config, LedgerConfig, RoutingConfig
-from theo_workers.errors import AuthenticationFailed, ProviderUnavailable, RateLimited
+from tests.scenario.company import DOWN, LIMITED, REFUSED, broken, events, fleet, reason, standing
+from tests.scenario.stage import model, staged
 from theo_workers.secret import Secret
-from theo_workers.standing import Available, Unavailable
+from theo_workers.standing import Available
 from theo_workers.upstreams.script import Fate
-
-DOWN = ProviderUnavailable("boom", status_code=500)
-LIMITED = RateLimited("slow down", status_code=429, retry_after_s=20.0)
-REFUSED = AuthenticationFailed("bad key", status_code=401)
-
-
-class Provider:
-    """What all processes call: `fate` decides, and every call is written down."""
-
-    def __init__(self, clock: VirtualClock) -> None:
-        self._clock, self._start = clock, clock.monotonic()
-        self.fate: Fate | BaseException = Fate(text="hello")
-        self.calls: list[tuple[str, float]] = []  # who called, and after how many seconds
-
-    def called(self, name: str) -> Fate | BaseException:
-        self.calls.append((name, round(self._clock.monotonic() - self._start, 3)))
-        return self.fate
-
-
-class Fleet:
-    """Processes over the same books, clock and provider."""
-
-    def __init__(self, stack: contextlib.AsyncExitStack, **options: Any) -> None:
-        self._stack, self.options = stack, options
-        self.clock, self.books = VirtualClock(), MemoryBooks()
-        self.provider = Provider(self.clock)
-
-    async def start(self, name: str, **options: Any) -> Stage:
-        fast = model("fast", **{**self.options, **options})
-        config = Config(
-            routing=RoutingConfig(default="fast"), models=(fast,), ledger=LedgerConfig(url=Path("unused.db"))
-        )
-        ledger = MemoryLedger(self.books, clock=self.clock, name=name)
-        stage = Stage(config, clock=self.clock, seed=len(name), ledger=ledger)
-        stage.upstreams["fast"].fate_for = lambda _: self.provider.called(name)
-        await self._stack.enter_async_context(open_stage(stage))
-        return stage
-
-    async def stop(self) -> None:
-        """All processes end cleanly; the books stay."""
-        await self._stack.aclose()
-
-
-@contextlib.asynccontextmanager
-async def fleet(**options: Any) -> AsyncIterator[Fleet]:
-    async with contextlib.AsyncExitStack() as stack:
-        found = Fleet(stack, **options)
-        yield found
-        await found.stop()
-    found.books.close()
-
-
-def standing(stage: Stage) -> object:
-    return stage.core.fleet["fast"].worker.availability(stage.clock.monotonic())
-
-
-def reason(stage: Stage) -> str | None:
-    found = standing(stage)
-    return found.reason if isinstance(found, Unavailable) else None
-
-
-def events(*stages: Stage) -> list[str]:
-    return sorted(event for stage in stages for _, event in stage.observer.transitions)
-
-
-async def broken(found: Fleet, stage: Stage) -> None:
-    """The first opening, by one process alone."""
-    found.provider.fate = DOWN
-    stage.push("x", on_unknown="fail")
-    while not events(stage):
-        await stage.advance(0.5)
 
 
 async def test_a_circuit_is_open_everywhere_within_300_ms_and_in_who_comes_later() -> None:
@@ -284,6 +208,29 @@ async def test_health_is_kept_across_restarts_and_added_up() -> None:
         await three.answer("q")
         await found.clock.advance(5)
         assert three.rows("SELECT json_extract(health, '$.total_successes') FROM standings") == [(4,)]
+
+
+async def test_what_processes_know_of_a_models_health_comes_together_within_seconds() -> None:
+    async with fleet() as found:
+        one, two, idle = [await found.start(name) for name in "abc"]
+        found.provider.fate = Fate(text="hello", latency_ms=100)
+        for number in range(5):
+            await one.answer(f"a{number}")
+        found.provider.fate = Fate(text="hello", latency_ms=900)
+        await two.answer("b")
+        await found.clock.advance(12)
+        healths = [stage.core.fleet["fast"].worker.health.snapshot() for stage in (one, two, idle)]
+        assert healths[0] == healths[1] == healths[2]
+        assert healths[0].total_successes == 6
+        assert (healths[0].latency_p50_ms, healths[0].latency_p99_ms) == (
+            pytest.approx(100),
+            pytest.approx(900),
+        )
+        found.provider.fate = DOWN
+        two.push("x", on_unknown="fail", ttl_ms="900")
+        await found.clock.advance(12)
+        (first, *_) = [stage.core.fleet["fast"].worker.health for stage in (one, two, idle)]
+        assert first.total_failures == first.consecutive_failures > 0
 
 
 async def test_a_job_that_fails_over_to_a_rate_that_is_used_up_waits_for_it_longer_than_a_call_may_take() -> (

@@ -72,13 +72,43 @@ async def test_a_job_that_may_cost_nothing_gets_what_is_free_or_on_record() -> N
         assert again.cache_hit
 
 
+async def test_an_answer_that_nothing_caps_is_capped_under_a_job_s_own_ceiling_and_only_there() -> None:
+    async with staged(model("endless", HELLO, output_cost_per_mtok=1000.0)) as stage:
+        refused = await stage.answer(max_cost="4.09")
+        assert isinstance(refused, Failed)
+        assert refused.message == "a call of endless may cost 4.096 USD and max_cost is 4.09 USD"
+        assert (await stage.answer(max_cost="4.1", cache="off")).cost_nano == DOLLAR // 2
+        await stage.answer(max_cost="4.1", cache="off", params={"max_tokens": 900, "seed": 1})
+        await stage.answer(cache="off", params={"seed": 1})
+        asked = [dict(params) for params in stage.upstreams["endless"].params]
+        assert asked == [{"max_tokens": 4096}, {"max_tokens": 900, "seed": 1}, {"seed": 1}]
+
+
+async def test_a_small_window_keeps_half_of_itself_for_the_prompt() -> None:
+    small = model("small", HELLO, output_cost_per_mtok=1000.0, context_window=6000)
+    async with staged(small) as stage:
+        assert isinstance(await stage.answer(max_cost="3"), Answered)
+        assert [dict(params) for params in stage.upstreams["small"].params] == [{"max_tokens": 3000}]
+
+
+async def test_a_model_s_ceiling_caps_what_nothing_else_caps() -> None:
+    endless = model("endless", HELLO, output_cost_per_mtok=1000.0, routing={"spend_ceiling": 4.5})
+    async with staged(endless) as stage:
+        assert isinstance(await stage.answer("one"), Answered)
+        refused = await stage.answer("two")
+        assert isinstance(refused, Failed)
+        assert (refused.code, "4.096" in refused.message) == ("budget_exceeded", True)
+        assert [dict(params) for params in stage.upstreams["endless"].params] == [{"max_tokens": 4096}]
+
+
 async def test_a_price_that_nobody_knows_is_refused_under_a_job_s_own_ceiling() -> None:
     async with staged(model("endless", HELLO, output_cost_per_mtok=1000.0)) as stage:
+        stage.core.fleet.reprice("endless", None)
         refused = await stage.answer(max_cost="1000")
         assert isinstance(refused, Failed)
         assert refused.code == "budget_exceeded"
         assert "unknown" in refused.message
-        assert (await stage.answer()).cost_nano == DOLLAR // 2
+        assert (await stage.answer()).cost_nano == 0
 
 
 async def test_a_job_s_own_ceiling_holds_over_all_its_attempts() -> None:
@@ -234,6 +264,7 @@ async def test_a_job_given_up_after_too_many_deaths_is_charged_for_all_of_them(b
         failed = await retried(stage, ref)
         assert isinstance(failed, Failed)
         assert (failed.code, failed.cost_nano) == ("delivery_limit_exceeded", DOLLAR)
+        assert stage.observer.dead == [(ref, "delivery_limit_exceeded")]
         assert bill(failed) == [("dear", "unknown", 1.0)]
 
 

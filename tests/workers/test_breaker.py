@@ -143,7 +143,7 @@ def test_the_first_opening_after_a_closing_is_short_again() -> None:
 def test_a_model_that_is_down_for_weeks_still_has_a_finite_opening() -> None:
     breaker = Breaker()
     breaker.force_open(1.0, 0.0, openings=5_000)
-    assert call(breaker, FAILURE, 1.0) == Open(1.0 + 60 * LONGEST_FACTOR, 5_001)
+    assert call(breaker, FAILURE, 1.0) == Open(1.0 + 60 * LONGEST_FACTOR, 5_001, "probe")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_closing_from_elsewhere_forgets_failures_and_openings() -> None:
     ],
 )
 def test_the_rate_rule_opens_at_half_of_at_least_ten(pattern: str, opens_at: int | None) -> None:
-    breaker = Breaker(threshold=100, rate=RateRule())
+    breaker = Breaker(threshold=100, rate=RateRule(minimum_calls=10))
     seen = None
     for number, letter in enumerate(pattern, start=1):
         verdict = {"S": SUCCESS, "F": FAILURE, "N": NEUTRAL}[letter]
@@ -202,8 +202,57 @@ def test_the_rate_rule_opens_at_half_of_at_least_ten(pattern: str, opens_at: int
     assert seen == opens_at
 
 
+def test_without_settings_the_rate_rule_wants_half_of_twenty() -> None:
+    breaker = Breaker(threshold=100, rate=RateRule())
+    entered = [call(breaker, verdict, 5.0) for verdict in [SUCCESS, FAILURE] * 10]
+    assert entered == [None] * 19 + [Open(65.0, reason="rate")]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "adaptive", "reason"),
+    [
+        ([FAILURE] * 3, False, "in_a_row"),
+        ([SUCCESS, SUCCESS, FAILURE, FAILURE, SUCCESS, FAILURE], False, "rate"),
+        ([FAILURE] * 3, True, "unusual"),
+    ],
+)
+def test_an_opening_says_why(verdicts: list[Verdict], adaptive: bool, reason: str) -> None:
+    breaker = Breaker(rate=RateRule(minimum_calls=6), adaptive=adaptive)
+    for verdict in verdicts:
+        call(breaker, verdict)
+    assert breaker.state == Open(60.0, reason=reason)  # type: ignore[arg-type]
+    call(breaker, FAILURE, 60.0)
+    assert isinstance(breaker.state, Open)
+    assert breaker.state.reason == "probe"
+
+
+def test_an_adaptive_breaker_knows_that_some_failures_in_a_row_are_usual_for_this_model() -> None:
+    breaker = Breaker(adaptive=True)
+    assert breaker.drift is not None
+    breaker.drift.recall(800, 200)
+    for verdict in ([FAILURE] + [SUCCESS] * 4) * 60:  # one call in five
+        assert call(breaker, verdict) is None
+    run = [call(breaker, FAILURE) for _ in range(11)]
+    assert run == [None] * 10 + [Open(60.0, reason="unusual")]
+
+
+def test_an_adaptive_breaker_forgives_a_model_that_never_failed_less() -> None:
+    breaker = Breaker(adaptive=True)
+    for _ in range(1_000):
+        call(breaker, SUCCESS)
+    assert [call(breaker, FAILURE) for _ in range(2)] == [None, Open(60.0, reason="unusual")]
+
+
+def test_an_adaptive_breaker_weighs_anew_after_a_closing() -> None:
+    breaker = Breaker(adaptive=True)
+    call(breaker, FAILURE)
+    call(breaker, FAILURE)
+    breaker.force_close()
+    assert [call(breaker, FAILURE) for _ in range(3)] == [None, None, Open(60.0, reason="unusual")]
+
+
 def test_the_rate_window_slides() -> None:
-    breaker = Breaker(threshold=100, rate=RateRule(window_s=60.0, buckets=10))
+    breaker = Breaker(threshold=100, rate=RateRule(minimum_calls=10, window_s=60.0, buckets=10))
     for _ in range(9):
         call(breaker, FAILURE, 0.0)
     assert call(breaker, FAILURE, 60.0) is None, "the nine have left the window"
@@ -234,15 +283,24 @@ def test_settings_that_make_no_rate_rule_are_refused(wrong: dict[str, float]) ->
         RateRule(**wrong)  # type: ignore[arg-type]
 
 
+RULE = RateRule(ratio=0.5, minimum_calls=5, window_s=100.0, buckets=10)
+
+
 class AgainstAReference(RuleBasedStateMachine):
-    """The reference keeps a set of the permits that still count, and no generations or state types."""
+    """The reference keeps a set of the permits that still count, and no generations or state types.
+
+    Of the window it keeps every call, with its moment rounded down to the slice of ten seconds that it is in.
+    """
 
     permits: Bundle[Permit | None] = Bundle("permits")
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.breaker = Breaker(threshold=3, timeout_s=60.0)
+        self.breaker = Breaker(threshold=3, timeout_s=60.0, rate=RULE)
+        self.ended: list[
+            tuple[float, bool]
+        ] = []  # calls since the last change: when, and whether they failed
         self.counting: list[Permit] = []  # by identity: equal permits are different calls
         self.live: dict[int, int] = {}  # id of permit -> number of calls that hold it
         self.failures = 0
@@ -253,9 +311,20 @@ class AgainstAReference(RuleBasedStateMachine):
 
     def change(self) -> None:
         self.live.clear()
+        self.ended.clear()
         self.failures, self.probe, self.tried = 0, None, False
 
-    @rule(seconds=st.floats(min_value=0.01, max_value=400.0))
+    def end(self, failed: bool) -> bool:
+        """Keep an ended call; does the window break the rule with it?"""
+        self.ended.append((self.now // 10, failed))
+        recent = [failed for slice_, failed in self.ended if slice_ > self.now // 10 - 10]
+        return failed and len(recent) >= 5 and 2 * sum(recent) >= len(recent)
+
+    @rule(
+        seconds=st.one_of(
+            st.floats(min_value=0.01, max_value=20.0), st.floats(min_value=20.0, max_value=400.0)
+        )
+    )
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
@@ -295,12 +364,18 @@ class AgainstAReference(RuleBasedStateMachine):
             self.settle_probe(verdict, jitter, entered)
         elif verdict is SUCCESS:
             self.failures = 0
+            self.end(False)
+            assert entered is None
         elif verdict is FAILURE:
             self.failures += 1
-            if self.failures == 3:
+            too_many = self.end(True)
+            if self.failures == 3 or too_many:
+                reason = "in_a_row" if self.failures == 3 else "rate"
                 self.change()
                 self.openings, self.blocked_until = 1, self.now + 60.0
-                assert entered == Open(self.blocked_until, 1)
+                assert entered == Open(self.blocked_until, 1, reason)  # type: ignore[arg-type]
+            else:
+                assert entered is None
 
     def settle_probe(self, verdict: Verdict, jitter: float, entered: State | None) -> None:
         self.change()
@@ -343,10 +418,11 @@ class AgainstAReference(RuleBasedStateMachine):
         elif self.probe is not None:
             assert state == HalfOpen(self.openings, probing=True)
         elif self.now < self.blocked_until:
-            assert state == Open(self.blocked_until, self.openings)
+            assert isinstance(state, Open)
+            assert (state.until, state.openings) == (self.blocked_until, self.openings)
         else:
             assert state == HalfOpen(self.openings)
 
 
 TestAgainstAReference = AgainstAReference.TestCase
-TestAgainstAReference.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestAgainstAReference.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -149,3 +151,156 @@ def test_a_report_of_nothing_new_changes_no_count() -> None:
     same = HealthSnapshot(total_successes=7, total_failures=2)
     together = merged(kept, before=same, now=same)
     assert (together.total_successes, together.total_failures) == (10, 5)
+
+
+@pytest.mark.parametrize(("calls", "p99"), [(1, 1.0), (99, 99.0), (100, 99.0), (200, 198.0)])
+def test_one_call_in_a_hundred_is_slower_than_the_last_quantile(calls: int, p99: float) -> None:
+    health = ModelHealth()
+    for latency_ms in range(1, calls + 1):
+        health.record_success(0.0, float(latency_ms), 0)
+    assert health.snapshot().latency_p99_ms == p99 == health.latency_ms(0.99) == health.latency_p99_ms
+
+
+def test_before_the_first_answer_no_latency_is_known() -> None:
+    health = ModelHealth()
+    health.record_failure(1.0)
+    assert (health.latency_p50_ms, health.tokens_per_s, health.ttft_p50_ms) == (None, None, None)
+    assert health.latency_ms(0.99) == math.inf
+
+
+def test_the_time_to_the_first_token_is_that_of_streamed_calls() -> None:
+    health = ModelHealth()
+    for ttft_ms in (None, 30.0, 10.0, 20.0, None):
+        health.record_success(0.0, 500.0, 10, ttft_ms)
+    assert (health.snapshot().ttft_p50_ms, health.snapshot().ttft_p95_ms) == (20.0, 30.0)
+
+
+# -- several processes -----------------------------------------------------------------------------------
+
+
+class Record:
+    """What all processes have on record."""
+
+    def __init__(self) -> None:
+        self.kept = HealthSnapshot()
+
+    def meet(self, health: ModelHealth) -> None:
+        """One process shares what is new, as it does every few seconds."""
+        report = health.renew(self.kept)
+        if report is not None:
+            before, now = report
+            text = msgspec.json.encode(merged(self.kept, before=before, now=now))
+            self.kept = msgspec.json.decode(text, type=HealthSnapshot)
+
+
+def test_processes_come_to_the_same_record() -> None:
+    record, one, two = Record(), ModelHealth(), ModelHealth()
+    for second in range(10):
+        one.record_success(100.0 + second, 10.0, 5)
+        two.record_success(100.5 + second, 1_000.0, 5, 50.0)
+    two.record_failure(111.0)
+    for health in (one, two, one):
+        record.meet(health)
+    assert one.snapshot() == two.snapshot()
+    found = one.snapshot()
+    assert (found.total_successes, found.total_failures, found.consecutive_failures) == (20, 1, 1)
+    assert (found.latency_p50_ms, found.latency_p95_ms, found.ttft_p50_ms) == (10.0, 1_000.0, 50.0)
+    assert (found.last_success_time, found.last_failure_time) == (109.5, 111.0)
+
+
+def test_a_process_that_sees_little_does_not_speak_for_all() -> None:
+    record, busy, idle = Record(), ModelHealth(), ModelHealth()
+    for second in range(200):
+        busy.record_success(100.0 + second, 10.0, 5)
+    record.meet(busy)
+    idle.record_success(301.0, 9_000.0, 5)
+    record.meet(idle)
+    assert record.kept.latency_p95_ms == 10.0
+
+
+def test_nothing_new_is_nothing_to_report_and_is_learnt_all_the_same() -> None:
+    record, one, idle = Record(), ModelHealth(), ModelHealth()
+    one.record_success(1.0, 10.0, 5)
+    record.meet(one)
+    assert idle.renew(record.kept) is None
+    assert (idle.total_successes, idle.latency_p50_ms) == (1, 10.0)
+    assert one.renew(record.kept) is None
+    assert one.total_successes == 1
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "run"),
+    [
+        ("ff", "ff", 4),  # nobody succeeded: all failures are one run
+        ("ffs", "", 0),
+        ("sff", "", 2),
+        ("ff", "  s", 0),  # theirs came after my failures
+        (" ff", "s", 2),  # and here before
+        ("fs f", "  f", 2),
+        ("ffff", "  s f", 5),  # a run that another's success fell into is not parted
+    ],
+)
+def test_a_run_of_failures_ends_with_the_latest_success_whoever_had_it(
+    mine: str, theirs: str, run: int
+) -> None:
+    """Each letter is one second: a success, a failure, or nothing."""
+    for order in (0, 1):
+        record = Record()
+        healths = [ModelHealth(), ModelHealth()]
+        for health, story in zip(healths, (mine, theirs), strict=True):
+            for second, what in enumerate(story):
+                if what == "s":
+                    health.record_success(float(second), 1.0, 0)
+                elif what == "f":
+                    health.record_failure(float(second))
+        for health in healths if order else healths[::-1]:
+            record.meet(health)
+        assert record.kept.consecutive_failures == run
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from(["s", "f", "meet"]), st.floats(1, 1e4, allow_nan=False)),
+        max_size=80,
+    )
+)
+def test_whenever_they_meet_nothing_is_lost_and_nothing_counted_twice(
+    story: list[tuple[int, str, float]],
+) -> None:
+    record = Record()
+    healths = [ModelHealth() for _ in range(3)]
+    answered: list[tuple[float, float]] = []
+    failures, now = 0, 1_000.0
+    for process, what, latency_ms in story:
+        now += 1
+        match what:
+            case "s":
+                healths[process].record_success(now, latency_ms, 1)
+                answered.append((now, latency_ms))
+            case "f":
+                healths[process].record_failure(now)
+                failures += 1
+            case "meet":
+                record.meet(healths[process])
+                assert healths[process].total_successes <= len(answered)
+    for health in [*healths, *healths]:
+        record.meet(health)
+    for health in healths:
+        found = health.snapshot()
+        assert (found.total_successes, found.total_failures) == (len(answered), failures)
+        assert found == healths[0].snapshot()
+        if answered:
+            newest = sorted(latency for _, latency in sorted(answered)[-RECENT:])
+            assert found.latency_p50_ms == pytest.approx(newest[(len(newest) + 1) // 2 - 1], abs=0.001)
+            assert found.last_success_time == answered[-1][0]
+
+
+def test_what_is_told_at_the_end_needs_no_look_at_the_record() -> None:
+    health = ModelHealth()
+    health.restore(HealthSnapshot(total_successes=7))
+    health.record_success(1.0, 5.0, 0)
+    news = health.news()
+    assert news is not None
+    before, now = news
+    assert (before.total_successes, now.total_successes) == (7, 8)
+    assert health.news() is None

@@ -6,6 +6,7 @@ import asyncio
 import random
 
 import pytest
+from msgspec import structs
 from worker_fakes import HANG, HELLO, Fate, Stage, outcome
 
 from theo_workers.breaker import HalfOpen, Open
@@ -22,6 +23,7 @@ from theo_workers.errors import (
     WorkerStopped,
 )
 from theo_workers.failures import FailureClass
+from theo_workers.load import Load
 from theo_workers.messages import Outcome
 from theo_workers.standing import Available, Pace, Shared, Unavailable
 
@@ -53,10 +55,22 @@ async def test_opens_after_three_failures_and_is_available_again_after_sixty_sec
         assert stage.free == 8
 
 
-async def test_an_event_says_the_time_left_and_how_often_it_opened() -> None:
+async def test_an_event_says_why_it_opened_how_often_and_for_how_long() -> None:
     async with Stage(DOWN, threshold=1).running() as stage:
         await stage.outcomes(1)
-        assert stage.listener.transitions == [("circuit_opened", {"retry_after_s": 60.0, "openings": 1})]
+        assert stage.listener.transitions == [
+            (
+                "circuit_opened",
+                {
+                    "reason": "in_a_row",
+                    "failures": 1,
+                    "openings": 1,
+                    "retry_after_ms": 60_000,
+                    "error_code": "provider_unavailable",
+                    "status_code": 500,
+                },
+            )
+        ]
 
 
 async def test_a_failed_probe_opens_for_longer() -> None:
@@ -105,7 +119,9 @@ async def test_a_429_pauses_for_its_retry_after_and_is_no_failure() -> None:
         await stage.clock.advance(5)
         assert stage.changes == before + 1
         assert await stage.outcomes(1) == ["Completed"]
-        assert stage.listener.transitions == [("model_paused", {"retry_after_s": 5.0})]
+        assert stage.listener.transitions == [
+            ("model_paused", {"retry_after_ms": 5_000, "error_code": "rate_limited", "status_code": 429})
+        ]
 
 
 async def test_the_owner_hears_when_a_pause_made_longer_ends() -> None:
@@ -143,7 +159,16 @@ async def test_a_useless_credential_disables_until_an_operator_resets_it() -> No
         stage.worker.reset()
         assert await stage.outcomes(1) == ["Completed"]
         assert stage.changes > before
-        assert stage.listener.transitions == [("model_disabled", {"cause": "authentication_failed"})]
+        assert stage.listener.transitions == [
+            (
+                "model_disabled",
+                {
+                    "cause": "authentication_failed",
+                    "error_code": "authentication_failed",
+                    "status_code": 401,
+                },
+            )
+        ]
 
 
 async def test_an_operator_disables_and_waiting_calls_are_turned_away() -> None:
@@ -600,3 +625,98 @@ async def test_a_probe_that_is_not_let_out_is_not_announced() -> None:
         assert stage.worker.half_open
         await stage.outcomes(1)
         assert stage.listener.events == ["circuit_opened", "circuit_half_open", "circuit_opened"]
+
+
+# -- fewer slots than configured -------------------------------------------------------------------------
+
+
+async def test_after_a_good_probe_calls_come_back_step_by_step_and_the_owner_hears_of_each() -> None:
+    async with Stage(DOWN, HELLO, threshold=1, ramp_s=10.0).running() as stage:
+        await stage.outcomes(1)
+        await stage.clock.advance(60)
+        await stage.outcomes(1)
+        assert (stage.worker.slots, stage.free) == (2, 2)
+        stage.upstream.takes_s = HANG
+        replies = [stage.submit(within_s=HANG) for _ in range(8)]
+        running, heard = [], stage.changes
+        for seconds in (4.9, 0.1, 4.9, 0.1):
+            await stage.clock.advance(seconds)
+            running.append(stage.upstream.running)
+        assert running == [2, 4, 4, 8]
+        assert stage.changes >= heard + 2
+        assert [outcome(reply) for reply in replies] == ["waiting"] * 8
+
+
+async def test_a_call_that_waits_for_the_ramp_ends_at_its_deadline() -> None:
+    async with Stage(DOWN, HELLO, threshold=1, ramp_s=100.0, limit=4).running() as stage:
+        await stage.outcomes(1)
+        await stage.clock.advance(60)
+        await stage.outcomes(1)
+        stage.upstream.takes_s = HANG
+        stage.submit(within_s=HANG)
+        late = stage.submit(within_s=3.0)
+        await stage.clock.advance(3)
+        assert outcome(late) == "DeadlineExceeded"
+
+
+async def test_refusals_of_one_burst_lower_the_concurrency_once_and_success_raises_it() -> None:
+    stage = Stage(LIMITED, LIMITED, LIMITED, LIMITED, HELLO, load=Load(8, least_slow_ms=1_000.0))
+    async with stage.running():
+        for _ in range(4):
+            stage.submit()
+        await stage.clock.advance(0)
+        assert stage.worker.slots == 5
+        await stage.clock.advance(5)
+        for _ in range(30):
+            for _ in range(stage.free):
+                stage.submit()
+            await stage.clock.advance(0.1)
+        assert stage.worker.slots == 8
+
+
+async def test_time_outs_lower_it_unless_the_job_was_impatient() -> None:
+    stage = Stage(ProviderTimeout("late"), takes_s=0.02, threshold=99, load=Load(8, least_slow_ms=1_000.0))
+    async with stage.running():
+        await stage.outcomes(5, after_s=0.02, within_s=0.02)
+        assert stage.worker.slots == 8
+        stage.upstream.takes_s = 120.0
+        await stage.outcomes(1, after_s=120.0)
+        assert stage.worker.slots == 5
+
+
+async def test_calls_far_slower_than_usual_lower_it() -> None:
+    stage = Stage(takes_s=0.5, load=Load(8, least_slow_ms=1_000.0))
+    async with stage.running():
+        await stage.outcomes(40, after_s=0.5)
+        stage.upstream.takes_s = 1.4
+        await stage.outcomes(1, after_s=1.4)
+        assert stage.worker.slots == 8, "less than three times the usual"
+        stage.upstream.takes_s = 4.5
+        await stage.outcomes(1, after_s=4.5)
+        assert stage.worker.slots == 5
+
+
+async def test_a_call_that_waits_for_a_lowered_concurrency_ends_at_its_deadline() -> None:
+    stage = Stage(HELLO, LIMITED, HELLO, load=Load(2, least_slow_ms=1_000.0), limit=2, takes_s=HANG)
+    async with stage.running():
+        stage.submit(within_s=HANG)
+        await stage.clock.advance(0)
+        stage.upstream.takes_s = 1.0
+        stage.submit()
+        await stage.clock.advance(6)
+        assert (stage.worker.slots, stage.availability()) == (1, Available())
+        late = stage.submit(within_s=2.0)
+        await stage.clock.advance(1.9)
+        assert outcome(late) == "waiting"
+        await stage.clock.advance(0.1)
+        assert outcome(late) == "DeadlineExceeded"
+        assert stage.upstream.begun == 2
+
+
+async def test_the_time_to_the_first_token_is_on_the_health_record() -> None:
+    streamed = structs.replace(HELLO, first_token_ms=200.0)
+    async with Stage(HELLO, streamed).running() as stage:
+        await stage.outcomes(1)
+        assert stage.worker.health.ttft_p50_ms is None
+        await stage.outcomes(1)
+        assert stage.worker.health.ttft_p50_ms == 200.0

@@ -20,6 +20,7 @@ from theo_workers.errors import (
     UpstreamError,
 )
 from theo_workers.failures import BreakerEffect, FailureClass
+from theo_workers.slots import Slots
 from theo_workers.standing import (
     AVAILABLE,
     PACE_S,
@@ -34,8 +35,8 @@ from theo_workers.standing import (
 )
 
 
-def standing(*, threshold: int = 1, timeout_s: float = 120.0) -> Standing:
-    return Standing(Breaker(threshold=threshold), timeout_s=timeout_s)
+def standing(*, threshold: int = 1, timeout_s: float = 120.0, ramp_s: float = 0.0) -> Standing:
+    return Standing(Breaker(threshold=threshold), Slots(8, ramp_s=ramp_s), timeout_s=timeout_s)
 
 
 def fail(model: Standing, error: UpstreamError, now: float = 0.0, *, jitter: float = 0.5) -> Change | None:
@@ -320,3 +321,71 @@ def test_the_probe_keeps_pace_too() -> None:
     fail(model, DOWN)
     model.pace = Pace(since=70.0, calls=5)
     assert (model.admits(60.0), model.admits(70.0)) == (0, 1)
+
+
+# -- the ramp --------------------------------------------------------------------------------------------
+
+
+def ramping() -> Standing:
+    """Eight slots, and a circuit that a good probe closed at 60.0."""
+    model = standing(ramp_s=10.0)
+    fail(model, DOWN)
+    model.succeeded(model.admit(60.0), 60.0)
+    return model
+
+
+def test_a_good_probe_gives_a_quarter_of_the_slots_and_the_next_change_more() -> None:
+    model = ramping()
+    assert model.availability(60.0) == AVAILABLE
+    assert (model.slots.now, model.next_change(60.0)) == (2, 65.0)
+    model.slots.tick(65.0)
+    assert (model.slots.now, model.next_change(65.0)) == (4, 70.0)
+    model.slots.tick(70.0)
+    assert (model.slots.now, model.next_change(70.0)) == (8, None)
+
+
+def test_a_success_of_a_closed_circuit_begins_no_ramp() -> None:
+    model = standing(ramp_s=10.0)
+    model.succeeded(model.admit(0.0), 1.0)
+    assert model.slots.now == 8
+
+
+def test_a_closing_known_from_elsewhere_ramps_too_and_no_news_does_not() -> None:
+    model = standing(ramp_s=10.0)
+    model.adopt(Shared(anew=True), 1.0)
+    assert model.slots.now == 8
+    model.adopt(Shared(open_until=60.0, openings=1, anew=True), 1.0)
+    model.adopt(Shared(anew=True), 62.0)
+    assert (model.slots.now, model.next_change(62.0)) == (2, 67.0)
+
+
+def test_our_own_closing_that_comes_back_as_a_row_does_not_begin_the_ramp_again() -> None:
+    model = ramping()
+    model.adopt(Shared(), 60.2)
+    assert model.next_change(60.2) == 65.0
+
+
+@pytest.mark.parametrize(("retry_after_s", "ends"), [(30.0, 40.0), (4.0, 8.0)], ids=["long", "short"])
+def test_a_pause_ends_in_a_ramp_that_is_no_longer_than_the_pause(retry_after_s: float, ends: float) -> None:
+    model = standing(ramp_s=10.0)
+    fail(model, RateLimited("x", retry_after_s=retry_after_s))
+    model.slots.tick(retry_after_s)
+    assert model.slots.now == 2
+    model.slots.tick(ends - 0.01)
+    assert model.slots.now == 4
+    model.slots.tick(ends)
+    assert model.slots.now == 8
+
+
+def test_a_pause_known_from_elsewhere_ends_in_a_ramp_too() -> None:
+    model = standing(ramp_s=10.0)
+    model.adopt(Shared(paused_until=30.0), 10.0)
+    assert (model.slots.now, model.availability(29.0)) == (2, Unavailable("paused", 30.0))
+    model.slots.tick(35.0)
+    assert model.slots.now == 4
+
+
+def test_an_operator_gives_all_slots_back() -> None:
+    model = ramping()
+    model.reset()
+    assert (model.slots.now, model.next_change(60.0)) == (8, None)

@@ -12,8 +12,10 @@ from theo_workers.breaker import Breaker
 from theo_workers.call import Call, Result
 from theo_workers.clock import FakeClock, sleep
 from theo_workers.health import ModelHealth
+from theo_workers.load import Load
 from theo_workers.messages import Completion, DeltaSink, Message, Outcome, Request, Usage
 from theo_workers.model_worker import ModelWorker
+from theo_workers.slots import Slots
 from theo_workers.standing import Standing
 
 HELLO = Completion(output="hello", finish_reason="stop", usage=Usage(prompt_tokens=5, completion_tokens=2))
@@ -97,12 +99,13 @@ class Stage:
     """One worker and all it stands on."""
 
     def __init__(
-        self, *fates: Fate, takes_s: float = 0.0, threshold: int = 3, limit: int = 8, mailbox: int = 8
-    ) -> None:
+        self, *fates: Fate, takes_s: float = 0.0, threshold: int = 3, limit: int = 8, mailbox: int = 8,
+        ramp_s: float = 0.0, load: Load | None = None,
+    ) -> None:  # fmt: skip
         self.clock = FakeClock()
         self.upstream = FakeUpstream(self.clock, *fates, takes_s=takes_s)
         self.listener = Listener()
-        self.standing = Standing(Breaker(threshold=threshold))
+        self.standing = Standing(Breaker(threshold=threshold), Slots(limit, ramp_s=ramp_s, load=load))
         self.changes = 0
         self.worker = ModelWorker(
             "fast",
@@ -112,7 +115,6 @@ class Stage:
             clock=self.clock,
             rng=random.Random(7),
             observer=self.listener,
-            limit=limit,
             mailbox=mailbox,
         )
         self.worker.on_change = self._changed

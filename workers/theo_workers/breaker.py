@@ -8,15 +8,19 @@ Closed ◄── good probe ── HalfOpen ◄── time ── Open
 from __future__ import annotations
 
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from msgspec import Struct
 
+from theo_workers.drift import Drift
 from theo_workers.errors import CircuitOpen
 from theo_workers.failure_rate import FailureRate, RateRule
 
 LONGEST_FACTOR = 8  # openings double up to this multiple of the first
 SPREAD = 0.2  # and vary by this share, so that many processes do not probe in step
+
+Reason = Literal["in_a_row", "rate", "unusual", "probe"]
+"""Why it opened: failures in a row, too many in the window, more than is usual for the model, a failed probe."""
 
 
 class Verdict(Enum):
@@ -42,6 +46,7 @@ class Open(Struct, frozen=True):
 
     until: float
     openings: int = 1  # since it was last closed
+    reason: Reason = "in_a_row"
 
 
 class HalfOpen(Struct, frozen=True):
@@ -68,16 +73,24 @@ class Permit(Struct, frozen=True):
 class Breaker:
     """Circuit breaker (Nygard, Release It!). `now` is monotonic seconds; `jitter` is drawn from [0, 1).
 
-    It opens after `threshold` failures in a row or, if given, by `rate`. The first opening lasts exactly
-    `timeout_s`; each one that follows a failed probe lasts twice the one before, up to `LONGEST_FACTOR` times
-    the first and ± `SPREAD`. One good probe closes it.
+    It opens after `threshold` failures in a row (`adaptive`: after as many as are unusual for this model) or, if
+    given, by `rate`. The first opening lasts exactly `timeout_s`; each one that follows a failed probe lasts twice
+    the one before, up to `LONGEST_FACTOR` times the first and ± `SPREAD`. One good probe closes it.
     """
 
-    def __init__(self, *, threshold: int = 3, timeout_s: float = 60.0, rate: RateRule | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        threshold: int = 3,
+        timeout_s: float = 60.0,
+        rate: RateRule | None = None,
+        adaptive: bool = False,
+    ) -> None:
         if threshold < 1 or timeout_s <= 0:
             raise ValueError(f"threshold {threshold} must be at least 1 and timeout_s {timeout_s} above 0")
         self.threshold, self.timeout_s = threshold, timeout_s
         self.state: State = _CLOSED
+        self.drift = Drift(threshold) if adaptive else None
         self._rate = None if rate is None else FailureRate(rate)
         self._permit = Permit(0)  # of the current generation, which counts changes so that evidence is dated
 
@@ -113,22 +126,11 @@ class Breaker:
         """
         if permit.generation != self._permit.generation:
             return None
-        match self.state, verdict:
-            case Closed(failures=failures), Verdict.SUCCESS:
-                if self._rate is not None:
-                    self._rate.record(failed=False, now=now)
-                if failures:
-                    self.state = _CLOSED
-            case Closed(failures=failures), Verdict.FAILURE:
-                if self._trips(failures + 1, now):
-                    return self._enter(Open(now + self.timeout_s))
-                self.state = Closed(failures + 1)
-            case HalfOpen(), Verdict.SUCCESS:
-                return self._enter(_CLOSED)
-            case HalfOpen(openings=openings), Verdict.FAILURE:
-                return self._enter(Open(now + self._longer_s(openings, jitter), openings + 1))
-            case HalfOpen(openings=openings), Verdict.NEUTRAL:
-                self._enter(HalfOpen(openings))  # or we would stay half-open for ever
+        match self.state:
+            case Closed(failures=failures):
+                return self._weigh(failures, verdict, now)
+            case HalfOpen(openings=openings):
+                return self._decide(openings, verdict, now, jitter)
         return None
 
     def force_open(self, until: float, now: float, *, openings: int = 1) -> None:
@@ -144,12 +146,41 @@ class Breaker:
         """Take over a closing known from elsewhere, or an operator's. Forgets all failures."""
         self._enter(_CLOSED)
 
-    def _trips(self, failures: int, now: float) -> bool:
+    def _weigh(self, failures: int, verdict: Verdict, now: float) -> State | None:
+        """A call of the closed circuit, after `failures` in a row, has ended."""
+        if verdict is Verdict.SUCCESS:
+            if self._rate is not None:
+                self._rate.record(failed=False, now=now)
+            if self.drift is not None:
+                self.drift.succeeded()
+            if failures:
+                self.state = _CLOSED
+        elif verdict is Verdict.FAILURE:
+            if (reason := self._tripped(failures + 1, now)) is not None:
+                return self._enter(Open(now + self.timeout_s, reason=reason))
+            self.state = Closed(failures + 1)
+        return None
+
+    def _decide(self, openings: int, verdict: Verdict, now: float, jitter: float) -> State | None:
+        """The probe has ended."""
+        match verdict:
+            case Verdict.SUCCESS:
+                return self._enter(_CLOSED)
+            case Verdict.FAILURE:
+                return self._enter(Open(now + self._longer_s(openings, jitter), openings + 1, "probe"))
+        self._enter(HalfOpen(openings))  # or we would stay half-open for ever
+        return None
+
+    def _tripped(self, failures: int, now: float) -> Reason | None:
+        """Count one more failure, the last of `failures` in a row: why the circuit must open, if it must."""
         if self._rate is not None:
             self._rate.record(failed=True, now=now)
-            if self._rate.exceeded():
-                return True
-        return failures >= self.threshold
+        if self.drift is not None:
+            if self.drift.failed():
+                return "unusual"
+        elif failures >= self.threshold:
+            return "in_a_row"
+        return "rate" if self._rate is not None and self._rate.exceeded() else None
 
     def _longer_s(self, openings: int, jitter: float) -> float:
         # Bounded before the power: a model that is down for days counts more openings than a float holds.
@@ -160,4 +191,6 @@ class Breaker:
         self.state, self._permit = state, Permit(self._permit.generation + 1)
         if self._rate is not None:
             self._rate.clear()
+        if self.drift is not None:
+            self.drift.clear()
         return state

@@ -14,7 +14,7 @@ class RateRule(Struct, frozen=True, kw_only=True):
     """
 
     ratio: float = 0.5
-    minimum_calls: int = 10
+    minimum_calls: int = 20
     window_s: float = 60.0
     buckets: int = 10
 
@@ -26,7 +26,10 @@ class RateRule(Struct, frozen=True, kw_only=True):
 class FailureRate:
     """Counts calls when they end, successes and failures alike.
 
-    Counting a call when it starts and its failure when it ends would let slow failures outlive their calls.
+    To count a call when it is sent and its failure when it ends lets slow failures outlive their calls: a model that
+    hangs until each call times out is never found out. To date both by the sending cures that with a window of twice
+    the time-out, which then takes the longer to fill, and the fresh calls in it are counted as good ones until they
+    end. So dated, the share is of what is known of the last `window_s`, however long the calls took.
     """
 
     def __init__(self, rule: RateRule) -> None:

@@ -14,14 +14,24 @@ from theo_workers.standing import Pace, Shared
 class Submission:
     """A call on its way through: in the mail, waiting, running, answered."""
 
-    __slots__ = ("began", "call", "deadline", "permit", "reply", "sent", "task")
+    __slots__ = ("admitted", "began", "call", "deadline", "permit", "reply", "sent", "task")
 
     def __init__(self, call: Call, reply: asyncio.Future[Result]) -> None:
         self.call, self.reply = call, reply
         self.sent, self.began = False, 0.0  # `before_send` has returned, at this monotonic second
         self.deadline = call.deadline  # of the provider: `before_send` costs it no time
         self.permit: Permit  # from admission on
+        self.admitted: float  # likewise; monotonic seconds
         self.task: asyncio.Task[Result] | None = None  # likewise
+
+    def answer(self, error: BaseException | None) -> None:
+        """End it without a result; None: it was given up. Nothing happens to one that is answered already."""
+        if self.reply.done():
+            return
+        if error is None:
+            self.reply.cancel()
+        else:
+            self.reply.set_exception(error)
 
 
 class Submitted(Struct, frozen=True):

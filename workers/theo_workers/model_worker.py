@@ -21,7 +21,8 @@ from theo_workers.errors import (
     UpstreamError,
     WorkerStopped,
 )
-from theo_workers.health import ModelHealth
+from theo_workers.failures import BreakerEffect
+from theo_workers.health import HealthSnapshot, ModelHealth
 from theo_workers.mail import (
     Adopt,
     Disable,
@@ -58,9 +59,9 @@ __all__ = [
 class ModelWorker:
     """The actor. Only `run` changes the standing, so there are no locks; it never awaits an upstream.
 
-    `limit` calls run at a time and `mailbox` more wait in order. `standing` and `health` outlive a crash of
-    `run`: called again, it goes on with them. `on_change` is called in the loop's thread when a slot has
-    become free or the model may have become available; the owner sets it.
+    As many calls run at a time as the standing has slots, and `mailbox` more wait in order. `standing` and `health`
+    outlive a crash of `run`: called again, it goes on with them. `on_change` is called in the loop's thread when a
+    slot has become free or the model may have become available; the owner sets it.
     """
 
     def __init__(
@@ -73,13 +74,13 @@ class ModelWorker:
         clock: Clock,
         rng: random.Random,
         observer: Observer,
-        limit: int = 64,
         mailbox: int = 64,
     ) -> None:
-        self.name, self.upstream, self.health, self.limit = name, upstream, health, limit
+        self.name, self.upstream, self.health = name, upstream, health
+        self.limit = standing.slots.most  # calls at a time, when all is well
         self.on_change: Callable[[], None] = _nobody_listens
         self._mailbox = mailbox
-        self._standing, self._clock = standing, clock
+        self._standing, self._slots, self._clock = standing, standing.slots, clock
         self._record = Record(
             name, standing, health, clock=clock, rng=rng, observer=observer, changed=self._arm_for_standing
         )
@@ -118,12 +119,17 @@ class ModelWorker:
         """Calls under way."""
         return len(self._running)
 
+    @property
+    def slots(self) -> int:
+        """Calls at a time as things are: fewer than `limit` while it recovers or is overloaded."""
+        return self._slots.now
+
     def free(self, now: float) -> int:
         """Slots that a submit would get at once; a half-open breaker has one, for the probe."""
         if self._stopped:
             return 0
         unanswered = len(self._unanswered)
-        left = self.limit - unanswered
+        left = self._slots.now - unanswered
         if left <= 0:
             return 0
         admits = self._standing.admits(now)
@@ -151,6 +157,12 @@ class ModelWorker:
     def adopt(self, shared: Shared) -> None:
         """Take over what all processes hold true of the model; nobody is told of it."""
         self._mail.post(Adopt(shared))
+
+    def remember(self, record: HealthSnapshot) -> None:
+        """Begin with what was known of the model before this process."""
+        self.health.restore(record)
+        if (drift := self._standing.breaker.drift) is not None:
+            drift.recall(record.total_successes, record.total_failures)
 
     def keep_pace(self, pace: Pace | None) -> None:
         """Start no more calls than that; a model out of pace is only busy. None: no limit is near."""
@@ -224,7 +236,7 @@ class ModelWorker:
 
     def _queue(self, submission: Submission) -> None:
         self._waiting[submission] = None
-        if self._standing.pace is not None or len(self._waiting) + len(self._running) > self.limit:
+        if self._standing.pace is not None or len(self._waiting) + len(self._running) > self._slots.now:
             self._alarm.arm(submission.call.deadline)
 
     def _start_waiting(self, now: float) -> None:
@@ -236,7 +248,7 @@ class ModelWorker:
                 self._refuse(submission, WorkerStopped(self.name))
             elif submission.call.deadline <= now:
                 self._refuse(submission, _too_late())
-            elif len(self._running) < self.limit and self._standing.in_pace(now):
+            elif len(self._running) < self._slots.now and self._standing.in_pace(now):
                 self._start(submission, now)
             else:
                 match self._standing.availability(now):
@@ -251,6 +263,7 @@ class ModelWorker:
         except NotAdmitted as refusal:
             self._refuse(submission, refusal)
             return
+        submission.admitted = now
         del self._waiting[submission]
         self._running.add(submission)
         submission.task = self._running_loop().create_task(self._carry_out(submission))
@@ -279,23 +292,32 @@ class ModelWorker:
         error = None if task.cancelled() else task.exception()
         if not submission.sent:  # `before_send` refused, or the caller gave up before it was done
             self._standing.abandoned(permit, now)
-            _answer(reply, error)
+            submission.answer(error)
         elif task.cancelled() and reply.cancelled():
             self._record.cancelled(permit, began=began, now=now)
         elif task.cancelled() or error is not None:
             defect = _defect(error)
             self._record.broke(permit, defect, began=began, now=now)
-            _answer(reply, defect)
+            submission.answer(defect)
         else:
+            effect = None
             match result := task.result():
                 case Completed():
                     self._record.completed(permit, result, now)
                 case CallFailed():
                     given_s = submission.deadline - began
-                    self._record.failed(permit, result, given_s=given_s, now=now)
+                    effect = self._record.failed(permit, result, given_s=given_s, now=now)
+            if self._slots.load is not None:
+                self._bore(submission, result, effect, now)
             if not reply.done():
                 reply.set_result(result)
         self._forget(submission)  # last: should the observer crash, it is still among the unanswered
+
+    def _bore(self, submission: Submission, result: Result, effect: BreakerEffect | None, now: float) -> None:
+        running = len(self._running)
+        self._record.load(result, effect, admitted=submission.admitted, running=running, now=now)
+        if self._waiting:  # who had a slot may have to wait now, past its deadline
+            self._alarm.arm(min((w.call.deadline for w in self._waiting), default=None))
 
     def _give_up(self, submission: Submission) -> None:
         if submission.task is not None:
@@ -305,7 +327,7 @@ class ModelWorker:
 
     def _refuse(self, submission: Submission, error: Exception) -> None:
         self._forget(submission)
-        _answer(submission.reply, error)
+        submission.answer(error)
 
     def _forget(self, submission: Submission) -> None:
         self._waiting.pop(submission, None)
@@ -317,6 +339,7 @@ class ModelWorker:
         for waiting in [w for w in self._waiting if w.call.deadline <= now]:
             self._refuse(waiting, _too_late())
         self._alarm.arm(min((w.call.deadline for w in self._waiting), default=None))
+        self._slots.tick(now)
         self._arm_for_standing()
         self._improved = True
 
@@ -353,15 +376,6 @@ class ModelWorker:
                 reply.set_exception(WorkerStopped(self.name, sent=submission.sent))
             else:
                 reply.set_result(begun.result())  # paid for: it must not be lost
-
-
-def _answer(reply: asyncio.Future[Result], error: BaseException | None) -> None:
-    if reply.done():
-        return
-    if error is None:
-        reply.cancel()
-    else:
-        reply.set_exception(error)
 
 
 def _defect(error: BaseException | None) -> InternalError:

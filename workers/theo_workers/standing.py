@@ -1,4 +1,4 @@
-"""May this model be asked now? Its breaker, its pause after a 429 and its credential, taken together."""
+"""May this model be asked now? Its breaker, its pause after a 429, its credential and its slots, taken together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from msgspec import Struct
 from theo_workers.breaker import Breaker, Closed, HalfOpen, Open, Permit, State, Verdict
 from theo_workers.errors import NotAdmitted, ProviderTimeout, UpstreamError
 from theo_workers.failures import CONSEQUENCES, BreakerEffect
+from theo_workers.slots import Slots
 
 PAUSE_S = 1.0  # after a 429 that names no time, ± 20 %
 LONGEST_PAUSE_S = 120.0  # whatever a provider says, we ask again after this
@@ -77,9 +78,9 @@ AVAILABLE = Available()
 class Standing:
     """What admits a call, and what its end changes. `now` is monotonic seconds, `jitter` is in [0, 1)."""
 
-    def __init__(self, breaker: Breaker, *, timeout_s: float = 120.0) -> None:
+    def __init__(self, breaker: Breaker, slots: Slots, *, timeout_s: float = 120.0) -> None:
         """`timeout_s` is what the model is given when the job sets no earlier deadline."""
-        self.breaker = breaker
+        self.breaker, self.slots = breaker, slots
         self.paused_until = -math.inf
         self.disabled: Disabled | None = None
         self.pace: Pace | None = None  # None: as many as there are slots
@@ -125,7 +126,10 @@ class Standing:
 
     def succeeded(self, permit: Permit, now: float) -> State | None:
         """The model answered."""
-        return self.breaker.settle(permit, Verdict.SUCCESS, now, 0.0)
+        entered = self.breaker.settle(permit, Verdict.SUCCESS, now, 0.0)
+        if entered is not None:  # closed, by a probe
+            self.slots.recover(now, now)
+        return entered
 
     def abandoned(self, permit: Permit, now: float) -> None:
         """The call ended without a word about the model."""
@@ -170,24 +174,30 @@ class Standing:
         return self.disabled
 
     def reset(self) -> None:
-        """An operator's word: enabled, not paused, circuit closed."""
+        """An operator's word: enabled, not paused, circuit closed, all slots."""
         self.disabled = None
         self.paused_until = self._probed_until = -math.inf
         self.breaker.force_close()
+        self.slots.fill()
 
     def adopt(self, shared: Shared, now: float) -> None:
         """Take over what all processes hold true. Evidence of our own is kept where that is no news."""
         self._probed_until = shared.probed_until
         if shared.open_until is not None:
             self.breaker.force_open(shared.open_until, now, openings=shared.openings)
-        elif shared.anew or not isinstance(self.breaker.state, Closed):
+        elif not isinstance(self.breaker.state, Closed):
             self.breaker.force_close()
-        longer = shared.paused_until > now  # else it is over, or an operator ended it
-        self.paused_until = max(self.paused_until, shared.paused_until) if longer else shared.paused_until
+            self.slots.recover(now, now)
+        elif shared.anew:
+            self.breaker.force_close()
+        if shared.paused_until > now:
+            self._pause(shared.paused_until, now)
+        else:  # it is over, or an operator ended it
+            self.paused_until = shared.paused_until
         self.disabled = None if shared.disabled is None else Disabled(shared.disabled)
 
     def next_change(self, now: float) -> float | None:
-        """When an opening, a pause, another's probe or a want of pace ends next, if one is on."""
+        """When an opening, a pause, another's probe, a want of pace or a part of the ramp ends next, if one is on."""
         ends = [self.paused_until, self._probed_until]
         if self.pace is not None:
             ends += [self.pace.since, self.pace.since + PACE_S]
@@ -195,10 +205,14 @@ class Standing:
         match self.breaker.peek(now):
             case Open(until=until):
                 ends.append(until)
+        if (more := self.slots.next_change(now)) < math.inf:
+            ends.append(more)
         return min(ends, default=None)
 
     def _pause(self, until: float, now: float) -> Paused | None:
         known, self.paused_until = self.paused_until, max(self.paused_until, until)  # only ever made longer
+        if until > known:  # a short one has a short ramp
+            self.slots.recover(until, now, at_most_s=until - now)
         # One change, though every call in flight brings its own 429.
         return Paused(until) if known <= now or until > known + LONGER_S else None
 

@@ -11,7 +11,7 @@ from theo_daemon.addresses import redacted_redis_url
 from theo_daemon.cli.console import console, print_json, say, table, usd
 from theo_daemon.cli.options import ConfigFile, Json, RedisUrl, new_app
 from theo_daemon.config import Config, ModelConfig
-from theo_daemon.config_file import load_config
+from theo_daemon.config_file import ConfigNotFound, load_config
 from theo_daemon.config_parse import Overrides
 from theo_workers.errors import ConfigError
 
@@ -33,6 +33,8 @@ def check_config(
     """
     try:
         settings = load_config(file or config, overrides=Overrides(redis_url=redis_url))
+    except ConfigNotFound:
+        raise  # a slip in the command
     except ConfigError as error:
         head, *problems = str(error).split("\n  ")
         if as_json:

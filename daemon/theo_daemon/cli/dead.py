@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -75,6 +76,8 @@ def show(
         return
     about = {
         "letter": found.letter_id,
+        "at": f"{datetime.fromtimestamp(found.at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "job id": found.job_id or "none",
         "code": found.code,
         "reason": found.reason,
         "deliveries": found.deliveries,

@@ -8,13 +8,15 @@ from typing import Any
 from msgspec import Struct
 
 from theo_daemon.cli.target import Target
-from theo_daemon.cli.which_ledger import forget_ids
+from theo_daemon.cli.which_ledger import forget_ids, id_holder
 from theo_daemon.job import Delivery, EntryRef
 from theo_daemon.salvage import salvage
 from theo_daemon.wire import Script, Wire
 from theo_workers.errors import RouterError
 
-PAGE = 500
+PAGE = 500  # of ids
+LISTED = 50  # letters in one answer: each may be as large as a job
+LISTED_BYTES = 1_024  # of each field of a letter that is only listed
 ABOUT = ("dead_reason", "dead_code", "dead_deliveries", "dead_entry_id", "dead_stream", "dead_at_ms")
 CUT = "dead_fields_cut"
 TOO_LARGE = "payload_too_large"  # such a letter holds the first bytes of each field only
@@ -25,6 +27,16 @@ if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 0 end
 local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))
 redis.call('XDEL', KEYS[1], ARGV[1])
 return id
+""")
+
+
+# The newest letters from ARGV[1] down, with the beginnings of their fields.
+LIST = Script("""
+local entries = redis.call('XREVRANGE', KEYS[1], ARGV[1], '-', 'COUNT', ARGV[2])
+for _, entry in ipairs(entries) do
+    for i, word in ipairs(entry[2]) do entry[2][i] = string.sub(word, 1, ARGV[3]) end
+end
+return entries
 """)
 
 
@@ -58,7 +70,7 @@ class Letter(Struct, frozen=True, kw_only=True):
 
 
 async def newest(wire: Wire, target: Target, *, limit: int, code: str | None = None) -> list[Letter]:
-    """The newest letters first."""
+    """The newest letters first, as `each`."""
     found: list[Letter] = []
     async for letter in each(wire, target):
         if code is None or letter.code == code:
@@ -69,13 +81,13 @@ async def newest(wire: Wire, target: Target, *, limit: int, code: str | None = N
 
 
 async def each(wire: Wire, target: Target) -> AsyncIterator[Letter]:
-    """All letters, the newest first, a page at a time."""
+    """All letters, the newest first, with the beginnings of their fields: `find` has the whole of one."""
     end = "+"
     while True:
-        page = await wire.ask("XREVRANGE", target.keys.dead, end, "-", "COUNT", PAGE)
+        page = await wire.run(LIST, (target.keys.dead,), (end, LISTED, LISTED_BYTES))
         for entry_id, flat in page:
             yield parse_letter(entry_id.decode(), flat)
-        if len(page) < PAGE:
+        if len(page) < LISTED:
             return
         end = f"({page[-1][0].decode()}"
 
@@ -89,8 +101,9 @@ async def find(wire: Wire, target: Target, letter_id: str) -> Letter | None:
 async def replay(wire: Wire, target: Target, letter: Letter) -> str | None:
     """Push the letter's job again; its new entry id, or None when the letter was gone.
 
-    What the ledger remembers for the job's id is cleared first, or the old outcome would be its reply. Raises
-    NotReplayable, LedgerError.
+    What the ledger remembers for the job's id is cleared first, or the old outcome would be its reply. While another
+    push of the id runs there is nothing to clear: the job waits for it, as any other push. Raises NotReplayable,
+    LedgerError.
     """
     if letter.cut:
         raise NotReplayable(
@@ -99,14 +112,28 @@ async def replay(wire: Wire, target: Target, letter: Letter) -> str | None:
         )
     if not is_job_stream(target, letter.stream):
         raise NotReplayable(f"{letter.letter_id}: {letter.stream!r} is no job stream of this router")
+    lanes = target.config.ingress.lanes
+    if letter.stream not in map(target.keys.jobs, lanes):
+        raise NotReplayable(
+            f"{letter.letter_id}: {letter.stream} is none of the lanes that are read ({', '.join(lanes)}); "
+            "is this the daemon's configuration?"
+        )
     tenant, client_id = letter.identity()
-    if client_id is not None:
+    if client_id is not None and not await _runs(wire, target, tenant, client_id):
         forget_ids(target.config, [(tenant, client_id)])
     keys = target.keys
     entry_id: bytes | int = await wire.run(
         REPLAY, (keys.dead, letter.stream), (letter.letter_id, *letter.fields)
     )
     return entry_id.decode() if isinstance(entry_id, bytes) else None
+
+
+async def _runs(wire: Wire, target: Target, tenant: str, client_id: str) -> bool:
+    """Is another push of this id under way? An entry that is gone without an outcome holds it for nothing."""
+    holder = id_holder(target.config, tenant, client_id)
+    return holder is not None and bool(
+        await wire.ask("XRANGE", holder.stream, holder.entry_id, holder.entry_id)
+    )
 
 
 async def purge(wire: Wire, target: Target, letter_ids: Sequence[str]) -> int:
@@ -171,4 +198,4 @@ def _foreign(letter_id: str, flat: list[bytes]) -> Letter:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) < 15 else 0

@@ -20,13 +20,14 @@ from redis.exceptions import RedisError
 from theo_daemon.cli.options import ConfigFile, RedisUrl, new_app
 from theo_daemon.cli.target import NO_ADDRESS
 from theo_daemon.config import Config
-from theo_daemon.config_file import load_config
+from theo_daemon.config_file import ConfigNotFound, load_config
 from theo_daemon.config_parse import Overrides
 from theo_daemon.redis_link import RedisLink
 from theo_workers.clock import SystemClock
 from theo_workers.errors import ConfigError
 
 EMBEDDED_PORT = 6390  # tried first, so that clients find a private server again after a restart
+_EMBEDDED = "No Redis at hand? `theo-router serve --embedded` starts a private one."
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 app = new_app()
@@ -55,11 +56,21 @@ def serve(
         _end_with(supervisor)
     # Until the daemon's own handler is there, nothing has been read and there is nothing to drain.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    settings = load_config(config, overrides=Overrides(redis_url=redis_url))
+    settings = _settings(config, redis_url)
     with ExitStack() as stack:
         settings, url = _with_redis(settings, embedded, stack)
         status = _serve_many(settings, url, processes) if processes > 1 else _serve_one(settings, url)
     raise typer.Exit(status)
+
+
+def _settings(config: Path | None, redis_url: str | None) -> Config:
+    """Raises ConfigError, which says all that is missing: of the address, too, where there is no file."""
+    try:
+        return load_config(config, overrides=Overrides(redis_url=redis_url))
+    except ConfigNotFound as missing:
+        if redis_url or os.environ.get("THEO_REDIS_URL"):
+            raise
+        raise ConfigNotFound(f"{missing}\nThere is {NO_ADDRESS}.\n{_EMBEDDED}") from None
 
 
 def _with_redis(settings: Config, embedded: bool, stack: ExitStack) -> tuple[Config, str]:
@@ -70,9 +81,7 @@ def _with_redis(settings: Config, embedded: bool, stack: ExitStack) -> tuple[Con
             settings = structs.replace(settings, warnings=(*settings.warnings, warning))
         return settings, url.reveal()
     if not embedded:
-        raise ConfigError(
-            f"{NO_ADDRESS}.\nNo Redis at hand? `theo-router serve --embedded` starts a private one."
-        )
+        raise ConfigError(f"{NO_ADDRESS}.\n{_EMBEDDED}")
     from theo_daemon.embedded_valkey import EmbeddedValkey, default_data_dir, free_port  # noqa: PLC0415 - rare
 
     server = stack.enter_context(EmbeddedValkey(default_data_dir(), port=free_port(EMBEDDED_PORT)))

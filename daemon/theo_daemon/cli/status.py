@@ -23,8 +23,10 @@ from theo_daemon.telemetry.status import JobTotals, ModelStatus, Status
 from theo_workers.errors import LedgerError
 
 _HEALTH = (
-    *("state", "retry_in_s", "running", "concurrency", "total_failures", "consecutive_failures"),
-    *("last_success_at", "last_failure_at", "latency_ms", "region", "why"),
+    *("state", "breaker", "retry_in_s", "running", "slots", "concurrency"),
+    *("total_successes", "total_failures", "consecutive_failures", "last_success_at", "last_failure_at"),
+    *("latency_ms", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms"),
+    *("ttft_p50_ms", "ttft_p95_ms", "tokens_per_s", "region", "why"),
 )
 MOST_USED = 5  # scopes of one budget
 _COLOURS = {"closed": "green", "half_open": "yellow", "paused": "yellow", "open": "red"}
@@ -37,7 +39,7 @@ def status(as_json: Json = False, config: ConfigFile = None, redis_url: RedisUrl
     """Show what waits and runs, who works on it, and how the models are.
 
     Lanes and consumers are those of all processes, as Redis has them; spend and latency are the ledger's. Breakers,
-    health and hit rates are those of one process on this host, asked over its status port, if there is one.
+    health and hit rates are as one process on this host knows them, asked over its status port, if there is one.
     """
     target = find_target(config, redis_url)
     queues = asyncio.run(_look(target))
@@ -187,6 +189,7 @@ def _show(
             "running>",
             "failures>",
             "mean ms>",
+            "p95 ms>",
             "spent>",
             "held>",
             "ceiling>",
@@ -245,7 +248,7 @@ def _row(model: dict[str, Any]) -> tuple[object, ...]:
     shown = None if state is None else Text(state, style=_COLOURS.get(state, "red"))
     if shown is not None and until:
         shown.append(f", again in {duration(until)}")
-    running = None if model["running"] is None else f"{model['running']}/{model['concurrency']}"
+    running = None if model["running"] is None else f"{model['running']}/{model['slots']}"
     failures = model["total_failures"]
     if failures and model["consecutive_failures"]:
         failures = f"{failures} ({model['consecutive_failures']} in a row)"
@@ -257,6 +260,7 @@ def _row(model: dict[str, Any]) -> tuple[object, ...]:
         running,
         failures,
         None if mean is None else f"{mean:.1f}",
+        None if model["latency_p95_ms"] is None else f"{model['latency_p95_ms']:.0f}",
         usd(model["spent_usd"]),
         usd(model["held_usd"]),
         usd(model["ceiling_usd"]),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from theo_daemon.cli.target import NO_ADDRESS
 from theo_daemon.config import Config
+from theo_daemon.job import EntryRef
 from theo_daemon.ledger import LedgerTransaction
 from theo_daemon.ledger.redis import amend as amend_redis
 from theo_daemon.ledger.redis.keys import LedgerKeys
@@ -46,6 +47,14 @@ def forget_ids(config: Config, ids: Iterable[tuple[str, str]]) -> int:
     if isinstance(path, Path):
         return amend_file.forget_ids(path, ids) if path.exists() else 0
     return over_a_wire(_link(config), lambda wire: amend_redis.forget_ids(wire, _keys(config), ids))
+
+
+def id_holder(config: Config, tenant: str, client_id: str) -> EntryRef | None:
+    """See `figures.LedgerTransaction`; before there is a file nobody holds anything. Raises LedgerError."""
+    if isinstance(config.ledger.url, Path) and not config.ledger.url.exists():
+        return None
+    with open_books(config) as books:
+        return books.id_holder(tenant, client_id)
 
 
 def _keys(config: Config) -> LedgerKeys:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from theo_daemon.job import EntryRef
 from theo_daemon.ledger.unknown_calls import UnknownCall
 
 
@@ -53,6 +54,9 @@ class LedgerTransaction(Protocol):
 
     def latency(self) -> dict[str, ModelLatency]:
         """Count, mean and last latency and tokens, by model."""
+
+    def id_holder(self, tenant: str, client_id: str) -> EntryRef | None:
+        """The entry whose job runs, or waits, under this id; None when there is none, or an outcome is remembered."""
 
     def unknown_calls(
         self, *, since_ms: int = 0, model: str | None = None, limit: int = 1_000

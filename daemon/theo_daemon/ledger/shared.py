@@ -9,6 +9,8 @@ from msgspec import Struct, structs
 
 from theo_workers.health import HealthSnapshot
 
+CLOCK_SLACK_MS = 2_000  # clocks are corrected by less than that all the time
+
 
 class SharedStanding(Struct, frozen=True, kw_only=True, gc=False):
     """One model's row in the ledger."""
@@ -24,6 +26,7 @@ class SharedStanding(Struct, frozen=True, kw_only=True, gc=False):
     disabled: str | None = None  # why
     credential: str = ""  # which one is disabled, by fingerprint; "": the model, whatever its credential
     order_id: str = "0-0"  # of the operator's last command, an entry id
+    dated_ms: int = 0  # when the latest of its times was set, by the clock that they are to be read by
 
 
 class CircuitOpened(Struct, frozen=True, gc=False):
@@ -84,11 +87,12 @@ def after_change(known: SharedStanding, change: Change, now_ms: int) -> tuple[Sh
     """
     match change:
         case CircuitOpened() | CircuitClosed():
-            return _after_evidence(known, change)
+            return _after_evidence(known, change, now_ms)
         case PauseAsked(until_ms=until_ms):
-            if until_ms <= known.paused_until_ms:
+            paused_until_ms = 0 if set_back(known, now_ms) else known.paused_until_ms
+            if until_ms <= paused_until_ms:
                 return known, False
-            return _next(known, paused_until_ms=until_ms), known.paused_until_ms <= now_ms
+            return _next(known, paused_until_ms=until_ms, dated_ms=now_ms), paused_until_ms <= now_ms
         case ModelDisabled(cause=cause, credential=credential):
             if known.disabled is not None and known.credential in ("", credential):
                 return known, False
@@ -98,13 +102,13 @@ def after_change(known: SharedStanding, change: Change, now_ms: int) -> tuple[Sh
 
 
 def _after_evidence(
-    known: SharedStanding, change: CircuitOpened | CircuitClosed
+    known: SharedStanding, change: CircuitOpened | CircuitClosed, now_ms: int
 ) -> tuple[SharedStanding, bool]:
     if change.generation != known.generation:
         return known, False
     match change:
         case CircuitOpened(until_ms=until_ms, openings=openings):
-            return _circuit(known, openings=openings, open_until_ms=until_ms), True
+            return _circuit(known, openings=openings, open_until_ms=until_ms, dated_ms=now_ms), True
         case CircuitClosed():
             return (_circuit(known), True) if known.openings else (known, False)
 
@@ -125,13 +129,25 @@ def as_probe(known: SharedStanding, attempt_id: int, *, until_ms: int, now_ms: i
     A closed circuit needs no probe: then it is `known` itself. None when the call must not go out: somebody
     else probes, or the circuit was opened or the model paused again meanwhile.
     """
+    if known.openings and set_back(known, now_ms):
+        known = structs.replace(known, open_until_ms=now_ms, paused_until_ms=0, probe=0, probe_until_ms=0)
     if known.open_until_ms > now_ms or known.paused_until_ms > now_ms:
         return None
     if known.openings == 0:
         return known
     if known.probe and known.probe_until_ms > now_ms:
         return None
-    return _next(known, probe=attempt_id, probe_until_ms=until_ms, generation=known.generation + 1)
+    generation = known.generation + 1
+    return _next(known, probe=attempt_id, probe_until_ms=until_ms, dated_ms=now_ms, generation=generation)
+
+
+def set_back(known: SharedStanding, now_ms: int) -> bool:
+    """Was the clock set back since the row's times were set? Then nobody can tell what is left of them.
+
+    They count as over, or a model would be closed for as long as the clock was wrong: who waits for them by a clock of
+    its own goes on waiting, and a probe too many is only a call.
+    """
+    return now_ms < known.dated_ms - CLOCK_SLACK_MS
 
 
 def without_probe(known: SharedStanding) -> SharedStanding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from theo_daemon.config import RoutingConfig
+from theo_daemon.config import CAP_UNDER_CEILINGS
 from theo_daemon.litellm.draft import Draft
 from theo_daemon.litellm.endpoint import TAKEN, LeftOut, read_endpoint
 from theo_daemon.litellm.values import Place, Values
@@ -157,14 +157,12 @@ def _check_ceiling(draft: Draft, place: Place) -> None:
         place.lost("soft_budget is above max_budget, and was left out")
     if "spend_window" not in routing:
         place.told("max_budget without a budget_duration: the ceiling never resets")
-    elif "calendar_aligned" in RoutingConfig.__struct_fields__:
-        routing["calendar_aligned"] = False  # its windows begin with the first call
     else:
-        place.told("windows of a ceiling are those of the UTC calendar, not from the first call on")
+        routing["calendar_aligned"] = False  # its windows begin with the first call
     if draft.max_output_tokens is None:
         place.lost(
-            "under a ceiling a call needs a known bound: without max_output_tokens jobs must send max_tokens, "
-            "or are refused"
+            "under a ceiling a call needs a known bound: without max_output_tokens, answers to jobs that send no "
+            f"max_tokens are capped at {CAP_UNDER_CEILINGS} tokens"
         )
 
 

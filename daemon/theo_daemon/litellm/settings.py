@@ -7,7 +7,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from theo_daemon.config import Config, RoutingConfig
 from theo_daemon.litellm.settings_table import NO_EQUIVALENT, ROUTING_KEYS, SILENT, STRATEGIES
 from theo_daemon.litellm.values import Values
 
@@ -68,20 +67,13 @@ class _Reading:
         settings.budget = {key: value for key, value in settings.budget.items() if value is not None}
         if "spend_ceiling" not in settings.budget:
             settings.budget = {}
-        if settings.budget and "budgets" not in Config.__struct_fields__:
-            notes.lost(
-                "max_budget", "one ceiling over all models has no equivalent: give each model a spend_ceiling"
-            )
-            settings.budget = {}
+        if "spend_window" in settings.budget:
+            settings.budget["calendar_aligned"] = False  # its windows begin with the first call
         if "timeout_s" not in settings.routing:
             notes.told(
                 "router_settings timeout",
                 f"is not set: a call may take {DEFAULT_TIMEOUT_S:g} s here, not 6000",
             )
-        for key in FALLBACKS[1:]:
-            if settings.fallbacks[key] and key not in RoutingConfig.__struct_fields__:
-                notes.lost(key, "has no equivalent here")
-                settings.fallbacks[key] = {}
         return settings
 
     def _fallbacks(self, where: str, key: str, value: Any) -> None:

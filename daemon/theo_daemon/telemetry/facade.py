@@ -43,7 +43,7 @@ class Telemetry:
 
     def event(self, name: str, /, *, model: str | None = None, **details: Any) -> None:
         """One event of `names` happened: counted, and logged at its level. Any thread."""
-        self.metrics.event(name)
+        self.metrics.event(name, model)
         self.logs.event(name, details if model is None else {"model": model, **details})
 
     def gauge(self, metric: Metric, labels: Mapping[str, str], read: Callable[[], float | None]) -> None:

@@ -74,13 +74,14 @@ class _Model:
     """What is counted for one model."""
 
     __slots__ = (
-        *("attempts", "cost_nano", "durations", "first_chunk", "input", "name", "output"),
+        *("attempts", "changes", "cost_nano", "durations", "first_chunk", "input", "name", "output"),
         *("resent", "resent_cost_nano", "tokens"),
     )
 
     def __init__(self, name: ModelName) -> None:
         self.name = name
         self.attempts = dict.fromkeys(Outcome, 0)
+        self.changes = dict.fromkeys(names.MODEL_EVENTS, 0)
         self.cost_nano = 0
         self.resent = self.resent_cost_nano = 0
         self.tokens = [0] * len(names.TOKEN_KINDS)
@@ -150,8 +151,10 @@ class Metrics:
             model.input.observe(usage.prompt_tokens)
             model.output.observe(usage.completion_tokens)
 
-    def event(self, name: str) -> None:
-        """Count one event."""
+    def event(self, name: str, model: str | None = None) -> None:
+        """Count one event, and if it changed a model's standing, for that model too."""
+        if model is not None and name in names.MODEL_EVENTS:
+            self._models.get(model, self._other).changes[name] += 1
         self._events[name if name in self._events else OTHER] += 1
 
     def commit_finished(self, duration_s: float) -> None:
@@ -214,6 +217,10 @@ def _attempts(model: _Model) -> list[Sample]:
     return [Sample((model.name.name, outcome.value), count) for outcome, count in model.attempts.items()]
 
 
+def _changes(model: _Model) -> list[Sample]:
+    return [Sample((model.name.name, event), count) for event, count in model.changes.items()]
+
+
 def _unknown(model: _Model) -> list[Sample]:
     return [Sample((model.name.name,), model.attempts[Outcome.MAYBE] + model.attempts[Outcome.UNKNOWN])]
 
@@ -255,6 +262,7 @@ def _gen_ai(model: _Model) -> tuple[str, str, str, str]:
 _PER_MODEL: dict[Metric, Callable[[_Model], list[Sample]]] = {
     names.ATTEMPTS_FINISHED: _attempts,
     names.ATTEMPTS_UNKNOWN: _unknown,
+    names.MODEL_CHANGES: _changes,
     names.ATTEMPTS_RESENT: _resent,
     names.RESENT_COST: _resent_cost,
     names.MODEL_TOKENS: _tokens,

@@ -122,8 +122,8 @@ _STREAM_LEVELS: dict[str, Level] = {
         ("bound_violated", "model_disabled", "model_unknown", "worker_restarted", "ledger_trouble"), "error"
     ),
     **dict.fromkeys(("budget_warning", "budget_downgrade", "budget_exhausted"), "warning"),
-    **dict.fromkeys(("circuit_opened", "outcome_unknown"), "warning"),
-    **dict.fromkeys(("budget_config_differs", "region_evicted"), "warning"),
+    **dict.fromkeys(("circuit_opened", "outcome_unknown", "retries_spent", "region_evicted"), "warning"),
+    "budget_config_differs": "warning",
     **dict.fromkeys(
         (
             "ledger_wal_large",
@@ -206,6 +206,31 @@ BREAKER_STATE = _metric(
     Kind.GAUGE,
     "1",
     "Circuit breaker of a model: 0 closed, 1 half-open, 2 open.",
+    labels=("model",),
+)
+MODEL_SLOTS = _metric(
+    "theo.model.slots",
+    Kind.GAUGE,
+    "{call}",
+    "Calls to a model at a time as things are: its concurrency, less while it recovers or is overloaded.",
+    labels=("model",),
+)
+MODEL_CHANGES = _metric(
+    "theo.model.changes",
+    Kind.COUNTER,
+    "{event}",
+    "Changes of a model's standing that this process told of, by event.",
+    labels=("model", "event"),
+)
+MODEL_EVENTS = (
+    *("circuit_opened", "circuit_half_open", "circuit_closed", "model_paused"),
+    *("model_disabled", "model_enabled", "model_unknown"),
+)
+MODEL_RETRY_TOKENS = _metric(
+    "theo.model.retry_tokens",
+    Kind.GAUGE,
+    "{token}",
+    "What is left of the retry budget of a model's endpoint in this process; a repeat takes 14, after a 429 5.",
     labels=("model",),
 )
 BREAKER_VALUES = {"closed": 0, "half_open": 1, "open": 2}

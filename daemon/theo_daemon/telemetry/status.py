@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+BreakerState = Literal["closed", "half_open", "open"]
 ModelState = Literal["closed", "half_open", "open", "paused", "disabled", "stopped"]
 
 
@@ -28,21 +29,32 @@ class Prediction(Struct, frozen=True, kw_only=True):
 
 
 class ModelStatus(Struct, frozen=True, kw_only=True):
-    """One configured model. Spend is the fleet's, calls and health are this process's."""
+    """One configured model. Calls are this process's; spend is the fleet's, and health some seconds ago was, too."""
 
     name: str
     provider: str
     model: str
     region: str | None = None
-    state: ModelState
+    state: ModelState  # what stands in the way of calls, or the breaker's
+    breaker: BreakerState = "closed"
     retry_in_s: float | None = None  # until an open or paused model is tried again
     running: int = 0
+    slots: int = (
+        0  # calls at a time as things are: fewer than `concurrency` while it recovers or is overloaded
+    )
     concurrency: int = 0
+    total_successes: int = 0
     total_failures: int = 0
     consecutive_failures: int = 0
     last_success_at: float | None = None  # Unix seconds, as all `_at` here
     last_failure_at: float | None = None
-    latency_ms: float | None = None
+    latency_ms: float | None = None  # moving average; the rest is over the last 256 answers
+    latency_p50_ms: float | None = None
+    latency_p95_ms: float | None = None
+    latency_p99_ms: float | None = None
+    ttft_p50_ms: float | None = None  # to the first token of streamed calls
+    ttft_p95_ms: float | None = None
+    tokens_per_s: float | None = None
     spent_usd: float | None = None
     held_usd: float | None = None
     ceiling_usd: float | None = None

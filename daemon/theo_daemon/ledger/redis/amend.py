@@ -26,4 +26,4 @@ async def reset_spend(wire: Wire, keys: LedgerKeys, rows: Iterable[tuple[str, in
     hold anything in it.
     """
     names = [spend_row(scope, start) for scope, start in rows]
-    return int(await wire.run(RESET, (keys.base,), names))
+    return int(await wire.run(RESET, (keys.base,), ("", *names)))

@@ -15,6 +15,7 @@ STALE_ANSWER_S: Final = 60.0  # an answer past its time still serves those who w
 LATE_S: Final = 86_400.0  # so long the truth about a call taken for lost may come
 DOUBTFUL: Final = 10_000  # attempts that may have been billed for nothing: about so many are listed
 FAILURES: Final = 1_000  # and of those that failed
+ID_HEAD: Final = 4_096  # bytes: more than what is kept of an id whose job runs
 
 
 class LedgerKeys:
@@ -62,6 +63,14 @@ class Keeping(Struct, frozen=True, kw_only=True):
 def id_digest(tenant: str, client_id: str) -> str:
     """What a job brings never becomes a key's name: the digest of it does."""
     return blake2b(f"{tenant}\0{client_id}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def running_under(id_text: bytes) -> EntryRef | None:
+    """Whose job runs, or waits, under an id; None: nobody's. `lua/memory.lua` explains the text."""
+    if id_text[:1] != b"r":
+        return None
+    _, _, entry = id_text.decode().split(" ", 2)
+    return entry_of(entry)
 
 
 def entry_name(ref: EntryRef) -> str:

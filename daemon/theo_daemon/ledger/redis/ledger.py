@@ -199,7 +199,7 @@ class RedisLedger(LedgerFace):
     async def _prune(self) -> None:
         while True:
             with contextlib.suppress(RedisError):  # it is away: later will do
-                words = (PRUNE_ROWS, self._keeping.keep_ms)
+                words = (PRUNE_ROWS, self._keeping.keep_ms, "")
                 while await self._wire.run(PRUNE, (self._keys.base,), words) >= PRUNE_ROWS:
                     await sleep(self._clock, 0.05)
             await sleep(self._clock, PRUNE_EVERY_S)

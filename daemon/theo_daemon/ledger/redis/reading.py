@@ -12,9 +12,10 @@ from typing import Any, Final, TypeVar
 
 from redis.exceptions import RedisError
 
+from theo_daemon.job import EntryRef
 from theo_daemon.ledger.figures import Balance, ModelLatency, ModelSpend
 from theo_daemon.ledger.redis.doubtful import read_unknown_calls
-from theo_daemon.ledger.redis.keys import LedgerKeys, scope_of
+from theo_daemon.ledger.redis.keys import ID_HEAD, LedgerKeys, running_under, scope_of
 from theo_daemon.ledger.redis.scripts import BOOKS
 from theo_daemon.ledger.unknown_calls import UnknownCall
 from theo_daemon.money import to_usd
@@ -69,6 +70,12 @@ class RedisTransaction:
         async def asked(wire: Wire) -> list[UnknownCall]:
             await self._check(wire)
             return await read_unknown_calls(wire, self._keys, since_ms=since_ms, model=model, limit=limit)
+
+        return over_a_wire(self._link, asked)
+
+    def id_holder(self, tenant: str, client_id: str) -> EntryRef | None:
+        async def asked(wire: Wire) -> EntryRef | None:
+            return running_under(await wire.ask("GETRANGE", self._keys.id(tenant, client_id), 0, ID_HEAD))
 
         return over_a_wire(self._link, asked)
 

@@ -35,6 +35,6 @@ COMMIT: Final = _script(
 REGISTER: Final = _script("names", "register")
 BEAT: Final = _script("names", "beat", flags="allow-oom")
 LEAVE: Final = _script("names", "leave")
-PRUNE: Final = _script("names", "prune")
-RESET: Final = _script("names", "reset")
+PRUNE: Final = _script("names", "windows", "prune")
+RESET: Final = _script("names", "windows", "reset")
 BOOKS: Final = _script("names", "books")

@@ -88,6 +88,7 @@ def read_standing(row: dict[str, Any]) -> SharedStanding:
         disabled=row.get("disabled"),
         credential=row["credential"],
         order_id=row["order"],
+        dated_ms=row["dated"],
     )
 
 

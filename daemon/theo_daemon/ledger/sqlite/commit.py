@@ -86,7 +86,7 @@ class Committer:
                 case Bury(owner):
                     self._bury(owner, now_ms)
                 case HealthReport():
-                    shared_store.add_health(self._db, operation, now_ms)
+                    shared_store.add_health(self._db, operation)
                 case CircuitOpened() | CircuitClosed() | PauseAsked() | ModelDisabled() | Ordered():
                     row, news = shared_store.change_standing(self._db, operation, now_ms)
                     changed[position] = Changed(row, news)
@@ -191,7 +191,7 @@ class Committer:
         store.add_balances(self._db, _rows(sums))
         self._warn(booked)
         self._db.execute("DELETE FROM inflight WHERE owner = ?", (owner,))
-        self._guards.bury(owner, now_ms)
+        self._guards.bury(owner)
         self._db.execute(
             "UPDATE owners SET buried_at = ? WHERE id = ? AND buried_at IS NULL", (now_ms, owner)
         )

@@ -47,7 +47,7 @@ class Guards:
     def write(self, claims: Claims, now_ms: int) -> None:
         """Record what was granted."""
         if claims.standings:
-            shared_store.write_standings(self._db, claims.standings.values(), now_ms)
+            shared_store.write_standings(self._db, claims.standings.values())
             self._probes |= {one.model: one.probe for one in claims.standings.values() if one.probe}
         if claims.windows:
             shared_store.write_windows(self._db, claims.windows)
@@ -61,13 +61,13 @@ class Guards:
         """These attempts ended: a probe makes room for the next, a rate learns what was really used."""
         if self._probes:
             over = {one.model: one.attempt_id for one in settled if one.attempt_id in self._probes.values()}
-            shared_store.release_probes(self._db, over, now_ms)
+            shared_store.release_probes(self._db, over)
         if self._reserved:
             self._correct(settled, now_ms)
 
-    def bury(self, owner: int, now_ms: int) -> None:
+    def bury(self, owner: int) -> None:
         """The owner is dead, and with it its probe."""
-        shared_store.release_probes_of(self._db, owner, now_ms)
+        shared_store.release_probes_of(self._db, owner)
 
     def _correct(self, settled: Sequence[Settled], now_ms: int) -> None:
         windows: dict[str, tuple[Slice, ...]] = {}

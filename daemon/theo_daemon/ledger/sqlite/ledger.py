@@ -12,7 +12,8 @@ from typing import Self
 
 from theo_daemon.ledger.face import LedgerFace, process_name
 from theo_daemon.ledger.shared import SharedStanding
-from theo_daemon.ledger.sqlite import owners, pruning
+from theo_daemon.ledger.sqlite import owners
+from theo_daemon.ledger.sqlite.pruning import OUTCOME_S, Keep, Pruner
 from theo_daemon.ledger.sqlite.reading import SqliteTransaction, reading
 from theo_daemon.ledger.sqlite.schema import check_place, uuid_of
 from theo_daemon.ledger.sqlite.shared_store import all_health, all_standings
@@ -43,10 +44,11 @@ class SqliteLedger(LedgerFace):
     ) -> None:
         self.path = path
         name, clock = name or process_name(), clock or SystemClock()
-        self._keep = pruning.Keep(
+        keep = Keep(
             attempts_s=keep_days * 86_400,
-            ids_s=max(id_ttl_s, pruning.OUTCOME_S),  # it is an outcome, too, which its own entry may ask for
+            ids_s=max(id_ttl_s, OUTCOME_S),  # it is an outcome, too, which its own entry may ask for
         )
+        self._pruner = Pruner(keep)
         self._folder = owners.owners_folder(path)
         self._writer = self._make_writer(name, clock, id_ttl_s)
         self._watcher = Watcher(self._writer, self._folder, clock)
@@ -113,9 +115,8 @@ class SqliteLedger(LedgerFace):
 
     async def _prune(self) -> None:
         while True:
-            now_ms = int(self._clock.wall() * 1000)
-            prune = partial(pruning.prune, now_ms=now_ms, keep=self._keep)
+            prune = partial(self._pruner.prune, now_ms=int(self._clock.wall() * 1000))
             with contextlib.suppress(LedgerError):  # the disk is full or the file locked: later will do
-                while await self._writer.call(prune) >= pruning.ROWS:
+                while await self._writer.call(prune, writing=True):
                     await sleep(self._clock, 0.05)
             await sleep(self._clock, PRUNE_EVERY_S)

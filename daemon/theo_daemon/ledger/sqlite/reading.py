@@ -11,6 +11,7 @@ import apsw
 import msgspec
 
 from theo_daemon.budget_names import MODEL_SCOPE
+from theo_daemon.job import EntryRef
 from theo_daemon.ledger.figures import Balance, ModelLatency, ModelSpend
 from theo_daemon.ledger.sqlite.schema import open_ledger
 from theo_daemon.ledger.unknown_calls import LATE_ANSWER, NOT_ERRORS, CallSince, UnknownCall
@@ -105,6 +106,13 @@ class SqliteTransaction:
         return [
             _unknown_call(row, names.get((row[1], row[2])), calls.get((row[1], row[2]), [])) for row in rows
         ]
+
+    def id_holder(self, tenant: str, client_id: str) -> EntryRef | None:
+        row = self._db.execute(
+            "SELECT stream, entry_id FROM ids WHERE tenant = ? AND client_id = ? AND outcome IS NULL",
+            (tenant, client_id),
+        ).fetchone()
+        return None if row is None else EntryRef(str(row[0]), str(row[1]))
 
     def inflight_status(self, key: str) -> str | None:
         """`sent` while a call for this key is under way, else None."""

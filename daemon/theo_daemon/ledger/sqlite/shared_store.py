@@ -21,11 +21,11 @@ from theo_workers.health import HealthSnapshot, merged
 
 _COLUMNS = (
     "model, version, generation, openings, open_until_ms, probe, probe_until_ms, paused_until_ms, disabled,"
-    " credential, order_id"
+    " credential, order_id, changed_at"
 )
 _SELECT = f"SELECT {_COLUMNS} FROM standings"
 _WRITE = (
-    f"INSERT INTO standings({_COLUMNS}, changed_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(model) DO UPDATE"
+    f"INSERT INTO standings({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(model) DO UPDATE"
     " SET version = excluded.version, generation = excluded.generation, openings = excluded.openings,"
     " open_until_ms = excluded.open_until_ms, probe = excluded.probe, probe_until_ms = excluded.probe_until_ms,"
     " paused_until_ms = excluded.paused_until_ms, disabled = excluded.disabled, credential = excluded.credential,"
@@ -47,14 +47,14 @@ def read_standing(db: apsw.Connection, model: str) -> SharedStanding:
     return SharedStanding(model=model) if row is None else _standing(row)
 
 
-def write_standings(db: apsw.Connection, standings: Iterable[SharedStanding], now_ms: int) -> None:
+def write_standings(db: apsw.Connection, standings: Iterable[SharedStanding]) -> None:
     """Keep these rows."""
     for one in standings:
         db.execute(
             _WRITE,
             (
                 one.model, one.version, one.generation, one.openings, one.open_until_ms, one.probe, one.probe_until_ms,
-                one.paused_until_ms, one.disabled, one.credential, one.order_id, now_ms,
+                one.paused_until_ms, one.disabled, one.credential, one.order_id, one.dated_ms,
             ),
         )  # fmt: skip
 
@@ -64,22 +64,22 @@ def change_standing(db: apsw.Connection, change: Change, now_ms: int) -> tuple[S
     known = read_standing(db, change.model)
     standing, news = after_change(known, change, now_ms)
     if standing is not known:
-        write_standings(db, (standing,), now_ms)
+        write_standings(db, (standing,))
     return standing, news
 
 
-def release_probes(db: apsw.Connection, probes: Mapping[str, int], now_ms: int) -> None:
+def release_probes(db: apsw.Connection, probes: Mapping[str, int]) -> None:
     """These attempts (by model) are over: those that still have the right to probe lose it."""
     for model, attempt_id in probes.items():
         known = read_standing(db, model)
         if known.probe == attempt_id:
-            write_standings(db, (without_probe(known),), now_ms)
+            write_standings(db, (without_probe(known),))
 
 
-def release_probes_of(db: apsw.Connection, owner: int, now_ms: int) -> None:
+def release_probes_of(db: apsw.Connection, owner: int) -> None:
     """The owner is dead."""
     left = [one for one in all_standings(db) if one.probe and owner_of(one.probe) == owner]
-    write_standings(db, map(without_probe, left), now_ms)
+    write_standings(db, map(without_probe, left))
 
 
 # -- health --------------------------------------------------------------------------------------------
@@ -91,14 +91,15 @@ def all_health(db: apsw.Connection) -> dict[str, HealthSnapshot]:
     return {model: _decode_health(health) for model, health in rows}
 
 
-def add_health(db: apsw.Connection, report: HealthReport, now_ms: int) -> None:
+def add_health(db: apsw.Connection, report: HealthReport) -> None:
     """Add what one process saw to the fleet's record."""
-    kept = all_health(db).get(report.model, HealthSnapshot())
+    row: Any = db.execute("SELECT health FROM standings WHERE model = ?", (report.model,)).fetchone()
+    kept = _decode_health(row[0]) if row is not None and row[0] else HealthSnapshot()
     record = merged(kept, before=report.before, now=report.now)
     db.execute(
-        "INSERT INTO standings(model, health, changed_at) VALUES (?, ?, ?)"
+        "INSERT INTO standings(model, health, changed_at) VALUES (?, ?, 0)"  # none of its times is set by this
         " ON CONFLICT(model) DO UPDATE SET health = excluded.health",
-        (report.model, _encode(record).decode(), now_ms),
+        (report.model, _encode(record).decode()),
     )
 
 
@@ -122,9 +123,9 @@ def write_windows(db: apsw.Connection, windows: Mapping[str, Sequence[Slice]]) -
 
 def _standing(row: Sequence[Any]) -> SharedStanding:
     model, version, generation, openings, open_until_ms, probe, probe_until_ms, *rest = row
-    paused_until_ms, disabled, credential, order_id = rest
+    paused_until_ms, disabled, credential, order_id, dated_ms = rest
     return SharedStanding(
         model=model, version=version, generation=generation, openings=openings, open_until_ms=open_until_ms,
         probe=probe, probe_until_ms=probe_until_ms, paused_until_ms=paused_until_ms, disabled=disabled,
-        credential=credential, order_id=order_id,
+        credential=credential, order_id=order_id, dated_ms=dated_ms,
     )  # fmt: skip

@@ -29,7 +29,7 @@ from theo_daemon.ledger.sqlite.sqlite_library import check_library
 from theo_workers.errors import LedgerError
 
 T = TypeVar("T")
-_Call = tuple[Callable[[apsw.Connection], object], "asyncio.Future[object]"]
+_Call = tuple[Callable[[apsw.Connection], object], "asyncio.Future[object]", bool]
 
 MAX_BATCH = 256
 STOP_S = 15.0  # above the busy timeout
@@ -88,11 +88,12 @@ class Writer:
         self._calls_posted += ends_call(operation)
         return future
 
-    async def call(self, function: Callable[[apsw.Connection], T]) -> T:
-        """Run a short function on the writer's connection, between commits. Raises LedgerError."""
+    async def call(self, function: Callable[[apsw.Connection], T], *, writing: bool = False) -> T:
+        """Run a short function on the writer's connection, between commits; in its turn with other processes if it
+        is `writing`. Raises LedgerError."""
         assert self._loop is not None
         future: asyncio.Future[object] = self._loop.create_future()
-        self._mail.put((function, future))
+        self._mail.put((function, future, writing))
         return await future  # type: ignore[return-value]  # what the function returned
 
     async def stop(self) -> None:
@@ -226,12 +227,12 @@ class Writer:
             if mail is None:
                 return
             if isinstance(mail, tuple):
-                self._run_call(db, mail)
+                self._run_call(db, gate, mail)
                 continue
             batch, call, end = self._gather(mail)
             self._commit_batch(db, committer, gate, batch)
             if call is not None:
-                self._run_call(db, call)
+                self._run_call(db, gate, call)
             if end:
                 return
 
@@ -342,10 +343,11 @@ class Writer:
         for one in news:
             self.on_news(one)
 
-    def _run_call(self, db: apsw.Connection, call: _Call) -> None:
-        function, future = call
+    def _run_call(self, db: apsw.Connection, gate: int, call: _Call) -> None:
+        function, future, writing = call
         try:
-            result = function(db)
+            with _held(gate) if writing else contextlib.nullcontext():
+                result = function(db)
         except damage.DAMAGED:
             raise
         except (apsw.Error, LedgerError) as error:

@@ -96,7 +96,7 @@ local function reserve(entry, want, prior, news)
         guard = { second = math.floor(now / 1000), tokens = tokens }
     end
     if standing then
-        if give_probe(model, standing, attempt, probe_until) then
+        if give_probe(model, standing, attempt, probe_until, now) then
             guard = guard or {}
             guard.probe = true
         end

@@ -1,14 +1,21 @@
 -- What all processes hold true of a model, as in shared.py: circuit, pause, credential, the right to probe. Evidence
 -- from before the circuit's last change counts for nothing; of operators' commands the latest counts.
+local CLOCK_SLACK_MS = 2000
+
 local function read_standing(text)
     if text then return cmsgpack.unpack(text) end
     return {
         version = 0, generation = 0, openings = 0, open_until = 0, probe = '0', probe_until = 0, paused_until = 0,
-        credential = '', order = '0-0',
+        credential = '', order = '0-0', dated = 0,
     }
 end
 
 local standings = shelf({ hash = STANDINGS, parse = read_standing })
+
+-- Was the clock set back since the row's times were set? Then nobody can tell what is left of them: they count as over.
+local function set_back(row, now)
+    return now < row.dated - CLOCK_SLACK_MS
+end
 
 local function next_standing(model, row)
     row.version = row.version + 1
@@ -51,14 +58,16 @@ local function after_change(change, now)
     local row = get(standings, model)
     if kind == 'opened' then
         if change.generation ~= row.generation then return row, false end
+        row.dated = now
         return next_circuit(model, row, change.openings, change.until_ms), true
     elseif kind == 'closed' then
         if change.generation ~= row.generation or row.openings == 0 then return row, false end
         return next_circuit(model, row, 0, 0), true
     elseif kind == 'paused' then
-        if change.until_ms <= row.paused_until then return row, false end
-        local news = row.paused_until <= now
-        row.paused_until = change.until_ms
+        local paused_until = set_back(row, now) and 0 or row.paused_until
+        if change.until_ms <= paused_until then return row, false end
+        local news = paused_until <= now
+        row.paused_until, row.dated = change.until_ms, now
         return next_standing(model, row), news
     elseif kind == 'disabled' then
         if row.disabled and (row.credential == '' or row.credential == change.credential) then return row, false end
@@ -71,14 +80,16 @@ end
 -- May this attempt go out, as the probe of its model if the circuit is half-open? false and the row: it may not.
 local function may_probe(model, now)
     local row = get(standings, model)
+    if row.openings > 0 and set_back(row, now) then return true, row end
     if row.open_until > now or row.paused_until > now then return false, row end
     if row.openings > 0 and row.probe ~= '0' and row.probe_until > now then return false, row end
     return true, row
 end
 
-local function give_probe(model, row, attempt, probe_until)
+local function give_probe(model, row, attempt, probe_until, now)
     if row.openings == 0 then return false end
-    row.probe, row.probe_until, row.generation = attempt, probe_until, row.generation + 1
+    if set_back(row, now) then row.open_until, row.paused_until = now, 0 end
+    row.probe, row.probe_until, row.dated, row.generation = attempt, probe_until, now, row.generation + 1
     next_standing(model, row)
     return true
 end
