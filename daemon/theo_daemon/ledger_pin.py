@@ -5,8 +5,8 @@ the first ledger is pinned, and a process that comes with another one is refused
 another host, where nobody here can see what became of it; on the same host, while any process uses it.
 
 A ceiling that two processes have configured differently is only warned of: each enforces its own against what all have
-spent, so the higher one of the two holds, and a new configuration could not be rolled out one process after another if
-it were refused.
+spent, so the higher one of the two holds (and what a process without that budget spends does not count there). Were it
+refused, a new configuration could not be rolled out one process after another.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import msgspec
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from theo_daemon.config import Config, RoutingConfig
+from theo_daemon.budgets import Budgets
+from theo_daemon.config import Config
 from theo_daemon.keys import Keys
 from theo_daemon.ledger.port import Ledger
+from theo_daemon.money import to_usd
 from theo_daemon.wire import Script, Wire
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import LedgerError
@@ -30,6 +32,7 @@ from theo_workers.errors import LedgerError
 LOOK_EVERY_S: Final = 10.0
 GONE_S: Final = 30.0  # a process that has not looked for so long is not running any more
 
+BUDGET: Final = "budget "  # begins what one of `[[budgets]]` is for
 Plan = Mapping[str, str]  # what is budgeted -> its ceiling, in words
 
 PIN: Final = Script("""
@@ -135,15 +138,21 @@ class LedgerPin:
 
 def plan_of(config: Config) -> dict[str, str]:
     """The ceilings of the configuration, by what they are for."""
-    return {f"model {model.name}": _ceiling(model.routing) for model in config.models}
+    plan = {f"model {model.name}": "none" for model in config.models}
+    for one in Budgets(config).ceilings():
+        window = str(one.window) if one.aligned else f"{one.window} from the first use"
+        scope = f"model {one.selectors['model']}" if one.own else f"{BUDGET}{one.name}"
+        plan[scope] = f"{to_usd(one.ceiling_nano):.9g} USD per {window}"
+    return plan
 
 
 def differences(process: str, here: Plan, there: Plan) -> list[Differing]:
-    """What both have configured, and differently."""
+    """What is configured differently: of models those that both have, and every one of `[[budgets]]`."""
     return [
-        Differing(process=process, scope=scope, here=ceiling, there=there[scope])
-        for scope, ceiling in here.items()
-        if scope in there and there[scope] != ceiling
+        Differing(process=process, scope=scope, here=here.get(scope, "none"), there=there.get(scope, "none"))
+        for scope in dict.fromkeys((*here, *there))
+        if here.get(scope) != there.get(scope)
+        and (scope.startswith(BUDGET) or (scope in here and scope in there))
     ]
 
 
@@ -156,8 +165,3 @@ async def plans_in_use(wire: Wire, keys: Keys) -> dict[str, dict[str, str]]:
         if int(seconds) * 1000 - int(at_ms) <= GONE_S * 1000:
             found[process.decode()] = msgspec.json.decode(plan)
     return found
-
-
-def _ceiling(routing: RoutingConfig) -> str:
-    ceiling = routing.spend_ceiling
-    return "none" if ceiling is None else f"{ceiling:.9g} USD per {routing.spend_window}"
