@@ -67,7 +67,7 @@ class LedgerFace(ABC):
     """Claims, landings and waits for the dispatcher. `name` is this process's, unique to its boot."""
 
     def __init__(self, name: str, clock: Clock, *, recorder: Recorder, watcher: Watching) -> None:
-        self.name, self._clock = name, clock
+        self.name, self.uuid, self._clock = name, "", clock
         self._recorder, self._watch = recorder, watcher
         self._condition = Condition(recorder, clock)
         self._forgotten: list[EntryRef] = []

@@ -41,7 +41,7 @@ from theo_daemon.ledger.unknown_calls import BESIDE
 from theo_workers.messages import Outcome
 
 _COMMON = frozenset((Ask, Check, Landing, Forget))
-_Sums = dict[tuple[str, int], list[int]]  # budget row -> [spent, held]
+_Sums = dict[tuple[str, int, int | None], list[int]]  # scope, its window's start and end -> [spent, held]
 
 
 class Committer:
@@ -86,7 +86,7 @@ class Committer:
                 case Bury(owner):
                     self._bury(owner, now_ms)
                 case HealthReport():
-                    shared_store.add_health(self._db, operation, now_ms)
+                    shared_store.add_health(self._db, operation)
                 case CircuitOpened() | CircuitClosed() | PauseAsked() | ModelDisabled() | Ordered():
                     row, news = shared_store.change_standing(self._db, operation, now_ms)
                     changed[position] = Changed(row, news)
@@ -123,12 +123,13 @@ class Committer:
         """
         sums: _Sums = {}
         for one in closed:
-            for row in _budget_rows(sums, one):
+            for scope in one.scopes:
+                row = _budget_row(sums, scope)
                 row[0] += _cost(one)
                 row[1] -= one.bound_nano or 0
         for one in late:
-            for row in _budget_rows(sums, one):
-                row[0] += _cost(one) - (one.bound_nano or 0)
+            for scope in one.scopes:
+                _budget_row(sums, scope)[0] += _cost(one) - (one.bound_nano or 0)
         store.add_balances(self._db, _rows(sums))
         self._warn([scope for one in (*closed, *late) for scope in one.scopes])
 
@@ -175,7 +176,7 @@ class Committer:
         for number, model, provider, bound, scopes, stream, entry_id in open_attempts:
             for scope in store.decode_scopes(scopes):
                 booked.add(scope)
-                row = sums.setdefault((scope.name, scope.window_start_ms), [0, 0])
+                row = _budget_row(sums, scope)
                 row[0] += bound
                 row[1] -= bound
             lost = PriorAttempt(number, model, provider, Outcome.UNKNOWN, bound)
@@ -196,12 +197,12 @@ class Committer:
         )
 
 
-def _rows(sums: _Sums) -> list[tuple[str, int, int, int]]:
-    return [(name, start, spent, held) for (name, start), (spent, held) in sums.items() if spent or held]
+def _rows(sums: _Sums) -> list[tuple[str, int, int | None, int, int]]:
+    return [(*row, spent, held) for row, (spent, held) in sums.items() if spent or held]
 
 
-def _budget_rows(sums: _Sums, settled: Settled) -> list[list[int]]:
-    return [sums.setdefault((scope.name, scope.window_start_ms), [0, 0]) for scope in settled.scopes]
+def _budget_row(sums: _Sums, scope: Scope) -> list[int]:
+    return sums.setdefault((scope.name, scope.window_start_ms, scope.reset_ms), [0, 0])
 
 
 def _cost(settled: Settled) -> int:

@@ -175,6 +175,12 @@ def _check_schema(db: apsw.Connection, path: Path, *, read_only: bool) -> None:
         )
 
 
+def uuid_of(db: apsw.Connection) -> str:
+    """Names the books, whatever becomes of the file's own name."""
+    (found,) = db.execute("SELECT value FROM meta WHERE name = 'uuid'").fetchone() or ("",)
+    return str(found)
+
+
 def _application(db: apsw.Connection) -> int:
     (application,) = db.execute("PRAGMA application_id").fetchone() or (0,)
     return int(application)

@@ -91,15 +91,15 @@ def all_health(db: apsw.Connection) -> dict[str, HealthSnapshot]:
     return {model: _decode_health(health) for model, health in rows}
 
 
-def add_health(db: apsw.Connection, report: HealthReport, now_ms: int) -> None:
+def add_health(db: apsw.Connection, report: HealthReport) -> None:
     """Add what one process saw to the fleet's record."""
     row: Any = db.execute("SELECT health FROM standings WHERE model = ?", (report.model,)).fetchone()
     kept = _decode_health(row[0]) if row is not None and row[0] else HealthSnapshot()
     record = merged(kept, before=report.before, now=report.now)
     db.execute(
-        "INSERT INTO standings(model, health, changed_at) VALUES (?, ?, ?)"
+        "INSERT INTO standings(model, health, changed_at) VALUES (?, ?, 0)"  # none of its times is set by this
         " ON CONFLICT(model) DO UPDATE SET health = excluded.health",
-        (report.model, _encode(record).decode(), now_ms),
+        (report.model, _encode(record).decode()),
     )
 
 
