@@ -158,7 +158,8 @@ def differences(process: str, here: Plan, there: Plan) -> list[Differing]:
 
 async def plans_in_use(wire: Wire, keys: Keys) -> dict[str, dict[str, str]]:
     """By process, those of the last minute. Raises redis.exceptions.RedisError."""
-    (seconds, _), words = await wire.ask_all([("TIME",), ("HGETALL", keys.ledger_plans)])
+    seconds, _ = await wire.ask("TIME")
+    words = await wire.ask("HGETALL", keys.ledger_plans)
     found: dict[str, dict[str, str]] = {}
     for process, text in zip(words[::2], words[1::2], strict=True):
         at_ms, _, plan = text.partition(b" ")

@@ -94,7 +94,12 @@ async def _redis(target: Target) -> list[Finding]:
             info, *settings = await wire.ask_all(
                 [("INFO",), ("CONFIG", "GET", "save"), ("CONFIG", "GET", "appendfsync")]
             )
-            permissions = await check_permissions(wire, target.keys, list(target.config.ingress.lanes))
+            permissions = await check_permissions(
+                wire,
+                target.keys,
+                list(target.config.ingress.lanes),
+                ledger=not isinstance(target.config.ledger.url, Path),
+            )
             queues = await look(wire, target)
             said = facts_of(info, *settings)
             shared = await check_shared(wire, target, said)

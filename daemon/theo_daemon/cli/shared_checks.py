@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from redis.exceptions import NoPermissionError
+
 from theo_daemon.cli.checks import Finding
 from theo_daemon.cli.target import Target
 from theo_daemon.ledger.redis.keys import LedgerKeys
@@ -17,6 +19,15 @@ _LOST = "what was spent, remembered ids and calls in flight are forgotten with i
 
 async def check_shared(wire: Wire, target: Target, info: Mapping[str, str]) -> list[Finding]:
     """`info` is of `checks.facts_of`. Raises redis.exceptions.RedisError."""
+    try:
+        return await _check(wire, target, info)
+    except NoPermissionError as error:
+        base = LedgerKeys(target.config.redis.prefix).base
+        told = f"this login may not look at {base}: {error}"
+        return [Finding("warn", "ledger", told, "what hosts share cannot be checked with it")]
+
+
+async def _check(wire: Wire, target: Target, info: Mapping[str, str]) -> list[Finding]:
     plans = await plans_in_use(wire, target.keys)
     found = [check_plans(plan_of(target.config), plans)] if target.config.models else []
     if isinstance(target.config.ledger.url, Path):
@@ -39,9 +50,8 @@ def check_plans(here: Mapping[str, str], plans: Mapping[str, Mapping[str, str]])
 
 async def _ledger(wire: Wire, target: Target) -> Finding:
     keys = LedgerKeys(target.config.redis.prefix)
-    (uuid, schema), owners = await wire.ask_all(
-        [("HMGET", keys.base, "uuid", "schema"), ("HLEN", keys.owners)]
-    )
+    uuid, schema = await wire.ask("HMGET", keys.base, "uuid", "schema")
+    owners = await wire.ask("HLEN", keys.owners)
     if uuid is None:
         return Finding("ok", "ledger", f"{keys.base} of this Redis (serve will create it)")
     if int(schema) > SCHEMA:

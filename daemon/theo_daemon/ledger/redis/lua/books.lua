@@ -1,6 +1,6 @@
 -- What people read of the models that ever cost anything, at one moment: {model, balance, latency...}, false where
 -- there is nothing.
-local models = redis.call('SMEMBERS', MODELS)
+local models = redis.call('HKEYS', MODELS)
 local known = {}
 for _, model in ipairs(models) do
     known[model] = true

@@ -137,7 +137,7 @@ local function flush_money()
     flush_hash(last_windows, window_text)
     for _, scope in ipairs(new_rows) do
         local model = string.match(scope[ROW], '^0 model:(.+)$')
-        if model then redis.call('SADD', MODELS, model) end
+        if model then redis.call('HSET', MODELS, model, '') end
         redis.call('ZADD', WINDOWS, scope[RESET] and whole(scope[RESET]) or '+inf', scope[ROW])
     end
 end

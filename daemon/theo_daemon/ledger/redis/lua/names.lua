@@ -13,7 +13,7 @@
 --   :answer:<key>      string an answer to share; and :answers:<model>, zset, the keys by age
 --   :spend             hash   "<window start> <scope>" -> balance; :windows, zset, the same by when they end
 --   :running           hash   scope -> its last window
---   :latency :standings :health :rates   hash   by model; :models, set, the models that ever cost anything
+--   :latency :standings :health :rates   hash   by model; :models, hash, the models that ever cost anything
 --   :lost:<attempt>    string what was charged for a call whose process was taken for dead
 --   :doubtful :failures  stream   attempts that may have been billed for nothing, and that failed; with the former
 --                             those that answered the same jobs afterwards

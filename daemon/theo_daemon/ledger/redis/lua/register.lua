@@ -1,7 +1,6 @@
 -- A process begins to keep books here. ARGV: 1 name   2 lease in ms   3 a uuid, for books that are new   4 schema
 -- Returns {owner id, uuid, schema, now}; the id is 0 where the books are of a newer schema.
-redis.call('HSETNX', L, 'uuid', ARGV[3])
-redis.call('HSETNX', L, 'schema', ARGV[4])
+if redis.call('HEXISTS', L, 'uuid') == 0 then redis.call('HSET', L, 'uuid', ARGV[3], 'schema', ARGV[4]) end
 local uuid, schema = unpack(redis.call('HMGET', L, 'uuid', 'schema'))
 local now = time_now('')
 if tonumber(schema) > tonumber(ARGV[4]) then return { 0, uuid, schema, whole(now) } end
