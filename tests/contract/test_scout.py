@@ -44,6 +44,7 @@ class Process:
         self.held, self.events = HeldEntries(), RecordedEvents()
         self.ahead, self.most = ahead, most
         self.none_can_start: set[str] = set()
+        self.peers = 0
         common: Any = {
             "keys": keys, "consumer": name, "held": self.held, "clock": SystemClock(), "rng": random.Random(1),
         }  # fmt: skip
@@ -55,7 +56,7 @@ class Process:
         self.scout = Scout(
             **common, wire=link.wire(), behind=lambda: self.intake.behind, waiting=lambda: self.waiting,
             rules=ScoutRules(group=GROUP, lanes=tuple(LANES), max_job_bytes=1_000_000, few=few),
-            room=lambda: Room(self.most - len(self.held), 10**9), give_way=self.give_way,
+            room=lambda: Room(self.most - len(self.held), 10**9), give_way=self.give_way, peers=lambda: self.peers,
         )  # fmt: skip
 
     def give_way(self, count: int) -> list[EntryRef]:
@@ -243,7 +244,7 @@ async def test_a_reader_leaves_it_to_whoever_has_taken_it_over_by_then(
 async def test_what_was_handed_back_is_not_new_to_a_reader_but_anybody_s(
     wire: Wire, keys: Keys, jobs: str
 ) -> None:
-    """A process that died may have called for it before, which is looked up for what is taken over, not for new jobs."""
+    """A process that died may have called for it: that is looked up for what is taken over, not for new jobs."""
     (entry_id,) = await push(wire, jobs, "a", 1)
     both = (jobs, keys.early)
     await wire.run(TAKE_EARLY, both, (GROUP, "leaver", 60_000, entry_id))

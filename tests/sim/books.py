@@ -72,7 +72,7 @@ class View:
     def __enter__(self) -> None:
         self._disk.db.__enter__()
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self._disk.db.__exit__(*error)
 
     def execute(self, sql: str, binds: Any = None) -> Any:

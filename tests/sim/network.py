@@ -1,4 +1,4 @@
-"""The way to the simulated Redis and back: connections that take time, and break before or after a command took effect."""
+"""The way to the simulated Redis and back: connections take time, and break before or after a command took effect."""
 
 from __future__ import annotations
 

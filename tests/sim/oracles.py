@@ -102,7 +102,8 @@ def strangers(story: Story) -> Iterable[str]:
             if pushed is None:
                 yield f"a reply to nobody: {end.fields}"
             elif (why := _unreasonable(story, pushed, end)) is not None:
-                yield f"{why}: {pushed.job.fields} pushed {pushed.at:.3f} as {ref.entry_id}, at {end.at:.3f} {end.fields}"
+                where = f"{pushed.job.fields} pushed {pushed.at:.3f} as {ref.entry_id}"
+                yield f"{why}: {where}, at {end.at:.3f} {end.fields}"
 
 
 def _unreasonable(story: Story, pushed: Pushed, end: Ended) -> str | None:
@@ -115,7 +116,9 @@ def _unreasonable(story: Story, pushed: Pushed, end: Ended) -> str | None:
     died = sum(one.ref == pushed.ref and one.boot.killed_at < FOREVER for one in witness.claims)
     reasons: dict[str, object] = {
         "deadline_exceeded": "ttl_ms" in job.fields and _its_time_was_up(story, pushed, end),
-        "cancelled": any(one.name in {job.client_id, pushed.ref.entry_id} and one.at <= end.at for one in witness.cancels),
+        "cancelled": any(
+            one.name in {job.client_id, pushed.ref.entry_id} and one.at <= end.at for one in witness.cancels
+        ),
         "id_conflict": job.kind == "conflict",
         "budget_exceeded": "max_cost" in job.fields or any(m.routing.spend_ceiling for m in story.plan.config.models),
         "no_model_available": _something_ailed(story, end.at),
@@ -349,7 +352,8 @@ def open_circuits(story: Story) -> Iterable[str]:
             if shut_at < call.started_at < opened.until - 0.002 and not story.stalled(
                 opened.at, call.started_at
             ):
-                yield f"a call while the circuit of {opened.model} was open ({opened.at:.3f} to {opened.until:.3f}): {tell(story, [call])}"
+                when = f"{opened.at:.3f} to {opened.until:.3f}"
+                yield f"a call while the circuit of {opened.model} was open ({when}): {tell(story, [call])}"
         yield from _probes(story, opened.model, max(opened.at, opened.until - 0.002), calls)
 
 
@@ -468,7 +472,8 @@ def unaccounted(story: Story) -> Iterable[str]:
             _over_at(call) > story.ends[jobs[0].ref][-1].at for call in story.calls.get(prompt, ())
         )
         if told > booked or (told < booked and single and not open_yet):
-            yield f"jobs of {prompt!r} were told {told}, their attempts cost {booked}: {[story.ends.get(j.ref) for j in jobs]}"
+            ends = [story.ends.get(one.ref) for one in jobs]
+            yield f"jobs of {prompt!r} were told {told}, their attempts cost {booked}: {ends}"
 
 
 def tell(story: Story, calls: Sequence[Call]) -> str:

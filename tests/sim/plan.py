@@ -183,7 +183,8 @@ class _Draw:
         self.faults: list[Fault] = []
 
     def at_times(
-        self, kind: str, least: int, most: int, *, lasts_s: tuple[float, float] = (0.0, 0.0), what: Sequence[str] = ("",)
+        self, kind: str, least: int, most: int, *,
+        lasts_s: tuple[float, float] = (0.0, 0.0), what: Sequence[str] = ("",),
     ) -> None:  # fmt: skip
         for _ in range(self._rng.randint(least, most)):
             self._add(

@@ -154,7 +154,8 @@ class SimUpstream:
             raise ProviderTimeout("no answer in time", provider=self.provider)
         providers.end(call, kind or "ok")
         if kind in FAILURES:
-            raise FAILURES[kind]()
+            error = FAILURES[kind]()
+            raise error
         tokens = ANSWER_TOKENS * (1_000 if kind == "overbilled" else 1)
         return Completion(
             output=call.output,

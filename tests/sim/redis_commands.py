@@ -63,9 +63,9 @@ class Commands(GroupStore):
         if name in _CONTAINERS:
             name = b"%b %b" % (name, words[1].upper())
         command = self._commands.get(name)
+        if command is None:
+            return Error(f"ERR unknown command '{words[0].decode()}'")
         try:
-            if command is None:
-                raise Error(f"ERR unknown command '{words[0].decode()}'")
             if name in WRITES:
                 self._may_write(name)
             return command(words)

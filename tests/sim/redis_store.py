@@ -1,7 +1,7 @@
 """What the router needs of Redis, in memory: streams and a few plain keys; no sockets, no threads.
 
-It replies what a server does, word for word where the router reads the words. `test_redis_model.py` keeps it equal to a
-real one. Two things are left out since nothing here depends on them: `MAXLEN ~` cuts nothing, and memory is not counted.
+It replies what a server does, word for word where the router reads the words. `test_redis_model.py` keeps it equal to
+a real one. Two things are left out since nothing depends on them: `MAXLEN ~` cuts nothing, and memory is not counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from tests.sim.redis_words import (
     read_bounds,
     read_id,
 )
-
 
 Hash = dict[bytes, bytes]
 TYPES = {type(None): b"none", Stream: b"stream", bytes: b"string", dict: b"hash"}

@@ -72,8 +72,7 @@ def draw_jobs(rng: random.Random, count: int, config: Config, within_s: float) -
         number += 1
         kind = rng.choices(names, weights)[0]
         jobs += _ask(rng, kind, f"q{number} {kind}", models, within_s, len(jobs))
-    jobs = sorted(jobs[:count], key=lambda job: job.at)
-    return jobs
+    return sorted(jobs[:count], key=lambda job: job.at)
 
 
 def _ask(
