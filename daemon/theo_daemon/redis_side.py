@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from theo_daemon.background import running
 from theo_daemon.backlog import Kind
 from theo_daemon.config import Config
 from theo_daemon.control import ControlReader, OnOrder
@@ -142,23 +143,6 @@ class RedisSide:
         await stack.enter_async_context(running(self.time.run()))
         await stack.enter_async_context(running(self.control.run()))
         await stack.enter_async_context(running(self._link.watch(self._clock)))
-
-
-@asynccontextmanager
-async def running(
-    work: Coroutine[Any, Any, None], *, stop: Callable[[], None] | None = None
-) -> AsyncIterator[asyncio.Task[None]]:
-    """Run `work` beside; at the end ask it to stop and wait a little, or cancel it."""
-    task = asyncio.create_task(work)
-    try:
-        yield task
-    finally:
-        if stop is not None:
-            stop()
-            await asyncio.wait((task,), timeout=5.0)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 def _bounds(config: Config) -> ReplyBounds:
