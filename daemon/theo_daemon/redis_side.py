@@ -101,7 +101,9 @@ class RedisSide:
             wire=link.wire(), rules=_quarantine_rules(config), consumer=self._consumer, held=held,
             ledger=core.ledger, ward=dispatcher, reception=core.reception, clock=self._clock, rng=self._rng,
         )  # fmt: skip
-        self.intake = StreamIntake(**reading, room=room_in_order, events=self.events)
+        self.intake = StreamIntake(
+            **reading, room=room_in_order, on_peers=dispatcher.lines.heed_peers, events=self.events
+        )
         self.leases = Leases(**leasing, room=room, events=self.events, on_suspects=self.quarantine.take)
         self.scout = Scout(
             **common,
@@ -111,6 +113,7 @@ class RedisSide:
             behind=lambda: self.intake.behind,
             waiting=partial(_waiting, core),
             give_way=dispatcher.give_way,
+            peers=lambda: dispatcher.lines.peers,
         )
         self.control = ControlReader(
             wire=link.wire(timeout_s=READ_TIMEOUT_S), keys=keys, on_cancel=dispatcher.cancel, on_order=on_order,
@@ -183,7 +186,7 @@ def _waiting(core: Core) -> Waiting:
         route = core.catalogue.resolve(kind.model or None, kind.workflow or DEFAULT_WORKFLOW)
         if route is None or not core.fleet.any_available(route.names):
             return None
-        return counted[lane, kind.tenant, route.name]
+        return counted.get((lane, kind.tenant, route.name), 0)
 
     return waiting
 

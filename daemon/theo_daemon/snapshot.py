@@ -123,6 +123,8 @@ class Snapshot:
         telemetry.gauge(names.JOBS_WAITING, {}, lambda: dispatcher.waiting)
         telemetry.gauge(names.LEDGER_SIZE, {}, lambda: self._core.ledger.size)
         telemetry.gauge(names.LEDGER_WAL_SIZE, {}, lambda: self._core.ledger.wal_size)
+        telemetry.gauge(names.LEDGER_WRITABLE, {}, lambda: float(self._core.ledger.trouble is None))
+        telemetry.gauge(names.DEAD_LETTERS, {}, lambda: self._dead)
         telemetry.gauge(names.REDIS_UP, {}, lambda: float(self._intake.connected))
         for lane in self._core.config.ingress.lanes:
             telemetry.gauge(names.LANE_DEPTH, {"lane": lane}, partial(self._lane, lane, "depth"))
@@ -134,6 +136,7 @@ class Snapshot:
             telemetry.gauge(names.MODEL_RETRY_TOKENS, labels, partial(self._retry_tokens, member))
             telemetry.gauge(names.MODEL_AMENDMENTS, labels, partial(self._amendments, member))
             telemetry.gauge(names.BREAKER_STATE, labels, partial(self._breaker, member))
+            telemetry.gauge(names.MODEL_DISABLED, labels, partial(self._disabled, member))
 
     # -- parts ---------------------------------------------------------------------------------------
 
@@ -156,6 +159,9 @@ class Snapshot:
     def _breaker(self, member: Member) -> float:
         state = self._state(member)[0]
         return names.BREAKER_VALUES.get(state, names.BREAKER_VALUES["closed"])
+
+    def _disabled(self, member: Member) -> float:
+        return float(self._state(member)[0] == "disabled")
 
     def _state(self, member: Member) -> tuple[ModelState, float | None]:
         now = self._clock.monotonic()

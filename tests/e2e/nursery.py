@@ -109,7 +109,7 @@ def deadly(work: Callable[..., Any], of: bytes, words: Callable[..., object]) ->
 def poison() -> None:
     """Make this process, and all it forks, die of certain words."""
     reception.decode = deadly(reception.decode, b"poison:decode", lambda one, **_: one.fields)  # type: ignore[attr-defined]
-    bound = deadly(Models.bound_nano, b"poison:count", lambda _self, _model, job, *_: job.messages)
+    bound = deadly(Models.bound_nano, b"poison:count", lambda _self, _model, job, *_, **__: job.messages)
     Models.bound_nano = bound  # type: ignore[method-assign]
     count = deadly(Measuring.count, b"poison:count", lambda _self, job, *_, **__: job.messages)
     Measuring.count = count  # type: ignore[method-assign]

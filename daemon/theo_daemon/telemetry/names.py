@@ -208,6 +208,13 @@ BREAKER_STATE = _metric(
     "Circuit breaker of a model: 0 closed, 1 half-open, 2 open.",
     labels=("model",),
 )
+MODEL_DISABLED = _metric(
+    "theo.model.disabled",
+    Kind.GAUGE,
+    "1",
+    "1 while a model is out of use (its key is refused, a bill was too high, an operator), else 0.",
+    labels=("model",),
+)
 MODEL_SLOTS = _metric(
     "theo.model.slots",
     Kind.GAUGE,
@@ -332,6 +339,10 @@ GEN_AI_TOKENS = _metric(
 
 EVENTS_TOTAL = _metric("theo.events", Kind.COUNTER, "{event}", "Log events, by name.", labels=("event",))
 REDIS_UP = _metric("theo.redis.connected", Kind.GAUGE, "1", "1 while Redis answers, else 0.")
+DEAD_LETTERS = _metric("theo.dead.letters", Kind.GAUGE, "{letter}", "Dead letters that wait for an operator.")
+LEDGER_WRITABLE = _metric(
+    "theo.ledger.writable", Kind.GAUGE, "1", "1 while the ledger can be written, else 0: no calls are made."
+)
 LEDGER_COMMIT = _metric(
     "theo.ledger.commit.duration",
     Kind.HISTOGRAM,

@@ -30,6 +30,7 @@ from theo_daemon.ledger.rules import decide, eases, near_ceiling
 from theo_daemon.ledger.shared import (
     CircuitClosed,
     CircuitOpened,
+    FailureCounted,
     HealthReport,
     ModelDisabled,
     Ordered,
@@ -58,10 +59,15 @@ class Committer:
         """The answer to each operation, in order; None for those that only tell."""
         self.news = []
         # Changes before landings: what a probe showed is known before its right to probe ends.
-        changed = self._apply_rare(operations, now_ms)
+        rare = [
+            (place, operation) for place, operation in enumerate(operations) if type(operation) not in _COMMON
+        ]
+        changed = self._apply_rare(rare, now_ms) if rare else {}
         landings = [operation for operation in operations if isinstance(operation, Landing)]
         if landings:
             self._land(landings, now_ms)
+        if rare:
+            changed |= self._count_failures(rare, now_ms)
         forgotten = [ref for one in operations if isinstance(one, Forget) for ref in one.refs]
         store.forget_outcomes(self._db, forgotten)
         # Landings first: an answer that is being recorded now serves the asks beside it.
@@ -76,12 +82,10 @@ class Committer:
             answers[position] = answer
         return answers
 
-    def _apply_rare(self, operations: Sequence[Operation], now_ms: int) -> dict[int, Changed]:
+    def _apply_rare(self, rare: Sequence[tuple[int, Operation]], now_ms: int) -> dict[int, Changed]:
         """What is not of single jobs; the answers by their places in the batch, which mostly has none."""
         changed: dict[int, Changed] = {}
-        for position, operation in enumerate(operations):
-            if type(operation) in _COMMON:
-                continue
+        for position, operation in rare:
             match operation:
                 case Bury(owner):
                     self._bury(owner, now_ms)
@@ -91,6 +95,14 @@ class Committer:
                     row, news = shared_store.change_standing(self._db, operation, now_ms)
                     changed[position] = Changed(row, news)
         return changed
+
+    def _count_failures(self, rare: Sequence[tuple[int, Operation]], now_ms: int) -> dict[int, Changed]:
+        """After the landings, so that an answer that lies in the batch, too, ends the row of failures."""
+        return {
+            position: Changed(*shared_store.change_standing(self._db, operation, now_ms))
+            for position, operation in rare
+            if isinstance(operation, FailureCounted)
+        }
 
     def _answer(self, asks: Sequence[Ask | Check], now_ms: int) -> list[Verdict]:
         if not asks:
