@@ -237,6 +237,20 @@ async def test_a_foreign_key_in_the_ledger_s_place_ends_the_process_with_the_rea
     client.close()
 
 
+async def test_a_recorder_that_fails_in_an_unforeseen_way_ends_the_process(
+    valkey: EmbeddedValkey, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("theo_daemon.ledger.redis.packing.Packer.pack", broken)
+    ledger = await RedisLedger(valkey.url, prefix=prefix).__aenter__()
+    ledger.ask(ask(ledger))
+    with pytest.raises(LedgerError, match="recorder ended: ZeroDivisionError") as crash:
+        await asyncio.wait_for(ledger.crashed, 5)
+    await ledger.__aexit__(LedgerError, crash.value, None)
+
+
 async def test_a_user_who_may_not_run_what_it_needs_is_told_so(own_valkey: EmbeddedValkey) -> None:
     client = client_of(own_valkey.port)
     client.execute_command("ACL", "SETUSER", "poor", "on", ">x", "~*", "+@all", "-zadd")

@@ -25,6 +25,7 @@ from theo_daemon.ledger.records import (
 from theo_daemon.ledger.redis import RedisLedger
 from theo_daemon.ledger.redis.keys import LedgerKeys
 from theo_daemon.ledger.redis.scripts import PRUNE
+from theo_daemon.ledger.shared import FailureCounted
 from theo_daemon.wire import Wire
 from theo_workers.errors import LedgerError
 
@@ -71,6 +72,14 @@ async def test_a_remembered_id_does_not_live_longer_for_being_answered(
         assert await ledger.ask(ask(ledger, 2, client_id="mine")) == Replay(b'{"a":1}', own=False)
         await asyncio.sleep(1.2)
         assert isinstance(await ledger.ask(ask(ledger, 3, "other", client_id="mine")), Granted)
+
+
+async def test_failures_that_open_nothing_wake_no_other_process(ledger: RedisLedger, redis: Any) -> None:
+    for number, expected in ((1, None), (2, None), (3, "1")):
+        asked = await sent(ledger, number)
+        ledger.change(FailureCounted("fast", 0, threshold=3, until_ms=2**50))
+        await ledger.land(landing(asked, state="failed", cache=None))
+        assert await redis.hget(ledger._keys.base, "changed") == expected
 
 
 async def test_windows_that_are_over_are_dropped_in_time(
