@@ -12,14 +12,16 @@ from typing import Any
 
 from theo_daemon import __version__
 from theo_daemon.addresses import is_cluster
+from theo_daemon.background import running
 from theo_daemon.config import Config
 from theo_daemon.core import Core
 from theo_daemon.ledger import process_name
 from theo_daemon.ledger.condition import Tidings
-from theo_daemon.make_ledger import make_ledger
+from theo_daemon.ledger_pin import LedgerPin, plan_of
+from theo_daemon.make_ledger import bookkeeping
 from theo_daemon.observer import DaemonObserver
 from theo_daemon.redis_link import RedisLink, redacted
-from theo_daemon.redis_side import RedisSide, running
+from theo_daemon.redis_side import RedisSide
 from theo_daemon.redis_url import secrets_in
 from theo_daemon.reply_patterns import compile_patterns, why_refused
 from theo_daemon.server_check import ServerFacts, check_server
@@ -77,6 +79,7 @@ class Daemon:
             )
             await side.time.sync()
             core = await self._core(stack, side, telemetry)
+            pin = await self._pin(stack, core, side, telemetry, link)
             await self._status_port(stack, core, side, telemetry, link)
             await side.start(stack)
             stack.enter_context(StallGuard(STALL_LEASES * self.config.ingress.lease_s))
@@ -85,7 +88,7 @@ class Daemon:
             telemetry.event(
                 names.PROCESS_STARTED, version=__version__, consumer=self.consumer, redis=link.shown
             )
-            await self._serve(core, side, telemetry)
+            await self._serve(core, side, telemetry, pin)
             telemetry.event(names.PROCESS_STOPPED)
 
     # -- building ------------------------------------------------------------------------------------
@@ -108,9 +111,11 @@ class Daemon:
         return started.telemetry
 
     async def _core(self, stack: AsyncExitStack, side: RedisSide, telemetry: Telemetry) -> Core:
-        observer = DaemonObserver(telemetry, side.events, self._clock)
-        ledger = make_ledger(self.config, name=self.consumer, clock=self._clock)
-        core = Core(self.config, ledger=ledger, clock=self._clock, rng=self._rng, observer=observer)
+        books = await stack.enter_async_context(
+            bookkeeping(self.config, url=self._url, name=self.consumer, clock=self._clock, rng=self._rng)
+        )
+        observer = DaemonObserver(telemetry, side.events, books.clock)
+        core = Core(self.config, ledger=books.ledger, clock=books.clock, rng=self._rng, observer=observer)
         core.ledger.on_commit(telemetry.commit_finished)
         await stack.enter_async_context(core)
         telemetry.event(names.LEDGER_OPENED, path=core.ledger.place)
@@ -136,6 +141,30 @@ class Daemon:
 
         core.ledger.on_tidings(told)
         return core
+
+    async def _pin(
+        self, stack: AsyncExitStack, core: Core, side: RedisSide, telemetry: Telemetry, link: RedisLink
+    ) -> asyncio.Task[None]:
+        """Do these streams belong to this ledger? Ends only when they do not any more."""
+        plan = plan_of(self.config)
+        pin = LedgerPin(
+            link.wire(), side.keys, core.ledger, process=self.consumer, plan=plan, clock=self._clock
+        )
+        stack.push_async_callback(pin.leave)
+        replaced, differing = await pin.check()
+        if replaced is not None:
+            gone = f"{replaced.place} (uuid {replaced.uuid}), which nobody uses any more"
+            told = f"these streams belonged to the ledger {gone}; what it remembered is not known here"
+            telemetry.event(names.WARNING, reason=told)
+        for one in differing:
+            side.events.emit(
+                "budget_config_differs",
+                scope=one.scope,
+                ceiling=one.here,
+                other=one.there,
+                consumer=one.process,
+            )
+        return await stack.enter_async_context(running(pin.run()))
 
     async def _status_port(
         self, stack: AsyncExitStack, core: Core, side: RedisSide, telemetry: Telemetry, link: RedisLink
@@ -163,7 +192,9 @@ class Daemon:
 
     # -- serving and its end -------------------------------------------------------------------------
 
-    async def _serve(self, core: Core, side: RedisSide, telemetry: Telemetry) -> None:
+    async def _serve(
+        self, core: Core, side: RedisSide, telemetry: Telemetry, pin: asyncio.Task[None]
+    ) -> None:
         dispatcher = core.dispatcher
         leasing = asyncio.create_task(side.leases.run(dispatcher.deliver))
         reading = asyncio.create_task(side.intake.run(dispatcher.deliver))
@@ -174,7 +205,7 @@ class Daemon:
         side.events.emit("process_joined", consumer=self.consumer)
         try:
             await self._until_drained(
-                reading, leasing, scouting, rehearsing, core.supervising, core.ledger.crashed
+                reading, leasing, scouting, rehearsing, pin, core.supervising, core.ledger.crashed
             )
             telemetry.event(names.DRAIN_STARTED, held=dispatcher.held)
         finally:

@@ -90,6 +90,9 @@ class Attempts:
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:
         """Hand the next attempt to a worker with a free slot, now; None when there is none."""
+        if flight.aside:
+            others = [model for model in models if model not in flight.aside]
+            models = others if self._fleet.has_slot(others) else models
         lead = flight.lead
         if flight.in_order:
             model = self._fleet.first_free(models)
@@ -179,6 +182,17 @@ class Attempts:
         tenant, now_ms = flight.lead.job.tenant, int(self._clock.wall() * 1000)
         flight.bar(model, Barred(over_ceiling(verdict, now_ms, tenant=tenant), own=False))
 
+    def sidestep(self, flight: Flight, model: str, verdict: OverBudget, models: Sequence[str]) -> bool:
+        """Only holds forbid `model`. True: another of `models` is free that they do not forbid, and is asked next."""
+        if len(models) < 2:
+            return False
+        held_off = self._fleet.held_off(models, verdict, flight.route, flight.lead.job, flight.prompt_bounds)
+        flight.aside = flight.aside.union((model,), held_off)
+        if self._fleet.has_slot([one for one in models if one not in flight.aside]):
+            return True
+        flight.aside = frozenset()
+        return False
+
     def unaffordable(self, flight: Flight) -> Result:
         """No candidate is left: the last one's own error, if one was called at all, else what forbids the others."""
         if flight.last_error is not None:
@@ -194,9 +208,11 @@ class Attempts:
         if not verdict.by_holds:
             self.bar(flight, model, verdict)
         step = self._decide(flight)
-        if isinstance(step, TryOneOf) and verdict.by_holds:
-            return TryOneOf(step.models, delay_s=max(step.delay_s, hold_wait_s(self._rng.random())))
-        return step
+        if not (isinstance(step, TryOneOf) and verdict.by_holds):
+            return step
+        if self.sidestep(flight, model, verdict, step.models):
+            return step
+        return TryOneOf(step.models, delay_s=max(step.delay_s, hold_wait_s(self._rng.random())))
 
     def _check_own_ceiling(self, flight: Flight, want: Want) -> None:
         """Once more, as the job that leads may be another, or a lost call known, since it was looked at."""
@@ -247,7 +263,7 @@ class Attempts:
         if not isinstance(verdict, Granted):
             raise NotGranted(want.model, verdict)
         self._hold_lines.over(flight)
-        flight.holding, flight.scopes = True, want.scopes
+        flight.holding, flight.scopes, flight.aside = True, want.scopes, frozenset()
         flight.listed.add(want.attempt_id)
         try:
             if verdict.prior:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any, Protocol
 
 from msgspec import structs
@@ -34,7 +32,7 @@ from theo_daemon.ports import Finish, Holds, Publisher
 from theo_daemon.reception import Accepted, Reception, Refused
 from theo_daemon.reply import decode_outcome
 from theo_daemon.suspicion import alone_from
-from theo_daemon.turns import TurnQueue
+from theo_daemon.turns import Kind, TurnQueue, kind_of
 from theo_workers.clock import Clock
 from theo_workers.errors import (
     Cancelled,
@@ -85,8 +83,9 @@ class Dispatcher:
             bookings=Bookings(fleet=fleet, observer=observer, clock=clock), hold_lines=self._hold_lines,
             redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
+        self.lines: FairQueue[Flight] = FairQueue(config.ingress.lanes)
         self._turns = TurnQueue(
-            FairQueue(config.ingress.lanes),
+            self.lines,
             start=attempts.start,
             look=lambda flight: ledger.ask(questions.ask(flight, None)),
             fleet=fleet,
@@ -126,10 +125,13 @@ class Dispatcher:
         """Flights that make no call at the moment: they wait for a slot, a model, money, or another's call."""
         return len(self._flights) - self._turns.flying
 
-    def waiting_kinds(self) -> Counter[tuple[str, str, str]]:
-        """How many flights wait for their turn, by lane, tenant and route."""
-        waiting = chain(self._turns.waiting(), self._hold_lines.waiting())
-        return Counter((one.lead.job.lane, one.lead.job.tenant, one.route.name) for one in waiting)
+    def waiting_kinds(self) -> dict[Kind, int]:
+        """How many flights wait for their turn, or for money that others hold."""
+        counted = self._turns.waiting_kinds()
+        for flight in self._hold_lines.waiting():
+            kind = kind_of(flight)
+            counted[kind] = counted.get(kind, 0) + 1
+        return counted
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Take a batch on. Returns at once; every job of it gets its one reply later."""

@@ -138,6 +138,7 @@ def _job(delivery: Delivery, values: dict[str, Any]) -> Job:
             prompt=prompt,
             messages=asked,
         ),
+        tenant=envelope.tenant or "",
         client_id=client_id,
         deadline_ms=fields.deadline_ms(delivery.ref, get("ttl_ms"), get("deadline_ms")),
         max_cost_nano=None if (given := get("max_cost")) is None else fields.max_cost_nano(given),

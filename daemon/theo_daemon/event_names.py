@@ -26,6 +26,7 @@ EVENTS: Final = MappingProxyType(
         "budget_warning": "spend passed `warning_ratio` of a ceiling; details: scope, spent, ceiling",
         "budget_downgrade": "spend passed `downgrade_ratio`: cheaper models come first; details: scope, spent, ceiling",
         "budget_exhausted": "a ceiling is reached; details: scope, retry_after_ms",
+        "budget_config_differs": "a process joined with another ceiling than one that runs; details: scope, other",
         "outcome_unknown": "a call was sent and nobody knows whether it was billed; charged at its bound",
         # processes
         "process_joined": "a process began to read jobs",
@@ -48,6 +49,7 @@ EVENTS: Final = MappingProxyType(
         "events_dropped": "events were thrown away while Redis was away; details: count",
         "ledger_trouble": "the ledger cannot be written, so no calls are made and no jobs read; details: reason",
         "ledger_back": "the ledger can be written again; details: after_s",
+        "ledger_restored": "Redis had lost what it had acknowledged, and was told again; details: batches",
         "ledger_wal_large": "the ledger's write-ahead log passed 64 MiB: a reader holds it up; details: bytes",
     }
 )

@@ -15,6 +15,13 @@ from typing import Generic, TypeVar
 
 ItemT = TypeVar("ItemT", bound=Hashable)
 
+BURST = (
+    10  # turns that a tenant of which little waits here may have at once where other processes serve the rest
+)
+REGAINED_EVERY = 8  # starts: so often it gets one of them back
+LITTLE = 4  # times less than what a tenant of the lane has waiting on average
+REMEMBERED = 1_024  # tenants that have used some of their burst
+
 
 class FairQueue(Generic[ItemT]):
     """Jobs that wait for a slot.
@@ -22,13 +29,21 @@ class FairQueue(Generic[ItemT]):
     Lanes share the starts by weight (smooth weighted round robin, as nginx chooses upstreams), so that no
     lane starves; within a lane, tenants take turns. Jobs wait apart by route, since a saturated model must
     not hold up the jobs of another; a tenant's turn is the same on all routes, so many routes win it no more starts.
+
+    Turns are for the fleet. Where several processes serve a loud tenant, one that has a few jobs in this process alone
+    would get its turns in one of them only; so these few go first, a burst at the most.
     """
 
     def __init__(self, weights: Mapping[str, int]) -> None:
+        self.peers = 0
         self._weights = weights
         self._credit = dict.fromkeys(weights, 0)
         self._lanes: dict[str, _Lane[ItemT]] = {lane: _Lane() for lane in weights}
         self._place: dict[ItemT, tuple[str, str, str]] = {}
+
+    def heed_peers(self, count: int) -> None:
+        """So many other processes serve these lanes now."""
+        self.peers = count
 
     def __len__(self) -> int:
         return len(self._place)
@@ -71,7 +86,7 @@ class FairQueue(Generic[ItemT]):
             return None
         lane = max(startable, key=self._credit.__getitem__)
         self._credit[lane] -= total
-        item = self._lanes[lane].take(*startable[lane])
+        item = self._lanes[lane].take(*startable[lane], shared=self.peers > 0)
         del self._place[item]
         return item
 
@@ -88,6 +103,10 @@ class _Lane(Generic[ItemT]):
         self._served: dict[str, int] = {}  # by tenant: its last turn
         self._lines: dict[str, int] = {}  # by tenant: on how many routes it waits
         self._turn = 0
+        self._waiting = 0
+        self._bursts: dict[
+            str, tuple[int, int]
+        ] = {}  # by tenant: turns left of its burst, and as of which turn
 
     def push(self, item: ItemT, route: str, tenant: str) -> None:
         lines = self.routes.setdefault(route, _Route())
@@ -96,10 +115,12 @@ class _Lane(Generic[ItemT]):
             lines.open(tenant, self._turn)
             self._lines[tenant] = self._lines.get(tenant, 0) + 1
         lines.jobs[tenant].append(item)
+        self._waiting += 1
 
     def discard(self, item: ItemT, route: str, tenant: str) -> None:
         jobs = self.routes[route].jobs[tenant]
         jobs.remove(item)
+        self._waiting -= 1
         if not jobs:
             self._close(route, tenant)
 
@@ -114,14 +135,32 @@ class _Lane(Generic[ItemT]):
                     found, longest = (route, tenant), since
         return found
 
-    def take(self, route: str, tenant: str) -> ItemT:
+    def take(self, route: str, tenant: str, *, shared: bool) -> ItemT:
         jobs = self.routes[route].jobs[tenant]
         item = jobs.popleft()
         self._turn += 1
-        self._served[tenant] = self._turn
+        self._waiting -= 1
+        if not (shared and self._goes_on(tenant)):
+            self._served[tenant] = self._turn
         if not jobs:
             self._close(route, tenant)
         return item
+
+    def _goes_on(self, tenant: str) -> bool:
+        """May it have the next turn, too?"""
+        own = sum(len(lines.jobs.get(tenant, ())) for lines in self.routes.values())
+        if not own or LITTLE * own * len(self._lines) > self._waiting:
+            return False
+        left, turn = self._bursts.get(tenant, (BURST, self._turn))
+        regained = (self._turn - turn) // REGAINED_EVERY
+        left = min(BURST, left + regained)
+        if left < 1:
+            return False
+        if len(self._bursts) >= REMEMBERED:
+            self._bursts.pop(next(iter(self._bursts)))  # used longest ago
+        self._bursts.pop(tenant, None)
+        self._bursts[tenant] = (left - 1, self._turn)
+        return True
 
     def _close(self, route: str, tenant: str) -> None:
         """Nobody stands in this line any more."""

@@ -16,7 +16,7 @@ from theo_daemon.downgrade import Option, prefer_cheaper
 from theo_daemon.job import Job
 from theo_daemon.learner import Learner
 from theo_daemon.ledger.rates import Rate
-from theo_daemon.ledger.records import Granted, OtherWindow, Verdict, Want
+from theo_daemon.ledger.records import Granted, OtherWindow, OverBudget, Verdict, Want
 from theo_daemon.money import NANO
 from theo_daemon.preflight import cap_under_a_ceiling, output_cap
 from theo_daemon.region_watch import RegionWatch
@@ -253,11 +253,6 @@ class Fleet:
             return job.params
         return {**job.params, "max_tokens": cap_under_a_ceiling(member.config)}
 
-    def cost_nano(self, model: str, usage: Usage) -> int | None:
-        """What the call cost, in nano-dollars; None when the price is unknown."""
-        price = self._members[model].price
-        return None if price is None else cost_nano(price, usage)
-
     def usd(self, model: str, prompt_tokens: int, completion_tokens: int) -> float:
         """What a call of so many tokens costs, reckoned with what a short prompt costs; 0 when that is unknown."""
         price = self._members[model].price
@@ -270,6 +265,23 @@ class Fleet:
         """The budgets that a call draws on: always the model's total, and every ceiling that fits the job."""
         now_ms = int(self._clock.wall() * 1000)
         return self._budgets.draw(model, route.name, job.workflow, job.tenant, now_ms)
+
+    def held_off(
+        self,
+        models: Iterable[str],
+        refused: OverBudget,
+        route: Route,
+        job: Job,
+        prompt_bounds: Mapping[str, int],
+    ) -> list[str]:
+        """Of these, those whom the holds in the way of `refused` forbid, too: what is left is no more for them."""
+        return [
+            name
+            for name in models
+            if any(scope.name == refused.scope.name for scope in self.draw(name, route, job).scopes)
+            and (bound := self.bound_nano(name, job, prompt_bounds.get(name), tight=True)) is not None
+            and bound >= (refused.bound_nano or 0)
+        ]
 
     def estimate(self, model: str, job: Job, output: str) -> Usage:
         """Usage counted by ourselves, for a provider that reported none."""

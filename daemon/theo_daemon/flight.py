@@ -54,7 +54,7 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush",
+        "aside", "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush",
         "gives_way", "held", "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed",
         "looked", "measured", "names", "passed", "place", "prompt_bounds", "queued_at", "records", "route",
         "scopes", "sent_attempt", "settled", "targets", "task", "text", "tried", "tried_before",
@@ -72,6 +72,9 @@ class Flight:
         self.targets = self.candidates  # the others: where the next attempt may go to
         self.line = lead.route.name  # where it waits for a slot: with flights of the same targets
         self.barred: dict[str, Barred] = {}  # the others
+        self.aside: frozenset[str] = (
+            frozenset()
+        )  # candidates that only holds forbid, since it last waited for those
         self.waiters: list[Ticket] = []
         self.task: asyncio.Task[None] | None = None
         self.place = key  # among the flights of this process, whoever leads
@@ -110,6 +113,7 @@ class Flight:
         self._promote()
         self.names = self.candidates = self.targets = self.route.names
         self.line, self.barred, self.passed = self.route.name, {}, frozenset()
+        self.aside = frozenset()
         self.in_order, self.measured, self.tried_before = False, (), 0
         self.attempts, self.records, self.tried, self.listed = [], [], [], set()
         self.cost_nano, self.settled, self.last_error, self.doubtful = 0, None, None, False

@@ -202,9 +202,10 @@ class Generation:
         await flight.wake
 
     async def _over_budget(self, flight: Flight, model: str, verdict: OverBudget) -> None:
-        """Blocked by holds: wait for room. Blocked by what is spent, or an unknown price: the others are left."""
+        """Blocked by holds: another, or wait for room. By what is spent, or an unknown price: the others are left."""
         if verdict.by_holds:
-            await self._hold_lines.wait(flight, verdict.scope)
+            if not self._attempts.sidestep(flight, model, verdict, flight.targets):
+                await self._hold_lines.wait(flight, verdict.scope)
             return
         flight.looked = True  # the claim has looked for answers, too
         self._attempts.bar(flight, model, verdict)

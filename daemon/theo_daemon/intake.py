@@ -15,7 +15,7 @@ from theo_daemon.held import HeldEntries, Room
 from theo_daemon.job import Delivery, EntryRef
 from theo_daemon.keys import Keys
 from theo_daemon.lanes import LaneShares
-from theo_daemon.levelling import LevelRules, Peer, may_read
+from theo_daemon.levelling import LevelRules, Peer, alive, may_read
 from theo_daemon.ports import Events
 from theo_daemon.redis_link import error_code
 from theo_daemon.scout_scripts import PASS
@@ -57,11 +57,14 @@ class StreamIntake:
         consumer: str,
         held: HeldEntries,
         room: Callable[[], Room],
+        on_peers: Callable[[int], None] = lambda _: None,
         events: Events,
         clock: Clock,
         rng: random.Random,
     ) -> None:
+        """`on_peers` hears how many others read these lanes, whenever that was looked at: while much is held."""
         self._wire, self._rules, self._consumer, self._held = wire, rules, consumer, held
+        self._on_peers = on_peers
         self._room, self._events, self._clock, self._rng = room, events, clock, rng
         self._streams = {lane: keys.jobs(lane) for lane in rules.lanes}
         self._lane_of = {stream.encode(): (stream, lane) for lane, stream in self._streams.items()}
@@ -160,6 +163,7 @@ class StreamIntake:
                 self._wire, self._streams.values(), self._rules.group, self._consumer
             )
             self._looked_at = now
+            self._on_peers(len(alive(self._peers, level)))
         return may_read(held, self._peers, level, waited_s=waited_s)
 
     async def _sweep(self, count: int) -> tuple[Sequence[Delivery], bool]:

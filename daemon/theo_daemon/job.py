@@ -57,6 +57,7 @@ class Job(Struct, frozen=True, kw_only=True):
     cache: CacheMode
     stream: bool
     content: bytes  # canonical bytes of all cache-key inputs but the model: hashed with it by `key.cache_key`
+    tenant: str = ""  # the partition for ids, cache, budgets and fairness; "" when the job names none
     client_id: str | None = None  # the idempotency key, when the client gave a usable one
     deadline_ms: int | None = None  # absolute, Unix ms by the clock of Redis; ttl_ms is folded in
     max_cost_nano: int | None = None  # 1e-9 USD
@@ -65,11 +66,6 @@ class Job(Struct, frozen=True, kw_only=True):
     @property
     def ref(self) -> EntryRef:
         return self.envelope.ref
-
-    @property
-    def tenant(self) -> str:
-        """The partition for ids, cache, budgets and fairness; "" when the job names none."""
-        return self.envelope.tenant or ""
 
 
 class Answer(Struct, frozen=True, kw_only=True):

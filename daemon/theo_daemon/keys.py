@@ -10,7 +10,10 @@ DEFAULT_LANE = "default"
 class Keys:
     """Key names under one prefix. On Redis Cluster it is a hash tag (`{theo}`), so that all share a slot."""
 
-    __slots__ = ("_done", "control", "dead", "early", "events", "prefix", "replies", "reply_prefix")
+    __slots__ = (
+        "_done", "control", "dead", "early", "events", "ledger_pin", "ledger_plans", "prefix", "replies",
+        "reply_prefix",
+    )  # fmt: skip
 
     def __init__(self, prefix: str = "theo") -> None:
         self.prefix = prefix
@@ -19,6 +22,8 @@ class Keys:
         self.dead = f"{prefix}:dead"
         self.events = f"{prefix}:events"
         self.control = f"{prefix}:control"
+        self.ledger_pin = f"{prefix}:ledger:pin"  # which ledger these streams belong to
+        self.ledger_plans = f"{prefix}:ledger:plans"  # the budgets that its processes believe in
         self.early = f"{prefix}:early"  # which entries were taken before their time, and by whom
         self._done = f"{prefix}:done:"
 

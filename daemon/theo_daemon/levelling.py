@@ -24,6 +24,11 @@ class LevelRules(Struct, frozen=True, kw_only=True):
     patience_s: float = 0.15  # a lighter peer that leaves the backlog alone for so long has enough
 
 
+def alive(peers: Sequence[Peer], rules: LevelRules) -> list[Peer]:
+    """Those that somebody may wait for."""
+    return [peer for peer in peers if peer.idle_s < rules.alive_s]
+
+
 def may_read(held: int, peers: Sequence[Peer], rules: LevelRules, *, waited_s: float) -> int | None:
     """How many more entries a process that holds `held` may read now; None means without limit.
 
@@ -32,10 +37,11 @@ def may_read(held: int, peers: Sequence[Peer], rules: LevelRules, *, waited_s: f
     """
     if held < rules.base:
         return rules.base - held
-    live = [peer.held for peer in peers if peer.idle_s < rules.alive_s]
+    live = alive(peers, rules)
     if not live:
         return None
-    return rules.step if min(live) >= held or waited_s >= rules.patience_s else 0
+    lightest = min(peer.held for peer in live)
+    return rules.step if lightest >= held or waited_s >= rules.patience_s else 0
 
 
 def in_order(free: int, at_rest: int, *, most: int, early: int) -> tuple[int, bool]:

@@ -9,7 +9,7 @@ from typing import Any
 from theo_daemon.budget_names import selectors_of
 from theo_daemon.flight import Ticket
 from theo_daemon.job import EntryRef, JobOutcome
-from theo_daemon.ledger.condition import Recovered, Tidings, Troubled, Unrecorded, WalLarge
+from theo_daemon.ledger.condition import Recovered, Restored, Tidings, Troubled, Unrecorded, WalLarge
 from theo_daemon.ledger.records import CallLost, CeilingEased, CeilingNear, CeilingReached, News, Scope
 from theo_daemon.money import format_usd
 from theo_daemon.outcomes import earlier
@@ -93,6 +93,8 @@ class DaemonObserver:
                 self._events.emit("ledger_back", after_s=after_s)
             case WalLarge(size):
                 self._events.emit("ledger_wal_large", bytes=size)
+            case Restored(batches):
+                self._events.emit("ledger_restored", batches=batches)
             case Unrecorded(calls, reason):
                 self._telemetry.event(names.LEDGER_UNRECORDED, calls=calls, reason=reason)
 

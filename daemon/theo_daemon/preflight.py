@@ -47,6 +47,8 @@ def cap_under_a_ceiling(config: ModelConfig) -> int:
 
 def asked_for(job: Job) -> int | None:
     """How long an answer the job itself allows, in tokens."""
+    if not job.params:
+        return None
     asked = job.params.get("max_completion_tokens", job.params.get("max_tokens"))
     return asked if isinstance(asked, int) else None
 

@@ -28,6 +28,10 @@ class RedisClock:
         """Unix milliseconds by the clock of Redis."""
         return int((self._clock.monotonic() + self._offset_s) * 1000)
 
+    def wall(self) -> float:
+        """Unix seconds by the clock of Redis."""
+        return self._clock.monotonic() + self._offset_s
+
     async def sync(self) -> None:
         """Ask once. Raises redis.exceptions.RedisError."""
         asked = self._clock.monotonic()
@@ -54,3 +58,13 @@ class RedisClock:
                 await self.sync()
                 await self._leave_a_replica()
             await sleep(self._clock, REFRESH_S)
+
+
+class CommonClock:
+    """This machine's clock for durations, and the time of Redis in place of its wall clock.
+
+    For what is compared with the books of a ledger there: processes of all hosts agree on it.
+    """
+
+    def __init__(self, local: Clock, time: RedisClock) -> None:
+        self.monotonic, self.call_at, self.wall = local.monotonic, local.call_at, time.wall

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from theo_daemon.background import running
 from theo_daemon.backlog import Kind
 from theo_daemon.config import Config
 from theo_daemon.control import ControlReader, OnOrder
@@ -100,7 +101,9 @@ class RedisSide:
             wire=link.wire(), rules=_quarantine_rules(config), consumer=self._consumer, held=held,
             ledger=core.ledger, ward=dispatcher, reception=core.reception, clock=self._clock, rng=self._rng,
         )  # fmt: skip
-        self.intake = StreamIntake(**reading, room=room_in_order, events=self.events)
+        self.intake = StreamIntake(
+            **reading, room=room_in_order, on_peers=dispatcher.lines.heed_peers, events=self.events
+        )
         self.leases = Leases(**leasing, room=room, events=self.events, on_suspects=self.quarantine.take)
         self.scout = Scout(
             **common,
@@ -110,6 +113,7 @@ class RedisSide:
             behind=lambda: self.intake.behind,
             waiting=partial(_waiting, core),
             give_way=dispatcher.give_way,
+            peers=lambda: dispatcher.lines.peers,
         )
         self.control = ControlReader(
             wire=link.wire(timeout_s=READ_TIMEOUT_S), keys=keys, on_cancel=dispatcher.cancel, on_order=on_order,
@@ -139,23 +143,6 @@ class RedisSide:
         await stack.enter_async_context(running(self.time.run()))
         await stack.enter_async_context(running(self.control.run()))
         await stack.enter_async_context(running(self._link.watch(self._clock)))
-
-
-@asynccontextmanager
-async def running(
-    work: Coroutine[Any, Any, None], *, stop: Callable[[], None] | None = None
-) -> AsyncIterator[asyncio.Task[None]]:
-    """Run `work` beside; at the end ask it to stop and wait a little, or cancel it."""
-    task = asyncio.create_task(work)
-    try:
-        yield task
-    finally:
-        if stop is not None:
-            stop()
-            await asyncio.wait((task,), timeout=5.0)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 def _bounds(config: Config) -> ReplyBounds:
@@ -199,7 +186,7 @@ def _waiting(core: Core) -> Waiting:
         route = core.catalogue.resolve(kind.model or None, kind.workflow or DEFAULT_WORKFLOW)
         if route is None or not core.fleet.any_available(route.names):
             return None
-        return counted[lane, kind.tenant, route.name]
+        return counted.get((lane, kind.tenant, route.name), 0)
 
     return waiting
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,7 +20,7 @@ from theo_daemon.core import Core
 from theo_daemon.job import Answered, CacheMode, Delivery
 from theo_daemon.ledger import Ledger, LedgerTransaction
 from theo_daemon.local_intake import LocalReplies
-from theo_daemon.make_ledger import make_ledger
+from theo_daemon.make_ledger import bookkeeping
 from theo_daemon.money import to_usd
 from theo_daemon.observer import LibraryObserver
 from theo_workers.clock import Clock, SystemClock
@@ -73,9 +74,17 @@ class Router:
         return cls(load_config(None if path is None else Path(path)), clock=clock)
 
     async def __aenter__(self) -> Self:
-        """Open the ledger and start the workers. Raises LedgerError."""
-        ledger = make_ledger(self._config, clock=self._clock)
-        core = Core(self._config, ledger=ledger, clock=self._clock, observer=LibraryObserver())
+        """Open the ledger and start the workers. Raises LedgerError; with a ledger in Redis, RedisUnreachable, too."""
+        url = self._config.redis.url
+        books = await self._stack.enter_async_context(
+            bookkeeping(
+                self._config,
+                url=None if url is None else url.reveal(),
+                clock=self._clock,
+                rng=random.Random(),
+            )
+        )
+        core = Core(self._config, ledger=books.ledger, clock=books.clock, observer=LibraryObserver())
         await self._stack.enter_async_context(core)
         self._core, self._replies, self._closed = core, LocalReplies(core.ledger.name), False
         core.ledger.crashed.add_done_callback(self._ledger_lost)

@@ -57,11 +57,12 @@ class Scout:
     def __init__(
         self, *, wire: Wire, keys: Keys, rules: ScoutRules, consumer: str, held: HeldEntries,
         room: Callable[[], Room], behind: Callable[[], bool], waiting: Callable[[], Waiting],
-        give_way: Callable[[int], Sequence[EntryRef]], clock: Clock, rng: random.Random,
+        give_way: Callable[[int], Sequence[EntryRef]], peers: Callable[[], int], clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
-        """`behind`: is there, or may there be, more in the lanes than is read now?"""
+        """`behind`: is there, or may there be, more in the lanes than is read now? `peers`: others that look, too."""
         self._wire, self._rules, self._consumer, self._held = wire, rules, consumer, held
         self._room, self._behind, self._waiting, self._give_way = room, behind, waiting, give_way
+        self._peers = peers
         self._clock, self._rng = clock, rng
         self._early = keys.early
         self._backlogs = {lane: Backlog() for lane in rules.lanes}
@@ -105,9 +106,13 @@ class Scout:
         return AGAIN_S if len(self._taken) > before else LOOK_EVERY_S
 
     def _wants(self, waiting: Waiting, lane: str) -> Wants:
+        few = max(
+            1, self._rules.few // (1 + self._peers())
+        )  # the sooner they start, the more hands they are in
+
         def wants(kind: Kind) -> int:
             number = waiting(lane, kind)
-            return 0 if number is None else max(0, self._rules.few - number)
+            return 0 if number is None else max(0, few - number)
 
         return wants
 

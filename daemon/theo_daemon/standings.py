@@ -17,6 +17,7 @@ from theo_daemon.ledger.shared import (
     Change,
     CircuitClosed,
     CircuitOpened,
+    FailureCounted,
     HealthReport,
     ModelDisabled,
     Ordered,
@@ -26,7 +27,7 @@ from theo_daemon.ledger.shared import (
     owner_of,
     set_back,
 )
-from theo_workers.breaker import Closed, Open
+from theo_workers.breaker import Closed, Counted, Open
 from theo_workers.call import Observer
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import AuthenticationFailed, LedgerError, ProviderQuotaExhausted
@@ -156,7 +157,9 @@ class Standings:
 
     def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
         change = self._change(model, event, details)
-        if change is None:
+        if isinstance(change, FailureCounted):
+            self._count(change, details)
+        elif change is None:
             self._observer.on_transition(model, event, details)
         elif not (isinstance(change, ModelDisabled) and change.cause == OPERATOR):  # see `order`
             self._tell(change, lambda: self._observer.on_transition(model, event, details))
@@ -179,12 +182,23 @@ class Standings:
                 )
             case Closed.event:
                 return CircuitClosed(model, one.known.generation)
+            case Counted.event:
+                until_ms = int((self._clock.wall() + float(details["timeout_s"])) * 1000)
+                return FailureCounted(model, one.known.generation, int(details["threshold"]), until_ms)
             case Paused.event:
                 return PauseAsked(model, self._unix_ms(details))
             case Disabled.event:
                 cause = str(details["cause"])
                 return ModelDisabled(model, cause, one.credential if cause in CREDENTIAL_CAUSES else "")
         return None
+
+    def _count(self, failure: FailureCounted, details: Mapping[str, Any]) -> None:
+        """With those that other processes met it may be one too many: then this process tells of the opening."""
+        of_all = {"reason": "in_a_row", "failures": failure.threshold, "openings": 1}
+        of_all["retry_after_ms"] = int(float(details["timeout_s"]) * 1000)
+        cause = {key: details[key] for key in ("error_code", "status_code") if key in details}
+        told = partial(self._observer.on_transition, failure.model, Open.event, of_all | cause)
+        self._tell(failure, told)
 
     def _unix_ms(self, details: Mapping[str, Any]) -> int:
         return int(self._clock.wall() * 1000) + int(details["retry_after_ms"])
@@ -227,6 +241,8 @@ class Standings:
             return
         changed = answer.result()
         assert isinstance(changed, Changed)
-        self._adopt(one, changed.standing, expected=expected)
+        # Else the answer to come knows of what this one does not, as of a circuit opened since.
+        if one.telling == 0:
+            self._adopt(one, changed.standing, expected=expected)
         if changed.news:
             announce()

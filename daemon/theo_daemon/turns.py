@@ -7,7 +7,7 @@ the process dies once more then, no other job can have done it, and none of thos
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from theo_daemon.bookings import Started
@@ -24,6 +24,16 @@ SWEEP_S = 0.25
 
 Start = Callable[[Flight, Sequence[str]], Started | None]
 Look = Callable[[Flight], "asyncio.Future[Verdict | None]"]
+
+
+Kind = tuple[str, str, str]
+"""A job's lane, tenant and route."""
+
+
+def kind_of(flight: Flight) -> Kind:
+    """Of its lead."""
+    job = flight.lead.job
+    return job.lane, job.tenant, flight.route.name
 
 
 class Found(Exception):
@@ -55,6 +65,7 @@ class TurnQueue:
         self._routing, self._clock = routing, clock
         self._turns: dict[Flight, asyncio.Future[Started]] = {}
         self._lines: dict[str, tuple[str, ...]] = {}  # the models that each line waits for
+        self._kinds: dict[Kind, int] = {}  # how many of each wait; kept, since it is asked for often
         self._parked: dict[Flight, None] = {}  # in the order in which they were
         self._sweep: asyncio.Future[None] | None = None
         self._alone_from = alone_from
@@ -73,9 +84,9 @@ class TurnQueue:
         """Those whose models take no calls, the latest first."""
         return list(reversed(self._parked))
 
-    def waiting(self) -> Iterable[Flight]:
-        """Those that wait for a slot, or are parked."""
-        return self._turns
+    def waiting_kinds(self) -> dict[Kind, int]:
+        """How many wait for a slot, or are parked."""
+        return dict(self._kinds)
 
     async def turn(self, flight: Flight) -> Started:
         """Wait for a slot and start there; `over` must be called when what was started has ended.
@@ -90,6 +101,8 @@ class TurnQueue:
                 return started
         future: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
         self._turns[flight] = future
+        kind = kind_of(flight)
+        self._kinds[kind] = self._kinds.get(kind, 0) + 1
         flight.queued_at = self._clock.monotonic()
         self._stand_in_line(flight)
         if self._fleet.has_slot(models):
@@ -108,6 +121,9 @@ class TurnQueue:
             self._queue.discard(flight)
             self._parked.pop(flight, None)
             del self._turns[flight]
+            self._kinds[kind] -= 1
+            if not self._kinds[kind]:
+                del self._kinds[kind]
             if self._alone is flight and not _started(future):
                 self._alone = None  # given up while it waited for the others to end
                 self.pump()

@@ -17,7 +17,7 @@ CONFIG = """\
 url = "{redis}"
 
 [ledger]
-url = "sqlite:///./ledger.db"
+url = "{ledger}"
 
 [routing]
 default = "bench"
@@ -44,12 +44,15 @@ class Contender(Struct, frozen=True, kw_only=True):
 
     name: str
     command: str
+    ledger: str = "sqlite:///./ledger.db"
 
     def argv(self, *, redis: str, upstream: str, folder: Path) -> list[str]:
         """The command for one run; `folder` is its own empty working folder. Only what is left open is a default of
         the router: the configuration names addresses, one model and its price."""
         config = folder / "theo-router.toml"
-        config.write_text(CONFIG.format(redis=redis, upstream=upstream, http_port=free_port()))
+        config.write_text(
+            CONFIG.format(redis=redis, upstream=upstream, http_port=free_port(), ledger=self.ledger)
+        )
         places = {
             "python": sys.executable,
             "bin": str(Path(sys.executable).parent),
@@ -65,6 +68,9 @@ DEFAULT = (
     Contender(name="loop", command="{python} {here}/loop.py {redis} {upstream}"),
     Contender(name="serve", command="{bin}/theo-router serve --config {config}"),
 )
+ASKED_FOR = (  # with --only
+    Contender(name="serve-redis", command="{bin}/theo-router serve --config {config}", ledger="redis"),
+)
 
 
 def chosen(only: str | None, more: list[str]) -> list[Contender]:
@@ -79,6 +85,7 @@ def chosen(only: str | None, more: list[str]) -> list[Contender]:
             raise BenchError(f"--contender wants NAME=COMMAND, got {text!r}")
         known[name] = Contender(name=name, command=command)
     names = only.split(",") if only else list(known)
+    known = {contender.name: contender for contender in ASKED_FOR} | known
     if unknown := [name for name in names if name not in known]:
         raise BenchError(f"no contender is called {', '.join(unknown)}; known: {', '.join(known)}")
     return [known[name] for name in names]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.topologies import PREFIX, Cluster, Server, move_slot
+from tests.contract.topologies import PREFIX, Cluster, Server, move_slot, node_id
 from tests.contract.traffic import KEYS, Traffic
 from tests.e2e.commands import Shell
+from tests.e2e.processes import until
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.redis_link import RedisLink, RedisUnreachable
 from theo_daemon.server_check import check_server
@@ -44,6 +45,16 @@ def test_a_planned_failover_costs_no_job(traffic: Traffic, cluster: Cluster) -> 
 def test_a_slot_that_moves_to_another_node_costs_no_job(traffic: Traffic, cluster: Cluster) -> None:
     with traffic.served():
         traffic.survives("cluster, slot moved", lambda old: move_slot(cluster, old))
+
+
+def test_a_ledger_in_the_cluster_moves_with_its_slot(cluster: Cluster, tmp_path: Path) -> None:
+    traffic = Traffic(cluster, tmp_path, ledger="redis")
+    with traffic.served():
+        traffic.survives("cluster with its ledger, slot moved", lambda old: move_slot(cluster, old))
+        spare = cluster.servers[-1]
+        spare.client.execute_command("CLUSTER", "REPLICATE", node_id(cluster.primary))
+        until(lambda: spare.is_replica_in_step, 10, "a replica in step")
+        assert traffic.shell.json("spend")["total"] > 0
 
 
 def test_commands_find_the_slot(traffic: Traffic, cluster: Cluster) -> None:

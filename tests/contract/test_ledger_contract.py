@@ -1,18 +1,19 @@
-"""What the dispatcher relies on of a ledger, asked of the one over a file and of the one in memory."""
+"""What the dispatcher relies on of a ledger, asked of every way of keeping one."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from tests.doubles import until
-from tests.fakes import MemoryBooks, MemoryLedger, VirtualClock
+from tests.contract.ledgers import KINDS, Rig, rigged
+from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.job import EntryRef
+from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.port import InflightTimeout, OnId, OnKey
 from theo_daemon.ledger.records import (
     NO_MODEL,
@@ -37,74 +38,23 @@ from theo_daemon.ledger.records import (
     Settled,
     Want,
 )
-from theo_daemon.ledger.sqlite import SqliteLedger
 from theo_daemon.ledger.unknown_calls import BESIDE
-from theo_workers.clock import SystemClock
 
 
-class Rig:
-    """One set of books, and the processes that keep them."""
-
-    def __init__(self, path: Path, kind: str, stack: AsyncExitStack) -> None:
-        self._path, self._stack = path, stack
-        self._clock = VirtualClock()
-        self.books = MemoryBooks() if kind == "memory" else None
-
-    async def open(self, name: str, *, id_ttl_s: float = 86_400) -> SqliteLedger:
-        ledger: SqliteLedger
-        if self.books is None:
-            ledger = SqliteLedger(self._path, name=name, clock=SystemClock(), id_ttl_s=id_ttl_s)
-        else:
-            ledger = MemoryLedger(self.books, name=name, clock=self._clock, id_ttl_s=id_ttl_s)
-        return await self._stack.enter_async_context(ledger)
-
-    def kill(self, ledger: SqliteLedger) -> None:
-        """Let go of its lock as the kernel would."""
-        assert ledger._lock is not None
-        if isinstance(ledger, MemoryLedger):
-            ledger.kill()
-        else:
-            ledger._lock._close()
-
-    async def until(self, condition: Callable[[], Any]) -> None:
-        """Time passes until it holds."""
-        if self.books is None:
-            await until(condition)
-            return
-        for _ in range(200):
-            if condition():
-                return
-            await self._clock.advance(0.05)
-        raise AssertionError("it did not happen within 10 s")
-
-    async def pass_time(self, seconds: float) -> None:
-        if self.books is None:
-            await asyncio.sleep(seconds)
-        else:
-            await self._clock.advance(seconds)
-
-    async def within(self, awaited: asyncio.Future[Any] | asyncio.Task[Any]) -> Any:
-        await self.until(awaited.done)
-        return awaited.result()
-
-
-@pytest.fixture(params=["memory", "file"])
-async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    async with AsyncExitStack() as stack:
-        rig = Rig(tmp_path / "ledger.db", request.param, stack)
+@pytest.fixture(params=KINDS)
+async def rig(
+    request: pytest.FixtureRequest, tmp_path: Path, valkey: EmbeddedValkey, prefix: str
+) -> AsyncIterator[Rig]:
+    async with rigged(request.param, tmp_path, valkey, prefix) as rig:
         yield rig
-    if rig.books is not None:
-        rig.books.close()
 
 
 @pytest.fixture
-async def ledger(rig: Rig) -> SqliteLedger:
+async def ledger(rig: Rig) -> Ledger:
     return await rig.open("first")
 
 
-def ask(
-    ledger: SqliteLedger, number: int = 1, key: str = "k", *, ceiling: int | None = None, **more: Any
-) -> Ask:
+def ask(ledger: Ledger, number: int = 1, key: str = "k", *, ceiling: int | None = None, **more: Any) -> Ask:
     want = Want(ledger.next_attempt_id(), "fast", "openai", 100, (Scope("model:fast", 0, ceiling),))
     fields: dict[str, Any] = {"cache_key": key, "digest": key, "want": want, **more}
     return Ask(ref=EntryRef("theo:jobs", f"{number}-0"), key=key, **fields)
@@ -126,33 +76,33 @@ def landing(asked: Ask, *, cost: int = 40, answer: bytes = b'{"a":1}', **more: A
     return Landing(settled=Settled(**(settled | more)), release_key=asked.key, ends=(end,))
 
 
-async def sent(ledger: SqliteLedger, *args: Any, **more: Any) -> Ask:
+async def sent(ledger: Ledger, *args: Any, **more: Any) -> Ask:
     """A call on its way."""
     asked = ask(ledger, *args, **more)
     assert isinstance(await ledger.ask(asked), Granted)
     return asked
 
 
-def money(ledger: SqliteLedger) -> tuple[int, int]:
+def money(ledger: Ledger) -> tuple[int, int]:
     """Spent and held, in nano-dollars."""
     with ledger.transaction() as transaction:
         (balance,) = transaction.balances()
     return balance.spent_nano, balance.held_nano
 
 
-async def test_one_asker_gets_the_key_and_the_next_hears_that_it_is_taken(ledger: SqliteLedger) -> None:
+async def test_one_asker_gets_the_key_and_the_next_hears_that_it_is_taken(ledger: Ledger) -> None:
     await sent(ledger)
     assert await ledger.ask(ask(ledger, 2)) == Busy()
     assert await ledger.ask(ask(ledger, 3, "other", want=None)) == Clear()
 
 
-async def test_asks_of_one_moment_are_decided_in_their_order(ledger: SqliteLedger) -> None:
+async def test_asks_of_one_moment_are_decided_in_their_order(ledger: Ledger) -> None:
     first, second = ledger.ask(ask(ledger)), ledger.ask(ask(ledger, 2))
     assert await asyncio.gather(first, second) == [Granted(), Busy()]
 
 
 async def test_a_landing_moves_the_hold_to_what_is_spent_and_serves_who_comes_after(
-    ledger: SqliteLedger,
+    ledger: Ledger,
 ) -> None:
     asked = await sent(ledger)
     assert money(ledger) == (0, 100)
@@ -164,26 +114,26 @@ async def test_a_landing_moves_the_hold_to_what_is_spent_and_serves_who_comes_af
         assert transaction.get_all_latency() == {"fast": 5.0}
 
 
-async def test_a_landing_beside_an_ask_serves_it_at_once(ledger: SqliteLedger) -> None:
+async def test_a_landing_beside_an_ask_serves_it_at_once(ledger: Ledger) -> None:
     asked = await sent(ledger)
     ledger.tell(landing(asked))
     assert await ledger.ask(ask(ledger, 2)) == Hit(b'{"a":1}')
 
 
-async def test_an_attempt_is_charged_once_however_often_it_is_settled(ledger: SqliteLedger) -> None:
+async def test_an_attempt_is_charged_once_however_often_it_is_settled(ledger: Ledger) -> None:
     asked = await sent(ledger)
     await ledger.land(landing(asked))
     await ledger.land(landing(asked))
     assert money(ledger) == (40, 0)
 
 
-async def test_a_cost_that_nobody_knows_is_the_bound(ledger: SqliteLedger) -> None:
+async def test_a_cost_that_nobody_knows_is_the_bound(ledger: Ledger) -> None:
     asked = await sent(ledger)
     await ledger.land(landing(asked, cost_nano=None, state="maybe", cache=None))
     assert money(ledger) == (100, 0)
 
 
-async def test_the_holder_of_a_key_may_claim_its_next_attempt(ledger: SqliteLedger) -> None:
+async def test_the_holder_of_a_key_may_claim_its_next_attempt(ledger: Ledger) -> None:
     asked = await sent(ledger)
     assert isinstance(await ledger.ask(ask(ledger, holding=True)), Granted)
     assert money(ledger) == (0, 200)
@@ -192,7 +142,7 @@ async def test_the_holder_of_a_key_may_claim_its_next_attempt(ledger: SqliteLedg
 
 
 async def test_of_two_calls_for_one_key_the_one_that_is_closed_is_charged_by_itself_and_the_key_is_kept(
-    ledger: SqliteLedger,
+    ledger: Ledger,
 ) -> None:
     first = await sent(ledger)
     rival = await sent(ledger, holding=True)
@@ -205,7 +155,7 @@ async def test_of_two_calls_for_one_key_the_one_that_is_closed_is_charged_by_its
     assert await ledger.ask(ask(ledger, 2)) == Hit(b'{"a":1}')
 
 
-async def test_calls_racing_for_a_ceiling_never_pass_it(ledger: SqliteLedger) -> None:
+async def test_calls_racing_for_a_ceiling_never_pass_it(ledger: Ledger) -> None:
     asks = [ask(ledger, number, f"k{number}", ceiling=350) for number in range(8)]
     verdicts = await asyncio.gather(*(ledger.ask(one) for one in asks))
     assert [type(verdict) for verdict in verdicts] == [Granted] * 3 + [OverBudget] * 5
@@ -213,26 +163,26 @@ async def test_calls_racing_for_a_ceiling_never_pass_it(ledger: SqliteLedger) ->
     assert money(ledger) == (0, 300)
 
 
-async def test_what_is_spent_refuses_for_good(ledger: SqliteLedger) -> None:
+async def test_what_is_spent_refuses_for_good(ledger: Ledger) -> None:
     await ledger.land(landing(await sent(ledger, ceiling=150), cost=100))
     verdict = await ledger.ask(ask(ledger, 2, "k2", ceiling=150))
     assert isinstance(verdict, OverBudget)
     assert (verdict.by_holds, verdict.spent_nano) == (False, 100)
 
 
-def drawing(ledger: SqliteLedger, number: int, *scopes: Scope, bound: int = 100) -> Ask:
+def drawing(ledger: Ledger, number: int, *scopes: Scope, bound: int = 100) -> Ask:
     want = Want(ledger.next_attempt_id(), "fast", "openai", bound, scopes)
     return ask(ledger, number, f"k{number}", want=want)
 
 
-def rows(ledger: SqliteLedger) -> dict[tuple[str, int], tuple[int, int]]:
+def rows(ledger: Ledger) -> dict[tuple[str, int], tuple[int, int]]:
     """Spent and held by scope and window."""
     with ledger.transaction() as books:
         return {(one.scope, one.window_start_ms): (one.spent_nano, one.held_nano) for one in books.balances()}
 
 
 async def test_a_call_is_held_in_every_scope_and_settled_in_every_scope_or_refused_in_all(
-    ledger: SqliteLedger,
+    ledger: Ledger,
 ) -> None:
     wide, narrow = Scope("all@1h", 1_000, 1_000, 2_000), Scope("tenant=a@total", 0, 150)
     first = drawing(ledger, 1, wide, narrow)
@@ -245,7 +195,7 @@ async def test_a_call_is_held_in_every_scope_and_settled_in_every_scope_or_refus
     assert rows(ledger) == {("all@1h", 1_000): (40, 0), ("tenant=a@total", 0): (40, 0)}
 
 
-async def test_a_call_counts_in_the_window_in_which_it_was_reserved(ledger: SqliteLedger) -> None:
+async def test_a_call_counts_in_the_window_in_which_it_was_reserved(ledger: Ledger) -> None:
     before, after = Scope("all@1h", 1_000, 100, 2_000), Scope("all@1h", 2_000, 100, 3_000)
     late = drawing(ledger, 1, before)
     assert isinstance(await ledger.ask(late), Granted)
@@ -255,9 +205,7 @@ async def test_a_call_counts_in_the_window_in_which_it_was_reserved(ledger: Sqli
     assert rows(ledger) == {("all@1h", 1_000): (40, 0), ("all@1h", 2_000): (0, 100)}
 
 
-async def test_a_window_begins_once_for_all_processes_and_none_goes_back(
-    ledger: SqliteLedger, rig: Rig
-) -> None:
+async def test_a_window_begins_once_for_all_processes_and_none_goes_back(ledger: Ledger, rig: Rig) -> None:
     peer = await rig.open("peer")
     assert isinstance(await ledger.ask(drawing(ledger, 1, Scope("t@~1h", 1_000, 1_000, 2_000))), Granted)
     runs = OtherWindow("t@~1h", 1_000, 2_000)
@@ -272,7 +220,7 @@ async def test_a_window_begins_once_for_all_processes_and_none_goes_back(
 
 
 async def test_a_tenant_that_nobody_has_heard_of_cannot_race_past_its_ceiling(
-    ledger: SqliteLedger, rig: Rig
+    ledger: Ledger, rig: Rig
 ) -> None:
     peer = await rig.open("peer")
     new = Scope("tenant=new@1h", 1_000, 250, 2_000)
@@ -282,7 +230,7 @@ async def test_a_tenant_that_nobody_has_heard_of_cannot_race_past_its_ceiling(
     assert rows(ledger) == {("tenant=new@1h", 1_000): (0, 200)}
 
 
-async def test_pressure_is_in_the_answer_to_every_claim_and_told_once(ledger: SqliteLedger, rig: Rig) -> None:
+async def test_pressure_is_in_the_answer_to_every_claim_and_told_once(ledger: Ledger, rig: Rig) -> None:
     peer = await rig.open("peer")
     told: list[News] = []
     ledger.on_news(told.append)
@@ -300,7 +248,7 @@ async def test_pressure_is_in_the_answer_to_every_claim_and_told_once(ledger: Sq
 
 
 async def test_a_repeated_id_is_answered_from_memory_and_another_payload_is_a_conflict(
-    ledger: SqliteLedger,
+    ledger: Ledger,
 ) -> None:
     asked = await sent(ledger, client_id="mine")
     assert await ledger.ask(ask(ledger, 2, "k2", client_id="mine", digest="k")) == IdBusy(asked.ref)
@@ -325,16 +273,14 @@ async def test_an_id_is_forgotten_to_the_moment_but_by_its_own_entry(rig: Rig) -
     assert await ledger.ask(ask(ledger, 4, "k4", client_id="mine", digest="k3")) == IdBusy(other.ref)
 
 
-async def test_an_id_whose_job_left_nothing_to_remember_is_free_again(ledger: SqliteLedger) -> None:
+async def test_an_id_whose_job_left_nothing_to_remember_is_free_again(ledger: Ledger) -> None:
     asked = await sent(ledger, client_id="mine")
     end = JobEnd(ref=asked.ref, outcome=None, client_id="mine")
     await ledger.land(Landing(release_key="k", ends=(end,)))
     assert isinstance(await ledger.ask(ask(ledger, 2, client_id="mine")), Granted)
 
 
-async def test_a_redelivered_entry_finds_its_outcome_until_it_is_forgotten(
-    ledger: SqliteLedger, rig: Rig
-) -> None:
+async def test_a_redelivered_entry_finds_its_outcome_until_it_is_forgotten(ledger: Ledger, rig: Rig) -> None:
     asked = await sent(ledger)
     await ledger.land(landing(asked))
     again = ask(ledger, redelivered=True, cache_key=None, want=None)
@@ -346,7 +292,7 @@ async def test_a_redelivered_entry_finds_its_outcome_until_it_is_forgotten(
 
 
 async def test_the_answer_to_an_ask_that_nobody_awaits_any_more_goes_to_the_orphanage(
-    ledger: SqliteLedger, rig: Rig
+    ledger: Ledger, rig: Rig
 ) -> None:
     told: list[object] = []
     ledger.ask(ask(ledger), told.append).cancel()
@@ -354,9 +300,7 @@ async def test_the_answer_to_an_ask_that_nobody_awaits_any_more_goes_to_the_orph
     assert told == [Granted()]
 
 
-async def test_waiting_for_a_key_ends_when_another_process_lets_go_of_it(
-    ledger: SqliteLedger, rig: Rig
-) -> None:
+async def test_waiting_for_a_key_ends_when_another_process_lets_go_of_it(ledger: Ledger, rig: Rig) -> None:
     peer = await rig.open("peer")
     asked = await sent(peer)
     assert await ledger.ask(ask(ledger, 2)) == Busy()
@@ -369,7 +313,7 @@ async def test_waiting_for_a_key_ends_when_another_process_lets_go_of_it(
     assert await ledger.ask(since) == Hit(b'{"a":1}')
 
 
-async def test_waiting_for_an_id_ends_when_its_job_does(ledger: SqliteLedger, rig: Rig) -> None:
+async def test_waiting_for_an_id_ends_when_its_job_does(ledger: Ledger, rig: Rig) -> None:
     peer = await rig.open("peer")
     asked = await sent(peer, client_id="mine")
     waiting = ledger.wait(OnId("", "mine"))
@@ -377,19 +321,19 @@ async def test_waiting_for_an_id_ends_when_its_job_does(ledger: SqliteLedger, ri
     await rig.within(waiting)
 
 
-async def test_a_wait_for_what_nobody_holds_ends_by_itself(ledger: SqliteLedger, rig: Rig) -> None:
+async def test_a_wait_for_what_nobody_holds_ends_by_itself(ledger: Ledger, rig: Rig) -> None:
     await rig.within(ledger.wait(OnKey("nothing")))
 
 
 async def test_a_dead_process_s_calls_are_charged_at_their_bound_and_its_keys_are_free(
-    ledger: SqliteLedger, rig: Rig
+    ledger: Ledger, rig: Rig
 ) -> None:
     dead: list[str] = []
     ledger.on_death(dead.append)
     peer = await rig.open("peer")
     await sent(peer)
     waiting = ledger.wait(OnKey("k"))
-    rig.kill(peer)
+    await rig.kill(peer)
     await rig.within(waiting)
     await rig.until(lambda: dead)
     assert dead == ["peer"]
@@ -400,7 +344,7 @@ async def test_a_dead_process_s_calls_are_charged_at_their_bound_and_its_keys_ar
 
 
 async def test_a_process_that_dies_while_it_rehearses_a_job_dies_of_that_job(
-    ledger: SqliteLedger, rig: Rig
+    ledger: Ledger, rig: Rig
 ) -> None:
     """What it had sent is lost all the same, but told apart from calls that it may have died of."""
     news: list[News] = []
@@ -411,7 +355,7 @@ async def test_a_process_that_dies_while_it_rehearses_a_job_dies_of_that_job(
     beside = await sent(peer)
     mark = Want(peer.next_attempt_id(), NO_MODEL, NO_MODEL, 0, ())
     await sent(peer, 2, ":mark", want=mark, cache_key=None)
-    rig.kill(peer)
+    await rig.kill(peer)
     await rig.until(lambda: dead)
     assert money(ledger) == (100, 0)
     looks = [
@@ -428,7 +372,7 @@ async def test_a_process_that_dies_while_it_rehearses_a_job_dies_of_that_job(
     assert (call.entry_id, call.error_code) == ("1-0", None)
 
 
-async def test_a_rehearsal_that_is_survived_leaves_nothing_behind(ledger: SqliteLedger) -> None:
+async def test_a_rehearsal_that_is_survived_leaves_nothing_behind(ledger: Ledger) -> None:
     want = Want(ledger.next_attempt_id(), NO_MODEL, NO_MODEL, 0, ())
     marked = await sent(ledger, 1, ":mark", want=want, cache_key=None)
     assert await ledger.ask(ask(ledger, 1, ":mark", want=None)) == Busy()
@@ -437,18 +381,14 @@ async def test_a_rehearsal_that_is_survived_leaves_nothing_behind(ledger: Sqlite
     assert await ledger.ask(ask(ledger, 1, ":mark", redelivered=True, want=None)) == Clear()
 
 
-async def test_a_process_that_only_seemed_dead_is_charged_the_truth(ledger: SqliteLedger, rig: Rig) -> None:
+async def test_a_process_that_only_seemed_dead_is_charged_the_truth(ledger: Ledger, rig: Rig) -> None:
     peer = await rig.open("peer")
     asked = await sent(peer)
     dead: list[str] = []
     ledger.on_death(dead.append)
-    if isinstance(peer, MemoryLedger):
-        assert peer._lock is not None
-        peer._lock._close()
-    else:
-        rig.kill(peer)
+    await rig.seems_dead(peer)
     await rig.until(lambda: dead)
-    await peer.land(landing(asked))
+    await rig.lands_late(peer, landing(asked))
     assert money(ledger) == (40, 0)
     with ledger.transaction() as transaction:
         (call,) = transaction.unknown_calls()
@@ -457,7 +397,7 @@ async def test_a_process_that_only_seemed_dead_is_charged_the_truth(ledger: Sqli
 
 
 async def test_calls_of_unknown_outcome_are_listed_with_the_id_of_their_job_and_what_followed(
-    ledger: SqliteLedger, rig: Rig
+    ledger: Ledger, rig: Rig
 ) -> None:
     peer = await rig.open("peer")
     await sent(peer, client_id="invoice-7", tenant="acme")
@@ -471,7 +411,7 @@ async def test_calls_of_unknown_outcome_are_listed_with_the_id_of_their_job_and_
     await ledger.land(landing(doubtful, cache=None, **maybe))
     dead: list[str] = []
     ledger.on_death(dead.append)
-    rig.kill(peer)
+    await rig.kill(peer)
     await rig.until(lambda: dead)
     with ledger.transaction() as transaction:
         found = {call.entry_id: call for call in transaction.unknown_calls()}
@@ -495,14 +435,29 @@ async def test_calls_of_unknown_outcome_are_listed_with_the_id_of_their_job_and_
         assert len(transaction.unknown_calls(limit=1)) == 1
 
 
-async def test_attempt_ids_of_two_processes_never_meet(ledger: SqliteLedger, rig: Rig) -> None:
+async def test_who_holds_an_id_is_told_while_its_job_runs(ledger: Ledger) -> None:
+    asked = await sent(ledger, client_id="käse 1\n", tenant="acme")
+
+    def holders() -> list[EntryRef | None]:
+        with ledger.transaction() as books:
+            return [books.id_holder(tenant, "käse 1\n") for tenant in ("acme", "")]
+
+    assert holders() == [asked.ref, None]
+    end = JobEnd(
+        ref=asked.ref, outcome=b"{}", digest="k", tenant="acme", client_id=asked.client_id, remember=True
+    )
+    await ledger.land(structs.replace(landing(asked), ends=(end,)))
+    assert holders() == [None, None], "it is answered by now"
+
+
+async def test_attempt_ids_of_two_processes_never_meet(ledger: Ledger, rig: Rig) -> None:
     peer = await rig.open("peer")
     ids = [one.next_attempt_id() for one in (ledger, peer) for _ in range(5)]
     assert len(set(ids)) == 10
 
 
 async def test_waiting_for_a_generation_returns_its_answer_or_says_what_it_waited_for(
-    ledger: SqliteLedger, rig: Rig
+    ledger: Ledger, rig: Rig
 ) -> None:
     asked = await sent(ledger, key="abcdef1234")
     impatient = asyncio.ensure_future(ledger.wait_for_inflight("abcdef1234", timeout_s=0.2))

@@ -43,6 +43,7 @@ class Process:
         self.held, self.events = HeldEntries(), RecordedEvents()
         self.ahead, self.most = ahead, most
         self.none_can_start: set[str] = set()
+        self.peers = 0
         common: Any = {
             "keys": keys, "consumer": name, "held": self.held, "clock": SystemClock(), "rng": random.Random(1),
         }  # fmt: skip
@@ -54,7 +55,7 @@ class Process:
         self.scout = Scout(
             **common, wire=link.wire(), behind=lambda: self.intake.behind, waiting=lambda: self.waiting,
             rules=ScoutRules(group=GROUP, lanes=tuple(LANES), max_job_bytes=1_000_000, few=few),
-            room=lambda: Room(self.most - len(self.held), 10**9), give_way=self.give_way,
+            room=lambda: Room(self.most - len(self.held), 10**9), give_way=self.give_way, peers=lambda: self.peers,
         )  # fmt: skip
 
     def give_way(self, count: int) -> list[EntryRef]:

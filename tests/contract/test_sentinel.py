@@ -37,6 +37,14 @@ def test_a_planned_failover_costs_no_job(traffic: Traffic, watched: Watched) -> 
         assert serve.events("process_stopped") == []
 
 
+def test_a_ledger_in_redis_follows_a_planned_failover(watched: Watched, tmp_path: Path) -> None:
+    traffic = Traffic(watched, tmp_path, ledger="redis")
+    with traffic.served():
+        traffic.survives(
+            "sentinel with a ledger in Redis, failover by command", lambda _: watched.fail_over()
+        )
+
+
 def test_commands_find_the_primary(traffic: Traffic, watched: Watched) -> None:
     shell = traffic.shell
     with traffic.served():

@@ -28,11 +28,12 @@ class Topology(Protocol):
 class Traffic:
     """A client that pushes to whoever is the primary, and the process that answers."""
 
-    def __init__(self, topology: Topology, folder: Path) -> None:
+    def __init__(self, topology: Topology, folder: Path, *, ledger: str = "") -> None:
         self.topology = topology
         self.shell = Shell(folder, topology.url, PREFIX, http=0)
         config = self.shell.config.read_text()
-        self.shell.config.write_text(config.replace("[ingress]\n", "[ingress]\nlease_s = 2.0\n"))
+        config = config.replace("[ingress]\n", "[ingress]\nlease_s = 2.0\n")
+        self.shell.config.write_text(f'{config}\n[ledger]\nurl = "{ledger}"\n' if ledger else config)
 
     @contextmanager
     def served(self) -> Iterator[Background]:

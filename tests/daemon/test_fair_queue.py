@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +75,46 @@ def test_what_was_not_used_is_not_saved_up() -> None:
     for number in range(50):
         queue.push(f"late-{number}", lane="default", route="r", tenant="late")
     assert Counter(name.split("-")[0] for name in drain(queue, 20)) == {"busy": 10, "late": 10}
+
+
+# -- several processes ------------------------------------------------------------------------------------
+
+
+def fleet(processes: int, loud: int, quiet: int) -> list[FairQueue[str]]:
+    """Each has its part of a loud tenant's jobs; all of the quiet one's came to the first."""
+    queues = []
+    for number in range(processes):
+        queue = FairQueue[str](LANES)
+        queue.heed_peers(processes - 1)
+        for one in range(loud // processes):
+            queue.push(f"loud-{number}-{one}", lane="default", route="r", tenant="loud")
+        queues.append(queue)
+    for one in range(quiet):
+        queues[0].push(f"quiet-{one}", lane="default", route="r", tenant="quiet")
+    return queues
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_ten_jobs_in_one_of_several_processes_are_among_the_fleet_s_next_forty(processes: int) -> None:
+    queues = fleet(processes, 1_000, 10)
+    started = [queue.pop(lambda _: True) for _ in range(40 // processes) for queue in queues]
+    assert sum(str(name).startswith("quiet") for name in started) == 10
+
+
+def test_a_burst_is_for_tenants_of_whom_little_waits_and_comes_back_slowly() -> None:
+    (queue,) = fleet(1, 1_000, 10)
+    queue.heed_peers(2)
+    assert [name.split("-")[0] for name in drain(queue, 10)] == ["loud", *["quiet"] * 9]
+    for number in range(40):
+        queue.push(f"quiet-{10 + number}", lane="default", route="r", tenant="quiet")
+    names = Counter(name.split("-")[0] for name in drain(queue, 64))
+    assert 32 <= names["quiet"] <= 32 + 64 // 8, "in turn, but for what comes back of the burst"
+
+
+def test_with_nearly_as_much_to_do_as_the_others_nobody_has_a_burst() -> None:
+    (queue,) = fleet(1, 40, 15)
+    queue.heed_peers(2)
+    assert Counter(name.split("-")[0] for name in drain(queue, 20)) == {"loud": 10, "quiet": 10}
 
 
 ARRIVALS = st.lists(st.tuples(st.sampled_from("rst"), st.sampled_from("wxyz")), min_size=1, max_size=80)

@@ -331,6 +331,7 @@ def as_version_1(path: Path) -> None:
     db.execute("ALTER TABLE attempts DROP COLUMN price; DROP INDEX idx_spend_reset_at")
     db.execute("ALTER TABLE spend DROP COLUMN reset_at")
     db.execute("ALTER TABLE spend DROP COLUMN eased; PRAGMA user_version = 1")
+    db.execute("ALTER TABLE standings DROP COLUMN failures; ALTER TABLE standings DROP COLUMN successes")
     db.execute("INSERT INTO spend(scope, window_start, spent_nano) VALUES('model:fast', 0, 70)")
     db.close()
 

@@ -12,6 +12,7 @@ from theo_daemon.ledger.shared import (
     Change,
     CircuitClosed,
     CircuitOpened,
+    FailureCounted,
     ModelDisabled,
     Ordered,
     PauseAsked,
@@ -131,6 +132,45 @@ def test_a_change_makes_the_row(
     if isinstance(change, CircuitOpened | PauseAsked):
         expected["dated_ms"] = NOW
     assert row == structs.replace(known, **expected)
+
+
+def counted(row: SharedStanding, *, successes: int = 0, generation: int = 3) -> tuple[SharedStanding, bool]:
+    failure = FailureCounted("fast", generation, threshold=3, until_ms=NOW + 60_000)
+    return after_change(row, failure, NOW, successes=successes)
+
+
+def test_the_last_of_three_failures_in_a_row_opens_the_circuit_whoever_met_them() -> None:
+    row, news = GOOD, False
+    for failures in (1, 2):
+        row, news = counted(row, successes=8)
+        assert (row.failures, row.version, row.generation, news) == (failures, 7, 3, False)
+    row, news = counted(row, successes=8)
+    assert (row.openings, row.open_until_ms, row.generation, row.version) == (1, NOW + 60_000, 4, 8)
+    assert (row.failures, row.dated_ms, news) == (0, NOW, True)
+
+
+def test_an_answer_from_any_process_ends_the_row_of_failures() -> None:
+    row, _ = counted(GOOD, successes=8)
+    row, _ = counted(row, successes=8)
+    row, news = counted(row, successes=9)
+    assert (row.failures, row.openings, news) == (1, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("row", "generation"),
+    [
+        pytest.param(GOOD, 2, id="of a call from before the last change"),
+        pytest.param(OPEN, 3, id="of a circuit that is open"),
+    ],
+)
+def test_a_stale_failure_counts_for_nothing(row: SharedStanding, generation: int) -> None:
+    assert counted(structs.replace(row, failures=2), generation=generation)[1] is False
+    assert counted(row, generation=generation)[0] is row
+
+
+def test_a_closing_forgets_the_failures_before_it() -> None:
+    row, _ = after_change(structs.replace(PROBED, failures=2), CircuitClosed("fast", 3), NOW)
+    assert row.failures == 0
 
 
 def test_the_end_of_an_opening_gives_one_attempt_the_right_to_probe() -> None:

@@ -140,15 +140,17 @@ class Fleet:
         known = {"name": name, "provider": "openai", "model": name, "base_url": self.provider.url}
         return {**known, "api_key": "env:E2E_API_KEY", **free, **more}
 
-    def write_config(self) -> Path:
+    def write_config(self, folder: Path | None = None) -> Path:
         """Where `config` lies as a file, as it is now."""
-        path = self.folder / "config.toml"
+        folder = folder or self.folder
+        folder.mkdir(exist_ok=True)
+        path = folder / "config.toml"
         path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in self.config.items()))
         return path
 
-    def start(self, name: str = "a") -> Serve:
-        """Start a process; use `wait_ready` before relying on it."""
-        path = self.write_config()
+    def start(self, name: str = "a", *, folder: Path | None = None) -> Serve:
+        """Start a process; use `wait_ready` before relying on it. In another folder it is as on another host."""
+        path = self.write_config(folder)
         words = [
             *self.wrapper,
             sys.executable,
@@ -162,7 +164,7 @@ class Fleet:
         ]
         known = {k: v for k, v in os.environ.items() if not k.startswith(("THEO_", "PYTEST"))}
         paths = f"{ROOT / 'daemon'}{os.pathsep}{ROOT / 'workers'}"
-        process = Serve(name, words, self.folder, {**known, "PYTHONPATH": paths, "E2E_API_KEY": API_KEY})
+        process = Serve(name, words, path.parent, {**known, "PYTHONPATH": paths, "E2E_API_KEY": API_KEY})
         self.processes.append(process)
         return process
 
@@ -248,5 +250,5 @@ class Fleet:
             process.close()
             print(f"--- log of {process.name}\n{process.log[-6000:]}")
         self.redis.close()
-        for ballast in self.folder.glob("*.ballast"):  # temporary folders are kept for a while
+        for ballast in self.folder.rglob("*.ballast"):  # temporary folders are kept for a while
             ballast.unlink()

@@ -70,9 +70,11 @@ def test_each_line_is_a_user_that_the_documentation_names() -> None:
     assert [name for name in USERS if f"`theo-{name}`" not in page] == []
 
 
+@pytest.mark.parametrize("ledger", ["sqlite:///./theo-ledger.db", "redis"])
 def test_jobs_are_pushed_run_taken_over_read_and_operated_without_one_refusal(
-    world: World, fleet: Fleet
+    world: World, fleet: Fleet, ledger: str
 ) -> None:
+    fleet.config["ledger"] = {"url": ledger}
     victim, peer = fleet.start_all("victim", "peer")
     producer, reader = world.client("producer"), world.client("reader")
     fleet.provider.answer(Fate(latency_s=1), prompt="slow")
@@ -111,6 +113,11 @@ def operate(world: World, fleet: Fleet) -> None:
     until(lambda: fleet.command("dead", "ls", *url)["total"] == 1, 10)
     assert fleet.command("dead", "purge", "--all", "--yes", *url) == {"purged": 1}
     fleet.command("cancel", "nobody", *url)
+    assert fleet.command("spend", *url)["models"]
+    assert fleet.command("latency", *url)["models"]
+    assert fleet.command("ledger", "unknown", *url)["calls"]
+    assert fleet.command("budget", "show", *url)["budgets"] == []
+    assert fleet.command("budget", "reset", "fast", "--yes", *url)["reset"] == ["fast"]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +185,25 @@ def test_doctor_says_what_a_login_lacks_and_what_it_has_too_much(world: World, f
     assert "write theo:jobs" not in named
 
 
-def test_probing_changes_nothing(world: World, fleet: Fleet) -> None:
+def test_doctor_tries_out_what_a_ledger_in_redis_needs_where_it_lies_there(
+    world: World, fleet: Fleet
+) -> None:
+    fleet.config["ledger"] = {"url": "redis"}
+    fleet.write_config()
+    assert finding(fleet, world.url("daemon"), "permissions")["state"] == "ok"
+    world.admin.execute_command("ACL", "SETUSER", "theo-daemon", "clearselectors")
+    poor = finding(fleet, world.url("daemon"), "permissions")
+    assert poor["state"] == "fail"
+    for word in ("DEL theo:ledger:...", "ZADD theo:ledger:...", "HINCRBY theo:ledger:..."):
+        assert word in poor["found"]
+    world.admin.execute_command("ACL", "SETUSER", "theo-daemon", "resetkeys", "~theo:jobs*")
+    blind = finding(fleet, world.url("daemon"), "ledger")
+    assert (blind["state"], blind["found"][:40]) == ("warn", "this login may not look at theo:ledger: ")
+
+
+@pytest.mark.parametrize("ledger", ["sqlite:///./theo-ledger.db", "redis"])
+def test_probing_changes_nothing(world: World, fleet: Fleet, ledger: str) -> None:
+    fleet.config["ledger"] = {"url": ledger}
     fleet.write_config()
     world.admin.xadd("theo:jobs", {"prompt": "untouched"})
     before = {key: world.admin.dump(key) for key in world.admin.scan_iter("*")}

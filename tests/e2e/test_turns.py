@@ -50,3 +50,24 @@ def test_a_quiet_tenant_behind_five_thousand_jobs_of_a_loud_one_starts_soon(flee
     started = [call.prompt for call in fleet.provider.calls[before : before + 40]]
     assert sum(prompt.startswith("quiet") for prompt in started) == 10, started
     assert fleet.pending() <= 1024
+
+
+@pytest.mark.parametrize("pushed", ["before", "after"])
+def test_a_quiet_tenant_has_its_turns_though_three_processes_serve_the_loud_one(
+    fleet: Fleet, pushed: str
+) -> None:
+    fleet.config["models"] = [fleet.model("fast", concurrency=2)]
+    fleet.provider.answer(Fate(latency_s=0.1))
+    loud = [{"prompt": f"loud{n}", "tenant": "loud"} for n in range(1000)]
+    if pushed == "before":
+        fleet.push_all(loud)
+    fleet.start_all("a", "b", "c")
+    if pushed == "after":
+        fleet.push_all(loud)
+    until(lambda: len(fleet.provider.calls) >= 30, 10)
+    before = len(fleet.provider.calls)
+    fleet.push_all({"prompt": f"quiet{n}", "tenant": "quiet"} for n in range(10))
+    until(lambda: len(fleet.provider.called("quiet")) == 10, 10)
+    started = [call.prompt for call in fleet.provider.calls[before:]]
+    last = max(n for n, prompt in enumerate(started) if prompt.startswith("quiet"))
+    assert last < 40, started[: last + 1]

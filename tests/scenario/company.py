@@ -35,16 +35,15 @@ class Provider:
 class Fleet:
     """Processes over the same books, clock and provider."""
 
-    def __init__(self, stack: contextlib.AsyncExitStack, **options: Any) -> None:
+    def __init__(self, stack: contextlib.AsyncExitStack, *, max_attempts: int = 4, **options: Any) -> None:
         self._stack, self.options = stack, options
+        self._routing = RoutingConfig(default="fast", max_attempts=max_attempts)
         self.clock, self.books = VirtualClock(), MemoryBooks()
         self.provider = Provider(self.clock)
 
     async def start(self, name: str, **options: Any) -> Stage:
         fast = model("fast", **{**self.options, **options})
-        config = Config(
-            routing=RoutingConfig(default="fast"), models=(fast,), ledger=LedgerConfig(url=Path("unused.db"))
-        )
+        config = Config(routing=self._routing, models=(fast,), ledger=LedgerConfig(url=Path("unused.db")))
         ledger = MemoryLedger(self.books, clock=self.clock, name=name)
         stage = Stage(config, clock=self.clock, seed=len(name), ledger=ledger)
         stage.upstreams["fast"].fate_for = lambda _: self.provider.called(name)

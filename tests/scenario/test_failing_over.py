@@ -60,7 +60,7 @@ async def test_a_failure_and_the_next_claim_are_one_commit() -> None:
             ref = stage.push()
             await stage.advance()
         assert stage.end(ref) == "ok"
-        assert batches == [["Ask"], ["Landing", "Ask"], ["Landing"]]
+        assert batches == [["Ask"], ["FailureCounted", "Landing", "Ask"], ["Landing"]]
 
 
 @pytest.mark.parametrize("fates", [(DOWN, HELLO), (DOWN, DOWN, DOWN, HELLO)], ids=["backoff", "parked"])

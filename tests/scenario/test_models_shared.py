@@ -29,6 +29,41 @@ async def test_a_circuit_is_open_everywhere_within_300_ms_and_in_who_comes_later
         assert events(one, two, later) == ["circuit_opened"]
 
 
+async def test_failures_in_a_row_open_the_circuit_though_no_process_met_three_of_them() -> None:
+    async with fleet(max_attempts=1, routing={"circuit_breaker_timeout_s": 30.0}) as found:
+        one, two, three = [await found.start(name) for name in "abc"]
+        found.provider.fate = DOWN
+        for stage in (one, two, three):
+            assert not events(one, two, three)
+            ref = stage.push("x")
+            await stage.advance()
+            assert stage.end(ref) == "provider_unavailable"
+        assert reason(three) == "circuit_open"
+        opened = found.clock.monotonic()
+        await found.clock.advance(0.3)
+        assert [reason(stage) for stage in (one, two, three)] == ["circuit_open"] * 3
+        assert events(one, two, three) == ["circuit_opened"]
+        found.provider.fate = Fate(text="hello")
+        refs = [(stage, stage.push("y")) for stage in (one, two, three)]
+        await found.clock.advance(opened + 29.9 - found.clock.monotonic())
+        assert len(found.provider.calls) == 3
+        await found.clock.advance(0.5)
+        assert {stage.end(ref) for stage, ref in refs} == {"ok"}
+        assert found.provider.calls[3][1] == pytest.approx(30.0, abs=0.2)
+
+
+async def test_an_answer_that_another_process_got_ends_the_row_of_failures() -> None:
+    async with fleet(max_attempts=1) as found:
+        one, two = await found.start("a"), await found.start("b")
+        for stage in (one, two, one):
+            found.provider.fate = DOWN
+            stage.push("x")
+            await stage.advance()
+            found.provider.fate = Fate(text="hello")
+            await two.answer("y", cache="off")
+        assert events(one, two) == []
+
+
 async def test_one_process_probes_for_all_and_its_answer_opens_the_way_for_all() -> None:
     async with fleet() as found:
         stages = [await found.start(name) for name in "abc"]

@@ -51,7 +51,9 @@ async def test_opens_after_three_failures_and_is_available_again_after_sixty_sec
         assert stage.availability() == Available()
         assert stage.free == 1
         assert await stage.outcomes(2) == ["Completed"] * 2
-        assert stage.listener.events == ["circuit_opened", "circuit_half_open", "circuit_closed"]
+        counted, circuit = stage.listener.events[:2], stage.listener.events[2:]
+        assert counted == ["failure_counted"] * 2
+        assert circuit == ["circuit_opened", "circuit_half_open", "circuit_closed"]
         assert stage.free == 8
 
 
@@ -423,7 +425,7 @@ async def test_a_defect_of_the_adapter_is_the_calls_end_and_not_the_workers() ->
         assert stage.listener.defects == [error]
         assert stage.listener.attempts == [(Outcome.MAYBE, 0.0)]
         await stage.outcomes(1)
-        assert stage.listener.events == ["circuit_opened"]
+        assert stage.listener.events == ["failure_counted", "circuit_opened"]
         await stage.clock.advance(60)
         assert await stage.outcomes(1) == ["Completed"]
 

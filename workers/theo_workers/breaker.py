@@ -60,6 +60,20 @@ class HalfOpen(Struct, frozen=True):
 
 State = Closed | Open | HalfOpen
 
+
+class Counted(Struct, frozen=True):
+    """One more failure of the closed circuit, `failures` in a row: not enough to open it here.
+
+    Processes that share the model count together: `threshold` of them in a row open it for `timeout_s`.
+    """
+
+    event: ClassVar[str] = "failure_counted"
+
+    failures: int
+    threshold: int
+    timeout_s: float
+
+
 _CLOSED = Closed()
 
 
@@ -132,6 +146,15 @@ class Breaker:
             case HalfOpen(openings=openings):
                 return self._decide(openings, verdict, now, jitter)
         return None
+
+    def counted(self, before: State) -> Counted | None:
+        """The failure that the circuit bears since it was in the state `before`, if it met one.
+
+        How many are unusual for the model (`adaptive`) is for each process to find out.
+        """
+        if self.state is before or not isinstance(self.state, Closed) or self.drift is not None:
+            return None
+        return Counted(self.state.failures, self.threshold, self.timeout_s)
 
     def force_open(self, until: float, now: float, *, openings: int = 1) -> None:
         """Take over an opening known from elsewhere. Never shortens one; one that is over stops no probe."""

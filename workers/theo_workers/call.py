@@ -45,7 +45,10 @@ class Observer(Protocol):
     """Hears what a worker does, in the loop's thread; must not block or raise."""
 
     def on_transition(self, model: str, event: str, details: Mapping[str, Any]) -> None:
-        """`event` is circuit_opened, circuit_half_open, circuit_closed, model_paused or model_disabled."""
+        """`event` is circuit_opened, circuit_half_open, circuit_closed, model_paused or model_disabled.
+
+        Or failure_counted, of the closed circuit, which is for those who share the model.
+        """
 
     def on_attempt(
         self, model: str, outcome: Outcome, latency_ms: float, error: BaseException | None

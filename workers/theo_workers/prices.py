@@ -115,7 +115,12 @@ def charge_nano(price: Price | None, usage: Usage) -> int:
 
 def bound_nano(price: Price, prompt_bound: int, max_output: int) -> int:
     """What a call costs at most: every token at the dearest rate that the call can reach."""
-    reachable = [price.rates, *(tier.rates for tier in price.tiers if prompt_bound > tier.above)]
-    per_input = max(max(r.input, r.cached_input, r.cache_write_at_most) for r in reachable)
-    per_output = max(max(r.output, r.reasoning) for r in reachable)
+    rates = price.rates
+    per_input = max(rates.input, rates.cached_input, rates.cache_write_at_most)
+    per_output = max(rates.output, rates.reasoning)
+    for tier in price.tiers:
+        if prompt_bound > tier.above:
+            rates = tier.rates
+            per_input = max(per_input, rates.input, rates.cached_input, rates.cache_write_at_most)
+            per_output = max(per_output, rates.output, rates.reasoning)
     return -(-(prompt_bound * per_input + max_output * per_output) // MTOK) + price.per_call

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from theo_workers.breaker import Open, Permit
+from theo_workers.breaker import Counted, Open, Permit
 from theo_workers.call import CallFailed, Completed, Observer, Result
 from theo_workers.clock import Clock
 from theo_workers.errors import GenerationError, InternalError, ProviderTimeout
@@ -101,13 +101,16 @@ class Record:
             case Open(until=until, openings=openings, reason=reason):
                 failures = self._health.consecutive_failures
                 details = {"reason": reason, "failures": failures, "openings": openings} | _until(until, now)
+            case Counted(failures=failures, threshold=threshold, timeout_s=timeout_s):
+                details = {"failures": failures, "threshold": threshold, "timeout_s": timeout_s}
             case Paused(until=until):
                 details = _until(until, now)
             case Disabled(cause=cause):
                 details = {"cause": cause}
         if error is not None:
             details |= {"error_code": error.code, "status_code": error.status_code}
-        self._changed()
+        if not isinstance(change, Counted):
+            self._changed()
         self._observer.on_transition(self._model, change.event, details)
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from msgspec import Struct
 
-from theo_workers.breaker import Breaker, Closed, HalfOpen, Open, Permit, State, Verdict
+from theo_workers.breaker import Breaker, Closed, Counted, HalfOpen, Open, Permit, State, Verdict
 from theo_workers.errors import NotAdmitted, ProviderTimeout, UpstreamError
 from theo_workers.failures import CONSEQUENCES, BreakerEffect
 from theo_workers.slots import Slots
@@ -51,7 +51,7 @@ class Disabled(Struct, frozen=True):
     cause: str  # an error code, or the operator's word
 
 
-Change = State | Paused | Disabled
+Change = State | Counted | Paused | Disabled
 
 
 class Shared(Struct, frozen=True, kw_only=True):
@@ -135,16 +135,16 @@ class Standing:
         """The call ended without a word about the model."""
         self.breaker.settle(permit, Verdict.NEUTRAL, now, 0.0)
 
-    def broke(self, permit: Permit, now: float, jitter: float) -> State | None:
+    def broke(self, permit: Permit, now: float, jitter: float) -> Change | None:
         """The adapter failed in a way nobody foresaw: to the caller that is a failing model."""
-        return self.breaker.settle(permit, Verdict.FAILURE, now, jitter)
+        return self._settle(permit, Verdict.FAILURE, now, jitter)
 
     def failed(
         self, permit: Permit, effect: BreakerEffect, error: UpstreamError, now: float, jitter: float
     ) -> Change | None:
         """The model failed; `effect` is from `effect_of`. Returns what changed, if anything."""
         verdict = Verdict.FAILURE if effect is BreakerEffect.FAILURE else Verdict.NEUTRAL
-        entered = self.breaker.settle(permit, verdict, now, jitter)
+        entered = self._settle(permit, verdict, now, jitter)
         match effect:
             case BreakerEffect.PAUSE:
                 return self._pause(now + _pause_s(error.retry_after_s, jitter), now)
@@ -208,6 +208,11 @@ class Standing:
         if (more := self.slots.next_change(now)) < math.inf:
             ends.append(more)
         return min(ends, default=None)
+
+    def _settle(self, permit: Permit, verdict: Verdict, now: float, jitter: float) -> State | Counted | None:
+        """Of a call that failed."""
+        before = self.breaker.state
+        return self.breaker.settle(permit, verdict, now, jitter) or self.breaker.counted(before)
 
     def _pause(self, until: float, now: float) -> Paused | None:
         known, self.paused_until = self.paused_until, max(self.paused_until, until)  # only ever made longer

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from msgspec import Struct, structs
 
 from theo_daemon.budget_names import MODEL_SCOPE
 from theo_daemon.budget_use import CeilingUse, ScopeUse, use_of
 from theo_daemon.budgets import Budgets
+from theo_daemon.cli.which_ledger import open_books
 from theo_daemon.config import Config
 from theo_daemon.ledger.figures import Balance, ModelLatency
-from theo_daemon.ledger.sqlite.reading import reading
 from theo_daemon.ledger.unknown_calls import UnknownCall
 from theo_daemon.money import to_usd
-from theo_workers.errors import LedgerError
 
 
 class Budget(Struct, frozen=True, kw_only=True):
@@ -34,13 +32,6 @@ class Budget(Struct, frozen=True, kw_only=True):
     left: float | None = None
     window: str | None = None
     resets_at_ms: int | None = None
-
-
-def ledger_path(config: Config) -> Path:
-    """Raises LedgerError where the ledger is no file."""
-    if isinstance(config.ledger.url, Path):
-        return config.ledger.url
-    raise LedgerError('[ledger] url: "redis" is not available yet; use sqlite:///PATH')
 
 
 def read_uses(config: Config) -> list[CeilingUse]:
@@ -71,18 +62,18 @@ def budgets_of(use: CeilingUse) -> list[Budget]:
 
 def read_latency(config: Config) -> dict[str, ModelLatency]:
     """By model. Raises LedgerError."""
-    with reading(ledger_path(config)) as books:
+    with open_books(config) as books:
         return books.latency()
 
 
 def read_unknown_calls(config: Config, *, since_ms: int, model: str | None, limit: int) -> list[UnknownCall]:
     """The newest first. Raises LedgerError."""
-    with reading(ledger_path(config)) as books:
+    with open_books(config) as books:
         return books.unknown_calls(since_ms=since_ms, model=model, limit=limit)
 
 
 def _rows(config: Config) -> list[Balance]:
-    with reading(ledger_path(config)) as books:
+    with open_books(config) as books:
         return books.balances(running_at_ms=_now_ms())
 
 

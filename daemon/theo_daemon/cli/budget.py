@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
@@ -10,12 +9,12 @@ from typing import Annotated
 import typer
 
 from theo_daemon.budget_use import CeilingUse, ScopeUse
-from theo_daemon.cli.books import Budget, budgets_of, ledger_path, read_uses
+from theo_daemon.cli.books import Budget, budgets_of, read_uses
 from theo_daemon.cli.console import console, print_json, table, usd
 from theo_daemon.cli.options import ConfigFile, Json, RedisUrl, new_app
 from theo_daemon.cli.target import find_target
+from theo_daemon.cli.which_ledger import place_of, reset_spend
 from theo_daemon.config_table import unknown
-from theo_daemon.ledger.sqlite.amend import reset_spend
 
 SHOWN = 20  # scopes of one budget: with `tenant = "*"` there may be thousands
 
@@ -78,11 +77,10 @@ def reset(
     uses = read_uses(settings)
     models = [model.name for model in settings.models]
     chosen = list(_chosen(names, uses, models))
-    path = ledger_path(settings)
     shown = [name for name, _ in chosen]
     if chosen and not yes:
-        typer.confirm(f"Set the spend of {_few(shown)} to 0 in {path}?", abort=True, err=True)
-    changed = reset_spend(path, [row for _, row in chosen], now_ms=int(time.time() * 1000))
+        typer.confirm(f"Set the spend of {_few(shown)} to 0 in {place_of(settings)}?", abort=True, err=True)
+    changed = reset_spend(settings, [row for _, row in chosen])
     if as_json:
         print_json({"reset": shown, "changed": changed})
     else:

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from theo_daemon.cli.books import ledger_path
-from theo_daemon.config import Config
 from theo_daemon.ledger.condition import WAL_ALARM
 from theo_daemon.ledger.sqlite.ballast import SPARE, Ballast
 from theo_daemon.ledger.sqlite.damage import is_marked
@@ -114,11 +112,10 @@ def check_clock(offset_s: float) -> Finding:
     return Finding("ok", "clock", found)
 
 
-def check_ledger(config: Config) -> Finding:
+def check_ledger(path: Path) -> Finding:
     """The file, if there is one, and the file system that it is, or will be, on."""
     what = "ledger"
     try:
-        path = ledger_path(config)
         if path.exists():
             with reading(path):
                 found = f"{path}, schema {SCHEMA_VERSION}"
@@ -143,12 +140,8 @@ def check_ledger(config: Config) -> Finding:
     return Finding("ok", what, f"{found}, on {kind or 'an unknown file system'}")
 
 
-def check_room(config: Config) -> list[Finding]:
+def check_room(path: Path) -> list[Finding]:
     """Of a ledger that exists: its disk, its WAL, and whether it was found damaged."""
-    try:
-        path = ledger_path(config)
-    except LedgerError:
-        return []
     if not path.exists():
         return []
     ballast, wal_size = Ballast(path), size_of(f"{path}-wal")

@@ -6,13 +6,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from theo_daemon.cli import letters
-from theo_daemon.cli.books import ledger_path
 from theo_daemon.cli.console import console, duration, print_json, say, table, visible
 from theo_daemon.cli.letters import Letter
 from theo_daemon.cli.options import ConfigFile, Json, RedisUrl, new_app
@@ -182,11 +180,10 @@ async def _replay(
         chosen = ids or list(
             reversed([one.letter_id async for one in letters.each(wire, target) if code in (None, one.code)])
         )
-        ledger = _ledger(target)
         for letter_id in chosen:
             try:
                 letter = await _one(wire, target, letter_id)
-                entry_id = await letters.replay(wire, target, letter, ledger)
+                entry_id = await letters.replay(wire, target, letter)
             except RouterError as error:
                 problems.append(str(error))
                 continue
@@ -195,12 +192,6 @@ async def _replay(
         if done:
             await letters.announce(wire, target, len(done))
     return done, problems
-
-
-def _ledger(target: Target) -> Path | None:
-    """None before there is any: nothing is remembered then."""
-    path = ledger_path(target.config)
-    return path if path.exists() else None
 
 
 async def _purge(target: Target, ids: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import typer
 from rich.text import Text
@@ -23,6 +24,7 @@ from theo_daemon.cli.options import ConfigFile, Json, RedisUrl, new_app
 from theo_daemon.cli.permissions import check_permissions
 from theo_daemon.cli.queues import look
 from theo_daemon.cli.server_checks import check_replicas, check_transport, check_troubles, check_version
+from theo_daemon.cli.shared_checks import check_shared
 from theo_daemon.cli.target import Target, find_target
 from theo_daemon.config_file import load_config
 from theo_daemon.config_parse import Overrides
@@ -42,7 +44,9 @@ def doctor(as_json: Json = False, config: ConfigFile = None, redis_url: RedisUrl
     """
     target = find_target(config, redis_url)
     findings = [*_configuration(target, redis_url), *asyncio.run(_redis(target))]
-    findings += [check_ledger(target.config), *check_room(target.config), _daemon(target)]
+    if isinstance(path := target.config.ledger.url, Path):
+        findings += [check_ledger(path), *check_room(path)]
+    findings.append(_daemon(target))
     failed = any(finding.state == "fail" for finding in findings)
     if as_json:
         print_json({"ok": not failed, "findings": findings})
@@ -90,14 +94,20 @@ async def _redis(target: Target) -> list[Finding]:
             info, *settings = await wire.ask_all(
                 [("INFO",), ("CONFIG", "GET", "save"), ("CONFIG", "GET", "appendfsync")]
             )
-            permissions = await check_permissions(wire, target.keys, list(target.config.ingress.lanes))
+            permissions = await check_permissions(
+                wire,
+                target.keys,
+                list(target.config.ingress.lanes),
+                ledger=not isinstance(target.config.ledger.url, Path),
+            )
             queues = await look(wire, target)
+            said = facts_of(info, *settings)
+            shared = await check_shared(wire, target, said)
     except RouterError as error:
         return [
             *found,
             Finding("fail", "streams", str(error), "these keys cannot be used as streams of jobs"),
         ]
-    said = facts_of(info, *settings)
     offset_s = int(seconds) + int(micros) / 1e6 - (asked + answered) / 2
     readers = len(queues.consumers)
     streams = (
@@ -117,6 +127,7 @@ async def _redis(target: Target) -> list[Finding]:
         Finding("warn", "streams", streams, "jobs wait, and no process reads them")
         if queues.depth and not readers
         else Finding("ok", "streams", streams),
+        *shared,
     ]
 
 

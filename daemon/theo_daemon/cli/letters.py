@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
 from theo_daemon.cli.target import Target
+from theo_daemon.cli.which_ledger import forget_ids, id_holder
 from theo_daemon.job import Delivery, EntryRef
-from theo_daemon.ledger.sqlite.amend import forget_ids
-from theo_daemon.ledger.sqlite.reading import reading
 from theo_daemon.salvage import salvage
 from theo_daemon.wire import Script, Wire
 from theo_workers.errors import RouterError
@@ -100,10 +98,10 @@ async def find(wire: Wire, target: Target, letter_id: str) -> Letter | None:
     return parse_letter(letter_id, found[0][1]) if found else None
 
 
-async def replay(wire: Wire, target: Target, letter: Letter, ledger: Path | None) -> str | None:
+async def replay(wire: Wire, target: Target, letter: Letter) -> str | None:
     """Push the letter's job again; its new entry id, or None when the letter was gone.
 
-    What `ledger` remembers for the job's id is cleared first, or the old outcome would be its reply. While another
+    What the ledger remembers for the job's id is cleared first, or the old outcome would be its reply. While another
     push of the id runs there is nothing to clear: the job waits for it, as any other push. Raises NotReplayable,
     LedgerError.
     """
@@ -121,8 +119,8 @@ async def replay(wire: Wire, target: Target, letter: Letter, ledger: Path | None
             "is this the daemon's configuration?"
         )
     tenant, client_id = letter.identity()
-    if client_id is not None and ledger is not None and not await _runs(wire, ledger, tenant, client_id):
-        forget_ids(ledger, [(tenant, client_id)])
+    if client_id is not None and not await _runs(wire, target, tenant, client_id):
+        forget_ids(target.config, [(tenant, client_id)])
     keys = target.keys
     entry_id: bytes | int = await wire.run(
         REPLAY, (keys.dead, letter.stream), (letter.letter_id, *letter.fields)
@@ -130,10 +128,9 @@ async def replay(wire: Wire, target: Target, letter: Letter, ledger: Path | None
     return entry_id.decode() if isinstance(entry_id, bytes) else None
 
 
-async def _runs(wire: Wire, ledger: Path, tenant: str, client_id: str) -> bool:
+async def _runs(wire: Wire, target: Target, tenant: str, client_id: str) -> bool:
     """Is another push of this id under way? An entry that is gone without an outcome holds it for nothing."""
-    with reading(ledger) as books:
-        holder = books.id_holder(tenant, client_id)
+    holder = id_holder(target.config, tenant, client_id)
     return holder is not None and bool(
         await wire.ask("XRANGE", holder.stream, holder.entry_id, holder.entry_id)
     )

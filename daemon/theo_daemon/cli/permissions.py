@@ -37,6 +37,8 @@ class Probe(Struct, frozen=True):
 def probes(keys: Keys, lanes: Sequence[str], nonce: str) -> Iterator[Probe]:
     """All that `serve` does; without an effect, since what would be changed does not exist."""
     key = f"{keys.prefix}:done:{nonce}"
+    yield from _hash_probes(f"{keys.early}:{nonce}")
+    yield from _hash_probes(f"{keys.ledger_pin}:{nonce}")
     for words in (
         *(("XADD", key, "NOMKSTREAM", "*", "a", "b"), ("XREAD", "COUNT", 1, "STREAMS", key, "0")),
         *(
@@ -59,10 +61,50 @@ def probes(keys: Keys, lanes: Sequence[str], nonce: str) -> Iterator[Probe]:
         yield Probe(f"read {name}", ("XLEN", name))
 
 
-async def check_permissions(wire: Wire, keys: Keys, lanes: Sequence[str]) -> list[Finding]:
-    """Raises redis.exceptions.RedisError only when Redis does not answer."""
+def ledger_probes(keys: Keys, nonce: str) -> Iterator[Probe]:
+    """What a ledger in Redis needs beside that."""
+    key = f"{keys.prefix}:ledger:{nonce}"
+    for words in (
+        *(
+            ("HEXISTS", key, "a"),
+            ("HKEYS", key),
+            ("HINCRBY", key, "a", "none"),
+            ("DEL", key),
+            ("EXISTS", key),
+        ),
+        *(
+            ("MGET", key),
+            ("GETRANGE", key, 0, 0),
+            ("SET", key, "1", "XX", "PX", 1),
+            ("XTRIM", key, "MAXLEN", 1),
+        ),
+        *(("ZADD", key, "XX", 1, "a"), ("ZREM", key, "a"), ("ZSCORE", key, "a"), ("ZCARD", key)),
+        *(
+            ("ZRANGE", key, 0, 0),
+            ("ZRANGEBYSCORE", key, 0, 0),
+            ("ZPOPMIN", key, 1),
+            ("XREVRANGE", key, "+", "-"),
+        ),
+    ):
+        yield Probe(f"{words[0]} {keys.prefix}:ledger:...", words)
+    yield from _hash_probes(key)
+
+
+def _hash_probes(key: str) -> Iterator[Probe]:
+    place = key.rpartition(":")[0]
+    for words in (
+        *(("HGET", key, "a"), ("HMGET", key, "a"), ("HGETALL", key), ("HLEN", key), ("HDEL", key, "a")),
+        ("HSET", key, "a", "b", "c"),  # a value is missing: it is refused, too, but by another error
+    ):
+        yield Probe(f"{words[0]} {place}", words)
+
+
+async def check_permissions(
+    wire: Wire, keys: Keys, lanes: Sequence[str], *, ledger: bool = False
+) -> list[Finding]:
+    """`ledger`: it is kept there, too. Raises redis.exceptions.RedisError only when Redis does not answer."""
     nonce = f"doctor-{secrets.token_hex(8)}"
-    tried = list(probes(keys, lanes, nonce))
+    tried = [*probes(keys, lanes, nonce), *(ledger_probes(keys, nonce) if ledger else ())]
     who, elsewhere, *replies = await wire.ask_all(
         [("ACL", "WHOAMI"), ("GET", nonce), *(probe.words for probe in tried)]
     )

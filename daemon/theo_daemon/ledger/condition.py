@@ -39,15 +39,24 @@ class Unrecorded(Struct, frozen=True):
     reason: str
 
 
-Tidings = Troubled | Recovered | WalLarge | Unrecorded
+class Restored(Struct, frozen=True):
+    """Redis had lost so many batches that it had acknowledged; they were recorded again."""
+
+    batches: int
+
+
+Tidings = Troubled | Recovered | WalLarge | Unrecorded | Restored
 
 
 class Health(Protocol):
     """What a writer of the ledger says of itself."""
 
-    trouble: str | None  # why the last commit had to wait; None: it did not
     busy_with: int  # the number of the batch that is being committed; 0: none is
     on_trouble: Callable[[], None]  # called in the loop when `trouble` has changed
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last commit had to wait; None: it did not."""
 
     @property
     def unrecorded(self) -> int:

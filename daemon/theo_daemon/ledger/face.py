@@ -9,6 +9,7 @@ import socket
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from theo_daemon.job import EntryRef
@@ -16,7 +17,7 @@ from theo_daemon.ledger.condition import Condition, Health, Tidings
 from theo_daemon.ledger.operations import Operation
 from theo_daemon.ledger.port import InflightTimeout, OnKey, Orphaned, Token
 from theo_daemon.ledger.records import Ask, Check, Forget, Landing, News, Verdict
-from theo_daemon.ledger.shared import Change, HealthReport, SharedStanding
+from theo_daemon.ledger.shared import Change, FailureCounted, HealthReport, SharedStanding
 from theo_workers.clock import Clock, sleep, timeout_at
 from theo_workers.errors import LedgerError
 
@@ -67,10 +68,11 @@ class LedgerFace(ABC):
     """Claims, landings and waits for the dispatcher. `name` is this process's, unique to its boot."""
 
     def __init__(self, name: str, clock: Clock, *, recorder: Recorder, watcher: Watching) -> None:
-        self.name, self._clock = name, clock
+        self.name, self.uuid, self._clock = name, "", clock
         self._recorder, self._watch = recorder, watcher
         self._condition = Condition(recorder, clock)
         self._forgotten: list[EntryRef] = []
+        self._counted: list[tuple[FailureCounted, asyncio.Future[Verdict | None]]] = []
         self._owner = 0
         self._attempts = itertools.count()
 
@@ -78,11 +80,15 @@ class LedgerFace(ABC):
 
     def ask(self, ask: Ask | Check, orphaned: Orphaned | None = None) -> asyncio.Future[Verdict | None]:
         """See `port.Claims`, here and below."""
+        if self._counted:
+            self._post_counted()
         future = self._recorder.post(ask, answer=True, orphaned=orphaned)
         assert future is not None
         return future
 
     def land(self, landing: Landing) -> asyncio.Future[Verdict | None]:
+        if self._counted:
+            self._post_counted()
         future = self._recorder.post(landing, answer=True)
         assert future is not None
         if self._watch.busy:
@@ -90,7 +96,7 @@ class LedgerFace(ABC):
         return future
 
     def tell(self, landing: Landing) -> None:
-        if self._watch.busy:
+        if self._watch.busy or self._counted:
             self.land(landing)
         else:
             self._recorder.post(landing, answer=False)
@@ -122,9 +128,21 @@ class LedgerFace(ABC):
         return self._owner
 
     def change(self, change: Change) -> asyncio.Future[Verdict | None]:
+        if isinstance(change, FailureCounted):
+            # No commit of its own: the end of the call that failed follows at once, and goes on record with it.
+            counted: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
+            self._counted.append((change, counted))
+            return counted
         future = self._recorder.post(change, answer=True)
         assert future is not None
         return future
+
+    def _post_counted(self) -> None:
+        counted, self._counted = self._counted, []
+        for change, future in counted:
+            posted = self._recorder.post(change, answer=True)
+            assert posted is not None
+            posted.add_done_callback(partial(_hand_on, future))
 
     def report_health(self, reports: Sequence[HealthReport]) -> None:
         for report in reports:
@@ -227,3 +245,8 @@ class LedgerFace(ABC):
     @abstractmethod
     async def _fresh_answer(self, key: str) -> bytes | None:
         """The fresh answer on record under this cache key, as JSON."""
+
+
+def _hand_on(future: asyncio.Future[Verdict | None], answer: asyncio.Future[Verdict | None]) -> None:
+    if not (future.done() or answer.cancelled()):
+        future.set_result(answer.result())

@@ -104,6 +104,7 @@ class Ledger(Claims, SharedModels, Books, Protocol):
     """An open ledger, and how it is; for those who build the process round it."""
 
     name: str  # of this process, unique to its boot
+    uuid: str  # of the books, whoever opens them; known once they are open
 
     async def __aenter__(self) -> Self:
         """Open it. Raises LedgerError, which says what was found and what to do."""

@@ -181,8 +181,7 @@ def _hold(want: Want, known: Known, claims: Claims) -> tuple[str, ...]:
         if want.bound_nano:
             known.balances.setdefault(row, Balance()).held_nano += want.bound_nano
             claims.held[row] = claims.held.get(row, 0) + want.bound_nano
-            if scope.reset_ms is not None:
-                known.newest[scope.name] = (scope.window_start_ms, scope.reset_ms)
+            _begin(scope, known)
         if scope.ease_nano is not None and known.balances.get(row, Balance()).spent_nano >= scope.ease_nano:
             strained += (scope.name,)
     return strained
@@ -194,6 +193,12 @@ def _other_window(scope: Scope, known: Known) -> OtherWindow | None:
     if scope.window_start_ms == start_ms or scope.window_start_ms >= reset_ms:
         return None
     return OtherWindow(scope.name, start_ms, reset_ms)
+
+
+def _begin(scope: Scope, known: Known) -> None:
+    """Its window has a row from now on, so it is the one that runs."""
+    if scope.reset_ms is not None:
+        known.newest[scope.name] = (scope.window_start_ms, scope.reset_ms)
 
 
 def _lasts(refusal: OverBudget) -> float:
@@ -239,6 +244,7 @@ def _note_reached(refusal: OverBudget, known: Known, claims: Claims) -> None:
     balance = known.balances.setdefault((scope.name, scope.window_start_ms), Balance())
     if not balance.exhausted:
         balance.exhausted = True
+        _begin(scope, known)
         claims.reached.append(CeilingReached(scope, balance.spent_nano))
 
 

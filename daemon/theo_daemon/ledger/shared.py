@@ -26,6 +26,8 @@ class SharedStanding(Struct, frozen=True, kw_only=True, gc=False):
     disabled: str | None = None  # why
     credential: str = ""  # which one is disabled, by fingerprint; "": the model, whatever its credential
     order_id: str = "0-0"  # of the operator's last command, an entry id
+    failures: int = 0  # of the closed circuit, in a row, whichever processes met them
+    successes: int = 0  # of the model in all, at the last of these failures
     dated_ms: int = 0  # when the latest of its times was set, by the clock that they are to be read by
 
 
@@ -43,6 +45,15 @@ class CircuitClosed(Struct, frozen=True, gc=False):
 
     model: str
     generation: int
+
+
+class FailureCounted(Struct, frozen=True, gc=False):
+    """A process met a failure that did not open its circuit. `threshold` in a row, in all of them, open it."""
+
+    model: str
+    generation: int
+    threshold: int
+    until_ms: int  # for how long, if it is the last of them
 
 
 class PauseAsked(Struct, frozen=True, gc=False):
@@ -68,7 +79,7 @@ class Ordered(Struct, frozen=True, gc=False):
     disable: bool
 
 
-Change = CircuitOpened | CircuitClosed | PauseAsked | ModelDisabled | Ordered
+Change = CircuitOpened | CircuitClosed | FailureCounted | PauseAsked | ModelDisabled | Ordered
 
 
 class HealthReport(Struct, frozen=True, gc=False):
@@ -79,15 +90,18 @@ class HealthReport(Struct, frozen=True, gc=False):
     now: HealthSnapshot
 
 
-def after_change(known: SharedStanding, change: Change, now_ms: int) -> tuple[SharedStanding, bool]:
+def after_change(
+    known: SharedStanding, change: Change, now_ms: int, *, successes: int = 0
+) -> tuple[SharedStanding, bool]:
     """The row that follows, and whether the change is news that should be told (once, by who made it).
 
-    Evidence from before the circuit's last change counts for nothing. A pause is only ever made longer. Of an
+    `successes` is how many calls of the model have been answered in all: failures between which it grew were not
+    in a row. Evidence from before the circuit's last change counts for nothing. A pause is only ever made longer. Of an
     operator's commands the latest counts, in whatever order the processes read them.
     """
     match change:
-        case CircuitOpened() | CircuitClosed():
-            return _after_evidence(known, change, now_ms)
+        case CircuitOpened() | CircuitClosed() | FailureCounted():
+            return _after_evidence(known, change, now_ms, successes)
         case PauseAsked(until_ms=until_ms):
             paused_until_ms = 0 if set_back(known, now_ms) else known.paused_until_ms
             if until_ms <= paused_until_ms:
@@ -102,7 +116,7 @@ def after_change(known: SharedStanding, change: Change, now_ms: int) -> tuple[Sh
 
 
 def _after_evidence(
-    known: SharedStanding, change: CircuitOpened | CircuitClosed, now_ms: int
+    known: SharedStanding, change: CircuitOpened | CircuitClosed | FailureCounted, now_ms: int, successes: int
 ) -> tuple[SharedStanding, bool]:
     if change.generation != known.generation:
         return known, False
@@ -111,6 +125,20 @@ def _after_evidence(
             return _circuit(known, openings=openings, open_until_ms=until_ms, dated_ms=now_ms), True
         case CircuitClosed():
             return (_circuit(known), True) if known.openings else (known, False)
+        case FailureCounted():
+            return _after_failure(known, change, now_ms, successes)
+
+
+def _after_failure(
+    known: SharedStanding, failure: FailureCounted, now_ms: int, successes: int
+) -> tuple[SharedStanding, bool]:
+    """No other process needs to hear of a failure that opens nothing: the row's version stays."""
+    if known.openings:
+        return known, False
+    failures = known.failures + 1 if successes == known.successes else 1
+    if failures >= failure.threshold:
+        return _circuit(known, openings=1, open_until_ms=failure.until_ms, dated_ms=now_ms), True
+    return structs.replace(known, failures=failures, successes=successes), False
 
 
 def _after_order(known: SharedStanding, order: Ordered, now_ms: int) -> tuple[SharedStanding, bool]:
@@ -168,7 +196,9 @@ def entry_order(entry_id: str) -> tuple[int, int]:
 
 def _circuit(known: SharedStanding, **fields: object) -> SharedStanding:
     """Closed, unless `fields` say otherwise; who probed before has no say any more."""
-    closed: dict[str, object] = {"openings": 0, "open_until_ms": 0, "probe": 0, "probe_until_ms": 0}
+    closed: dict[str, object] = {
+        "openings": 0, "open_until_ms": 0, "probe": 0, "probe_until_ms": 0, "failures": 0
+    }  # fmt: skip
     return _next(known, generation=known.generation + 1, **{**closed, **fields})
 
 

@@ -123,8 +123,16 @@ _STREAM_LEVELS: dict[str, Level] = {
     ),
     **dict.fromkeys(("budget_warning", "budget_downgrade", "budget_exhausted"), "warning"),
     **dict.fromkeys(("circuit_opened", "outcome_unknown", "retries_spent", "region_evicted"), "warning"),
+    "budget_config_differs": "warning",
     **dict.fromkeys(
-        ("ledger_wal_large", "lease_lost", "entries_reclaimed", "entries_vanished", "dead_lettered"),
+        (
+            "ledger_wal_large",
+            "ledger_restored",
+            "lease_lost",
+            "entries_reclaimed",
+            "entries_vanished",
+            "dead_lettered",
+        ),
         "warning",
     ),
     **dict.fromkeys(("redis_lost", "publish_stalled", "publish_refused", "events_dropped"), "warning"),

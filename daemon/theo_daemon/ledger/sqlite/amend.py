@@ -32,17 +32,22 @@ def reset_spend(path: Path, rows: Iterable[tuple[str, int]], *, now_ms: int) -> 
     attempts on record stay as they are. A window that a clock began before its time is taken back, unless calls
     hold anything in it. Raises LedgerError.
     """
-    changed = 0
     with _amending(path) as db:
-        for row in rows:
-            changed += _changed(
-                db,
-                "UPDATE spend SET spent_nano = 0, warned = 0, exhausted = 0, eased = 0"
-                " WHERE scope = ? AND window_start = ? AND spent_nano <> 0",
-                row,
-            )
-            if row[1] > now_ms:
-                _changed(db, "DELETE FROM spend WHERE scope = ? AND window_start = ? AND held_nano = 0", row)
+        return reset_rows(db, rows, now_ms)
+
+
+def reset_rows(db: apsw.Connection, rows: Iterable[tuple[str, int]], now_ms: int) -> int:
+    """As `reset_spend`, in the caller's transaction."""
+    changed = 0
+    for row in rows:
+        changed += _changed(
+            db,
+            "UPDATE spend SET spent_nano = 0, warned = 0, exhausted = 0, eased = 0"
+            " WHERE scope = ? AND window_start = ? AND spent_nano <> 0",
+            row,
+        )
+        if row[1] > now_ms:
+            _changed(db, "DELETE FROM spend WHERE scope = ? AND window_start = ? AND held_nano = 0", row)
     return changed
 
 

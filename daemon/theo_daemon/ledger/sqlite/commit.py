@@ -30,6 +30,7 @@ from theo_daemon.ledger.rules import decide, eases, near_ceiling
 from theo_daemon.ledger.shared import (
     CircuitClosed,
     CircuitOpened,
+    FailureCounted,
     HealthReport,
     ModelDisabled,
     Ordered,
@@ -41,7 +42,7 @@ from theo_daemon.ledger.unknown_calls import BESIDE
 from theo_workers.messages import Outcome
 
 _COMMON = frozenset((Ask, Check, Landing, Forget))
-_Sums = dict[tuple[str, int], list[int]]  # budget row -> [spent, held]
+_Sums = dict[tuple[str, int, int | None], list[int]]  # scope, its window's start and end -> [spent, held]
 
 
 class Committer:
@@ -58,10 +59,15 @@ class Committer:
         """The answer to each operation, in order; None for those that only tell."""
         self.news = []
         # Changes before landings: what a probe showed is known before its right to probe ends.
-        changed = self._apply_rare(operations, now_ms)
+        rare = [
+            (place, operation) for place, operation in enumerate(operations) if type(operation) not in _COMMON
+        ]
+        changed = self._apply_rare(rare, now_ms) if rare else {}
         landings = [operation for operation in operations if isinstance(operation, Landing)]
         if landings:
             self._land(landings, now_ms)
+        if rare:
+            changed |= self._count_failures(rare, now_ms)
         forgotten = [ref for one in operations if isinstance(one, Forget) for ref in one.refs]
         store.forget_outcomes(self._db, forgotten)
         # Landings first: an answer that is being recorded now serves the asks beside it.
@@ -76,21 +82,27 @@ class Committer:
             answers[position] = answer
         return answers
 
-    def _apply_rare(self, operations: Sequence[Operation], now_ms: int) -> dict[int, Changed]:
+    def _apply_rare(self, rare: Sequence[tuple[int, Operation]], now_ms: int) -> dict[int, Changed]:
         """What is not of single jobs; the answers by their places in the batch, which mostly has none."""
         changed: dict[int, Changed] = {}
-        for position, operation in enumerate(operations):
-            if type(operation) in _COMMON:
-                continue
+        for position, operation in rare:
             match operation:
                 case Bury(owner):
                     self._bury(owner, now_ms)
                 case HealthReport():
-                    shared_store.add_health(self._db, operation, now_ms)
+                    shared_store.add_health(self._db, operation)
                 case CircuitOpened() | CircuitClosed() | PauseAsked() | ModelDisabled() | Ordered():
                     row, news = shared_store.change_standing(self._db, operation, now_ms)
                     changed[position] = Changed(row, news)
         return changed
+
+    def _count_failures(self, rare: Sequence[tuple[int, Operation]], now_ms: int) -> dict[int, Changed]:
+        """After the landings, so that an answer that lies in the batch, too, ends the row of failures."""
+        return {
+            position: Changed(*shared_store.change_standing(self._db, operation, now_ms))
+            for position, operation in rare
+            if isinstance(operation, FailureCounted)
+        }
 
     def _answer(self, asks: Sequence[Ask | Check], now_ms: int) -> list[Verdict]:
         if not asks:
@@ -123,12 +135,13 @@ class Committer:
         """
         sums: _Sums = {}
         for one in closed:
-            for row in _budget_rows(sums, one):
+            for scope in one.scopes:
+                row = _budget_row(sums, scope)
                 row[0] += _cost(one)
                 row[1] -= one.bound_nano or 0
         for one in late:
-            for row in _budget_rows(sums, one):
-                row[0] += _cost(one) - (one.bound_nano or 0)
+            for scope in one.scopes:
+                _budget_row(sums, scope)[0] += _cost(one) - (one.bound_nano or 0)
         store.add_balances(self._db, _rows(sums))
         self._warn([scope for one in (*closed, *late) for scope in one.scopes])
 
@@ -175,7 +188,7 @@ class Committer:
         for number, model, provider, bound, scopes, stream, entry_id in open_attempts:
             for scope in store.decode_scopes(scopes):
                 booked.add(scope)
-                row = sums.setdefault((scope.name, scope.window_start_ms), [0, 0])
+                row = _budget_row(sums, scope)
                 row[0] += bound
                 row[1] -= bound
             lost = PriorAttempt(number, model, provider, Outcome.UNKNOWN, bound)
@@ -196,12 +209,12 @@ class Committer:
         )
 
 
-def _rows(sums: _Sums) -> list[tuple[str, int, int, int]]:
-    return [(name, start, spent, held) for (name, start), (spent, held) in sums.items() if spent or held]
+def _rows(sums: _Sums) -> list[tuple[str, int, int | None, int, int]]:
+    return [(*row, spent, held) for row, (spent, held) in sums.items() if spent or held]
 
 
-def _budget_rows(sums: _Sums, settled: Settled) -> list[list[int]]:
-    return [sums.setdefault((scope.name, scope.window_start_ms), [0, 0]) for scope in settled.scopes]
+def _budget_row(sums: _Sums, scope: Scope) -> list[int]:
+    return sums.setdefault((scope.name, scope.window_start_ms, scope.reset_ms), [0, 0])
 
 
 def _cost(settled: Settled) -> int:

@@ -15,7 +15,7 @@ from theo_daemon.ledger.shared import SharedStanding
 from theo_daemon.ledger.sqlite import owners
 from theo_daemon.ledger.sqlite.pruning import OUTCOME_S, Keep, Pruner
 from theo_daemon.ledger.sqlite.reading import SqliteTransaction, reading
-from theo_daemon.ledger.sqlite.schema import check_place
+from theo_daemon.ledger.sqlite.schema import check_place, uuid_of
 from theo_daemon.ledger.sqlite.shared_store import all_health, all_standings
 from theo_daemon.ledger.sqlite.watcher import Watcher
 from theo_daemon.ledger.sqlite.writer import Writer
@@ -68,6 +68,7 @@ class SqliteLedger(LedgerFace):
             raise LedgerError(f"{self._folder} cannot be written: {error.strerror}") from error
         try:
             self._owner = await self._writer.start()
+            self.uuid = await self._writer.call(uuid_of)
         except BaseException:
             self._lock.release()
             raise

@@ -54,7 +54,7 @@ class Pruner:
                 self._answers(db, now_ms - int(STALE_ANSWER_S * 1000)),
                 _delete(db, _OLD_IDS, now_ms - int(self._keep.ids_s * 1000), ROWS) >= ROWS,
                 _delete(db, _OLD_OUTCOMES, now_ms - int(OUTCOME_S * 1000), ROWS) >= ROWS,
-                _delete(db, _OLD_SPEND, history_ms, ROWS) >= ROWS,
+                over_windows(db, history_ms) >= ROWS,
                 _attempts(db, history_ms),
             ]
         return any(more)
@@ -81,6 +81,11 @@ def _attempts(db: apsw.Connection, before_ms: int) -> bool:
             return True
     _delete(db, _OLD_OWNERS, before_ms, ROWS)
     return False
+
+
+def over_windows(db: apsw.Connection, before_ms: int) -> int:
+    """Delete budgets whose window ended before this, but for those in which calls under way hold something."""
+    return _delete(db, _OLD_SPEND, before_ms, ROWS)
 
 
 def _delete(db: apsw.Connection, sql: str, *values: int) -> int:

@@ -12,7 +12,7 @@ import apsw
 from theo_daemon.ledger.sqlite.damage import damaged
 from theo_workers.errors import LedgerError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x7468656F  # "theo"
 BUSY_TIMEOUT_MS = 10_000
 
@@ -70,7 +70,7 @@ CREATE TABLE standings(
   openings INTEGER NOT NULL DEFAULT 0, open_until_ms INTEGER NOT NULL DEFAULT 0, probe INTEGER NOT NULL DEFAULT 0,
   probe_until_ms INTEGER NOT NULL DEFAULT 0, paused_until_ms INTEGER NOT NULL DEFAULT 0, disabled TEXT,
   credential TEXT NOT NULL DEFAULT '', order_id TEXT NOT NULL DEFAULT '0-0', health TEXT NOT NULL DEFAULT '',
-  changed_at INTEGER NOT NULL);
+  changed_at INTEGER NOT NULL, failures INTEGER NOT NULL DEFAULT 0, successes INTEGER NOT NULL DEFAULT 0);
 
 CREATE TABLE rates(model TEXT PRIMARY KEY, slices TEXT NOT NULL);
 """
@@ -82,6 +82,10 @@ ALTER TABLE attempts ADD COLUMN price TEXT;
 ALTER TABLE spend ADD COLUMN eased INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE spend ADD COLUMN reset_at INTEGER;
 CREATE INDEX idx_spend_reset_at ON spend(reset_at) WHERE reset_at IS NOT NULL;
+""",
+    2: """
+ALTER TABLE standings ADD COLUMN failures INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE standings ADD COLUMN successes INTEGER NOT NULL DEFAULT 0;
 """,
 }
 
@@ -173,6 +177,12 @@ def _check_schema(db: apsw.Connection, path: Path, *, read_only: bool) -> None:
             f"{path} was written by an older theo-router (schema {version}). "
             "A daemon of this version brings it up to date when it starts."
         )
+
+
+def uuid_of(db: apsw.Connection) -> str:
+    """Names the books, whatever becomes of the file's own name."""
+    (found,) = db.execute("SELECT value FROM meta WHERE name = 'uuid'").fetchone() or ("",)
+    return str(found)
 
 
 def _application(db: apsw.Connection) -> int:

@@ -11,6 +11,7 @@ import msgspec
 from theo_daemon.ledger.rates import Slice
 from theo_daemon.ledger.shared import (
     Change,
+    FailureCounted,
     HealthReport,
     SharedStanding,
     after_change,
@@ -21,15 +22,16 @@ from theo_workers.health import HealthSnapshot, merged
 
 _COLUMNS = (
     "model, version, generation, openings, open_until_ms, probe, probe_until_ms, paused_until_ms, disabled,"
-    " credential, order_id, changed_at"
+    " credential, order_id, changed_at, failures, successes"
 )
 _SELECT = f"SELECT {_COLUMNS} FROM standings"
 _WRITE = (
-    f"INSERT INTO standings({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(model) DO UPDATE"
+    f"INSERT INTO standings({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(model) DO UPDATE"
     " SET version = excluded.version, generation = excluded.generation, openings = excluded.openings,"
     " open_until_ms = excluded.open_until_ms, probe = excluded.probe, probe_until_ms = excluded.probe_until_ms,"
     " paused_until_ms = excluded.paused_until_ms, disabled = excluded.disabled, credential = excluded.credential,"
-    " order_id = excluded.order_id, changed_at = excluded.changed_at"
+    " order_id = excluded.order_id, changed_at = excluded.changed_at,"
+    " failures = excluded.failures, successes = excluded.successes"
 )
 _decode_health = msgspec.json.Decoder(HealthSnapshot).decode
 _decode_window = msgspec.json.Decoder(tuple[Slice, ...]).decode
@@ -55,6 +57,7 @@ def write_standings(db: apsw.Connection, standings: Iterable[SharedStanding]) ->
             (
                 one.model, one.version, one.generation, one.openings, one.open_until_ms, one.probe, one.probe_until_ms,
                 one.paused_until_ms, one.disabled, one.credential, one.order_id, one.dated_ms,
+                one.failures, one.successes,
             ),
         )  # fmt: skip
 
@@ -62,10 +65,17 @@ def write_standings(db: apsw.Connection, standings: Iterable[SharedStanding]) ->
 def change_standing(db: apsw.Connection, change: Change, now_ms: int) -> tuple[SharedStanding, bool]:
     """What `after_change` makes of the row."""
     known = read_standing(db, change.model)
-    standing, news = after_change(known, change, now_ms)
+    successes = _successes(db, change.model) if isinstance(change, FailureCounted) else 0
+    standing, news = after_change(known, change, now_ms, successes=successes)
     if standing is not known:
         write_standings(db, (standing,))
     return standing, news
+
+
+def _successes(db: apsw.Connection, model: str) -> int:
+    """Calls of the model that were answered, since there is a ledger."""
+    row: Any = db.execute("SELECT calls FROM latency WHERE model = ?", (model,)).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def release_probes(db: apsw.Connection, probes: Mapping[str, int]) -> None:
@@ -91,15 +101,15 @@ def all_health(db: apsw.Connection) -> dict[str, HealthSnapshot]:
     return {model: _decode_health(health) for model, health in rows}
 
 
-def add_health(db: apsw.Connection, report: HealthReport, now_ms: int) -> None:
+def add_health(db: apsw.Connection, report: HealthReport) -> None:
     """Add what one process saw to the fleet's record."""
     row: Any = db.execute("SELECT health FROM standings WHERE model = ?", (report.model,)).fetchone()
     kept = _decode_health(row[0]) if row is not None and row[0] else HealthSnapshot()
     record = merged(kept, before=report.before, now=report.now)
     db.execute(
-        "INSERT INTO standings(model, health, changed_at) VALUES (?, ?, ?)"
+        "INSERT INTO standings(model, health, changed_at) VALUES (?, ?, 0)"  # none of its times is set by this
         " ON CONFLICT(model) DO UPDATE SET health = excluded.health",
-        (report.model, _encode(record).decode(), now_ms),
+        (report.model, _encode(record).decode()),
     )
 
 
@@ -123,9 +133,9 @@ def write_windows(db: apsw.Connection, windows: Mapping[str, Sequence[Slice]]) -
 
 def _standing(row: Sequence[Any]) -> SharedStanding:
     model, version, generation, openings, open_until_ms, probe, probe_until_ms, *rest = row
-    paused_until_ms, disabled, credential, order_id, dated_ms = rest
+    paused_until_ms, disabled, credential, order_id, dated_ms, failures, successes = rest
     return SharedStanding(
         model=model, version=version, generation=generation, openings=openings, open_until_ms=open_until_ms,
         probe=probe, probe_until_ms=probe_until_ms, paused_until_ms=paused_until_ms, disabled=disabled,
-        credential=credential, order_id=order_id, dated_ms=dated_ms,
+        credential=credential, order_id=order_id, dated_ms=dated_ms, failures=failures, successes=successes,
     )  # fmt: skip

@@ -229,11 +229,11 @@ def _hold(db: apsw.Connection, claims: Claims) -> None:
     )
 
 
-def add_balances(db: apsw.Connection, rows: Sequence[tuple[str, int, int, int]]) -> None:
-    """Add (scope, window start, spent, held) to the budget rows; they may be negative."""
+def add_balances(db: apsw.Connection, rows: Sequence[tuple[str, int, int | None, int, int]]) -> None:
+    """Add (scope, window start, its end, spent, held) to the budget rows; money may be negative."""
     insert_rows(
         db,
-        "INSERT INTO spend(scope, window_start, spent_nano, held_nano)",
+        "INSERT INTO spend(scope, window_start, reset_at, spent_nano, held_nano)",
         rows,
         "ON CONFLICT(scope, window_start) DO UPDATE SET spent_nano = spent_nano + excluded.spent_nano,"
         " held_nano = held_nano + excluded.held_nano",

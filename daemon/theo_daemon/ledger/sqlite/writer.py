@@ -16,7 +16,7 @@ import apsw
 
 from theo_daemon.ledger.operations import Operation, ends_call
 from theo_daemon.ledger.port import Orphaned
-from theo_daemon.ledger.records import News, Verdict
+from theo_daemon.ledger.records import Landing, News, Verdict
 from theo_daemon.ledger.sqlite import damage, owners
 from theo_daemon.ledger.sqlite.anchor import Anchor
 from theo_daemon.ledger.sqlite.ballast import Ballast
@@ -85,7 +85,8 @@ class Writer:
         if not self._gathered:
             self._loop.call_soon(self._send)
         self._gathered.append((operation, future, orphaned))
-        self._calls_posted += ends_call(operation)
+        if type(operation) is Landing:
+            self._calls_posted += ends_call(operation)
         return future
 
     async def call(self, function: Callable[[apsw.Connection], T], *, writing: bool = False) -> T:
@@ -310,7 +311,7 @@ class Writer:
     def _committed(self, committer: Committer, batch: list[Waiting], answers: list[Verdict | None]) -> None:
         if self.trouble is not None and not self._shortage.active:
             self._have_trouble(None)
-        self._calls_recorded += sum(ends_call(waiting[0]) for waiting in batch)
+        self._calls_recorded += sum(ends_call(one) for one, _, _ in batch if type(one) is Landing)
         if committer.news:
             news = committer.news
             self._tell(lambda: self._report(news))
