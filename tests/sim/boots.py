@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 from unittest import mock
@@ -21,6 +21,7 @@ from theo_daemon.config import Config
 from theo_daemon.core import Core
 from theo_daemon.ledger.sqlite import ledger as ledger_module
 from theo_daemon.ledger.sqlite import owners
+from theo_daemon.make_ledger import Bookkeeping
 from theo_daemon.redis_link import REPLY_TIMEOUT_S
 from theo_daemon.redis_side import RedisSide
 from theo_daemon.telemetry import names
@@ -168,9 +169,10 @@ class SimDaemon(Daemon):
             )
             await side.time.sync()
             core = await self._core(stack, side, telemetry)
+            pin = await self._pin(stack, core, side, telemetry, link)
             await side.start(stack)
             self.core, self.side = core, side
-            await self._serve(core, side, telemetry)
+            await self._serve(core, side, telemetry, pin)
 
     @property
     def at_rest(self) -> bool:
@@ -182,7 +184,7 @@ class SimDaemon(Daemon):
 def simulated() -> Iterator[None]:
     """Whatever a core is built of has its simulated part, for as long as this lasts."""
     with (
-        mock.patch.object(app_module, "make_ledger", _make_ledger),
+        mock.patch.object(app_module, "bookkeeping", _bookkeeping),
         mock.patch.object(core_module, "TokenCounter", QuickCounter),
         mock.patch.object(core_module, "build_upstream", _upstream),
         mock.patch.object(ledger_module, "check_place", _anywhere),
@@ -192,7 +194,8 @@ def simulated() -> Iterator[None]:
         yield
 
 
-def _make_ledger(config: Config, *, name: str, clock: Clock) -> SimLedger:
+@contextlib.asynccontextmanager
+async def _bookkeeping(config: Config, *, name: str, clock: Clock, **_: Any) -> AsyncIterator[Bookkeeping]:
     boot: Boot = this_process()
     world = boot.world
 
@@ -208,12 +211,9 @@ def _make_ledger(config: Config, *, name: str, clock: Clock) -> SimLedger:
             committed=lambda operations, answers: world.committed(boot, operations, answers),
         )
 
-    return SimLedger(
-        make_writer,
-        name=name,
-        clock=clock,
-        keep_days=config.ledger.keep_days,
-        id_ttl_s=config.ingress.id_ttl_s,
+    keep_days, id_ttl_s = config.ledger.keep_days, config.ingress.id_ttl_s
+    yield Bookkeeping(
+        SimLedger(make_writer, name=name, clock=clock, keep_days=keep_days, id_ttl_s=id_ttl_s), clock
     )
 
 

@@ -44,6 +44,7 @@ class Commands(GroupStore):
         self._commands: dict[bytes, Callable[[Sequence[bytes]], Any]] = {
             b"GET": self.get, b"SET": self.set, b"DEL": self.delete, b"EXISTS": self.exists, b"TYPE": self.type,
             b"HSET": self.hset, b"HGET": self.hget, b"HDEL": self.hdel,
+            b"HMGET": self.hmget, b"HGETALL": self.hgetall,
             b"HEXISTS": self.hexists, b"HLEN": self.hlen, b"XINFO GROUPS": self.xinfo_groups,
             b"PEXPIRE": self.pexpire, b"PTTL": self.pttl, b"TIME": self.time, b"ROLE": self._role,
             b"XADD": self.xadd, b"XLEN": self.xlen, b"XRANGE": self.xrange, b"XDEL": self.xdel,

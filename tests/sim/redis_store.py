@@ -125,6 +125,13 @@ class Store:
         found = self.hash(words[1])
         return None if found is None else found.get(words[2])
 
+    def hmget(self, words: Sequence[bytes]) -> list[bytes | None]:
+        found = self.hash(words[1]) or {}
+        return [found.get(name) for name in words[2:]]
+
+    def hgetall(self, words: Sequence[bytes]) -> list[bytes]:
+        return [word for pair in (self.hash(words[1]) or {}).items() for word in pair]
+
     def hexists(self, words: Sequence[bytes]) -> int:
         return int(self.hget(words) is not None)
 

@@ -19,6 +19,7 @@ from tests.sim.redis_words import Error
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.finish_script import DELTA_MARK, FINISH
 from theo_daemon.lease_scripts import FETCH, FORGET, HAND_BACK, RECLAIM, RENEW, TAKE
+from theo_daemon.ledger_pin import PIN
 from theo_daemon.publisher import UNUSABLE
 from theo_daemon.redis_link import RedisLink
 from theo_daemon.scout_scripts import PASS, PEEK, SHELVE, TAKE_EARLY
@@ -85,6 +86,8 @@ plain = st.one_of(
     command("HSET", keys, st.sampled_from(["f", "g"]), "v", "h", "w"),
     command(st.sampled_from(["HLEN", "EXISTS"]), st.sampled_from(["early", "text"])),
     command(st.sampled_from(["HGET", "HEXISTS"]), keys, st.sampled_from(["f", "s1 1-0"])),
+    command("HMGET", keys, "f", "s1 1-0", "h"),
+    command("HGETALL", keys),
     command("HDEL", keys, "f", "h"),
     command("XPENDING", keys, groups),
     command("XPENDING", streams, groups, maybe("IDLE", idle), "-", "+", counts, maybe(consumers)),
@@ -146,6 +149,19 @@ scripts = st.one_of(
     command("EVAL", TAKE_EARLY.text, 2, streams, "early", groups, consumers, 10 * HOUR, some_ids),
     command("EVAL", PASS.text, 2, streams, "early", groups, consumers, some_ids),
     command("EVAL", SHELVE.text, 1, streams, groups, consumers, OLD, some_ids),
+    command(
+        "EVAL",
+        PIN.text,
+        2,
+        keys,
+        "plans",
+        st.sampled_from(["u1", "u2"]),
+        st.sampled_from(["here", "there"]),
+        "ledger.db",
+        consumers,
+        st.sampled_from(["{}", '{"model a": "none"}']),
+        HOUR,
+    ),
 )
 moods = st.sampled_from([("full",), ("roomy",), ("replica",), ("primary",)])
 commands = st.one_of(plain, plain, plain, scripts, scripts)

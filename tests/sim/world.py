@@ -63,11 +63,10 @@ class World:
         self._judge()
 
     def _judge(self) -> None:
-        found = judge(self.plan, self.witness, self.disk)
-        found["seen at once"] = self.witness.complaints
-        found["defects"] = [*self.defects, *map(repr, self.loop.bugs)]
-        found["not at rest"] = self.left_over
-        self.complaints = {name: its for name, its in found.items() if its}
+        self.complaints = judge(self.plan, self.witness, self.disk)
+        self.complaints["wrongs seen at once"] = self.witness.complaints
+        self.complaints["defects"] = [*self.defects, *map(repr, self.loop.bugs)]
+        self.complaints["not at rest"] = self.left_over
 
     @property
     def trace(self) -> int:
