@@ -267,7 +267,9 @@ class Attempts:
     async def _claim(self, flight: Flight, want: Want) -> None:
         """The last step before the provider is called: the attempt goes on record, its bound is held."""
         if self._clock.monotonic() >= self._holds.kept_until:
+            self._settle(flight)
             await self._holds.kept()
+            raise NotAdmitted("lease", None)  # what was admitted before the wait may not be now: another turn
         want = self._fleet.admitted(want)
         self._settle(flight)
         verdict = await self._granted(flight, want)
@@ -360,7 +362,7 @@ class Attempts:
         self.bar_unaffordable(flight)
         unpaid = self._unpaid(self._repeat_costs(flight))
         limits = Limits(
-            max_attempts=self._max_attempts - flight.lead.lost_calls,
+            max_attempts=self._max_attempts - flight.lead.doubtful_calls,
             max_wait_s=self._max_wait_s,
             on_unknown=flight.lead.job.on_unknown or self._on_unknown,
         )

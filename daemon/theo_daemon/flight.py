@@ -23,8 +23,8 @@ class Ticket:
     """One job from delivery to reply. Exactly one outcome is published for it."""
 
     __slots__ = (
-        "attempts_before", "deadline", "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields",
-        "flight", "held", "job", "key", "lost_calls", "queued_ms", "received", "records", "redelivered", "ref",
+        "attempts_before", "deadline", "deadline_timer", "deaths", "delta_attempt", "delta_chars", "doubtful_calls",
+        "ended", "fields", "flight", "held", "job", "key", "queued_ms", "received", "records", "redelivered", "ref",
         "repeat", "route", "seq", "size",
         "stored",
     )  # fmt: skip
@@ -39,7 +39,7 @@ class Ticket:
         self.size = accepted.size
         self.queued_ms = 0
         self.deaths = 0  # of processes, over this job
-        self.lost_calls = 0  # whatever their processes died of
+        self.doubtful_calls = 0  # of dead processes, that may have been billed for nothing
         self.records: tuple[AttemptRecord, ...] = ()  # its own attempts, once it has ended
         self.repeat = False  # a repeated id: it gets the outcome of another push, and pays nothing
         self.ended = False

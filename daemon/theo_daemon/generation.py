@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import msgspec
 
 from theo_daemon.attempts import Attempts, NotGranted
 from theo_daemon.ceilings import last_word
 from theo_daemon.first_push import FirstPush
-from theo_daemon.flight import Flight
+from theo_daemon.flight import IN_DOUBT, Flight
 from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import Answer, Answered, EntryRef, OnUnknown
 from theo_daemon.ledger.port import Claims, OnKey
@@ -72,14 +72,27 @@ class LedgerQuestions:
         """List what earlier owners of this very entry sent. Raises DeliveryLimitExceeded or OutcomeUnknown."""
         flight.list_prior(prior)
         flight.lead.deaths = deaths = len(deaths_among(prior))
-        flight.lead.lost_calls = lost = sum(one.is_call and one.state is Outcome.UNKNOWN for one in prior)
+        billed = [one for one in prior if one.is_call and one.state in IN_DOUBT]
+        flight.lead.doubtful_calls = len(billed)
         if deaths >= self._max_deliveries:
             raise over_the_limit(deaths)
         policy = flight.lead.job.on_unknown or self._on_unknown
+        lost = sum(one.state is Outcome.UNKNOWN for one in billed)
         if lost and (policy == "fail" or lost >= self._max_attempts):
             raise OutcomeUnknown(
                 f"a process died after sending this job ({lost} time(s)); the provider may have done the work"
             )
+        if len(billed) >= self._max_attempts:
+            self._spare(flight, {one.model for one in billed})
+
+    def _spare(self, flight: Flight, called: Container[str]) -> None:
+        """The attempts are used up: what is left are candidates that were not tried yet."""
+        fresh = tuple(name for name in flight.candidates if name not in called)
+        if not fresh:
+            raise OutcomeUnknown(
+                "the calls of a process that died may have been billed, and no more are allowed"
+            )
+        flight.aim(fresh)
 
 
 def deaths_among(prior: Sequence[PriorAttempt]) -> set[int]:

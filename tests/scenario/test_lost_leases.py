@@ -9,6 +9,7 @@ import pytest
 
 from tests.fakes import MemoryBooks, MemoryLedger
 from tests.scenario.stage import Stage, model, staged
+from theo_daemon.ledger.shared import CircuitOpened
 from theo_workers.upstreams.script import Fate
 
 SLOW = Fate(text="hello", latency_ms=1000)
@@ -103,3 +104,31 @@ async def test_a_claim_that_takes_longer_than_the_lease_is_given_back() -> None:
         await stage.advance(10)
         assert stage.end(ref) == "ok"
     books.close()
+
+
+async def test_a_circuit_that_opened_while_the_leases_were_in_doubt_lets_nothing_out(stage: Stage) -> None:
+    """What was admitted before the wait is admitted once more."""
+    doubt(stage)
+    waiting = stage.push("waiting")
+    await stage.advance(1)
+    assert stage.upstreams["m"].prompts == []
+    opened = CircuitOpened("m", 0, int((stage.clock.wall() + 20) * 1000), 1)
+    await stage.core.ledger.change(opened)
+    stage.core.standings.learn((await stage.core.ledger.standings())[0])
+    await stage.advance(1)
+    be_sure(stage)
+    await stage.advance(15)
+    assert stage.upstreams["m"].prompts == []
+    await stage.advance(5)
+    assert (stage.upstreams["m"].prompts, stage.end(waiting)) == (["waiting"], "ok")
+
+
+async def test_a_failure_is_on_record_before_the_next_call_waits_for_leases_in_doubt() -> None:
+    """Else a circuit would open when its time is long over, and a crash would book the call as lost."""
+    failing = Fate(error="provider_unavailable", status_code=500, latency_ms=100)
+    async with staged(model("m", failing), model("n", failing)) as stage:
+        stage.push()
+        await stage.advance(0.05)
+        doubt(stage)
+        await stage.advance(2)
+        assert stage.rows("SELECT state FROM attempts") == [("failed",)]

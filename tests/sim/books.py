@@ -20,7 +20,7 @@ from theo_daemon.ledger.sqlite import SqliteLedger, owners, schema
 from theo_daemon.ledger.sqlite.commit import Committer
 from theo_daemon.ledger.sqlite.shortage import Shortage, Waiting
 from theo_daemon.ledger.sqlite.writer import MAX_BATCH, Writer
-from theo_workers.clock import Clock
+from theo_workers.clock import Clock, sleep
 from theo_workers.errors import LedgerError
 
 RETRY_S = 0.25
@@ -35,6 +35,9 @@ class Disk:
         if not _DATABASES:
             db = apsw.Connection(":memory:")
             schema._prepare(db, PATH)
+            db.execute(
+                "UPDATE meta SET value = 'books' WHERE name = 'uuid'"
+            )  # the same in every process that simulates
             _DATABASES.append(db)
         self.loop, self.db, self._lag = loop, _DATABASES[0], lag
         for table in self._tables():
@@ -133,7 +136,7 @@ class SimWriter(Writer):
     ) -> None:  # fmt: skip
         super().__init__(PATH, name, wall=clock.wall, id_ttl_s=id_ttl_s)
         self._disk, self._strand, self._main, self._point = disk, strand, main, point
-        self._report_commit = committed
+        self._report_commit, self._clock = committed, clock
         self._shortage = Shortage(DiskBallast(disk))  # type: ignore[arg-type]
         self._queue: list[Waiting] = []
         self._view = View(disk)
@@ -149,8 +152,9 @@ class SimWriter(Writer):
         return owner
 
     async def call(self, function: Callable[[Any], Any], *, writing: bool = False) -> Any:
-        if self._disk.busy and not self._disk.free:
-            raise LedgerError("the disk does not answer")
+        """What is there can be read at any time."""
+        if writing and (self._disk.busy or not self._disk.free):
+            raise LedgerError("the file is locked, or the disk full")
         done = function(self._db)
         if writing:
             self._view.committed()
@@ -158,6 +162,8 @@ class SimWriter(Writer):
 
     async def stop(self) -> None:
         self._send()
+        while self._disk.busy:  # whoever holds the lock is waited for, longer than anything holds it here
+            await sleep(self._clock, RETRY_S)
         while self._queue:
             batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
             if self._attempt(self._db, self._committer, self._disk.gate, batch):
