@@ -109,7 +109,11 @@ class Serve:
 
     def stand_still(self) -> None:
         """SIGSTOP: alive, and doing nothing."""
-        self._process.send_signal(signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT: as if nothing had been."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def wait_exit(self, within_s: float) -> int:
         return self._process.wait(within_s)
