@@ -48,6 +48,7 @@ from theo_daemon.ledger.records import (
 from theo_daemon.ledger.shared import (
     CircuitClosed,
     CircuitOpened,
+    FailureCounted,
     HealthReport,
     ModelDisabled,
     Ordered,
@@ -330,6 +331,9 @@ class Twins(RuleBasedStateMachine):
                     CircuitOpened, st.just(model), st.just(generation), st.just(later), st.integers(1, 3)
                 ),
                 st.builds(CircuitClosed, st.just(model), st.just(generation)),
+                st.builds(
+                    FailureCounted, st.just(model), st.just(generation), st.integers(1, 3), st.just(later)
+                ),
                 st.builds(PauseAsked, st.just(model), st.just(later)),
                 st.builds(
                     ModelDisabled,

@@ -43,7 +43,7 @@ class Process:
         self.held, self.events = HeldEntries(), RecordedEvents()
         self.ahead, self.most = ahead, most
         self.none_can_start: set[str] = set()
-        self.peers = 0
+        self.peers = self.looks = 0
         common: Any = {
             "keys": keys, "consumer": name, "held": self.held, "clock": SystemClock(), "rng": random.Random(1),
         }  # fmt: skip
@@ -53,7 +53,7 @@ class Process:
             room=lambda: Room(self.ahead - len(self.held) - self.scout.wanted, 10**9),
         )  # fmt: skip
         self.scout = Scout(
-            **common, wire=link.wire(), behind=lambda: self.intake.behind, waiting=lambda: self.waiting,
+            **common, wire=link.wire(), behind=lambda: self.intake.behind, waiting=self.look,
             rules=ScoutRules(group=GROUP, lanes=tuple(LANES), max_job_bytes=1_000_000, few=few),
             room=lambda: Room(self.most - len(self.held), 10**9), give_way=self.give_way, peers=lambda: self.peers,
         )  # fmt: skip
@@ -65,6 +65,10 @@ class Process:
         for ref in going:
             self.held.release(ref)
         return going
+
+    def look(self) -> Callable[[str, Kind], int | None]:
+        self.looks += 1
+        return self.waiting
 
     def waiting(self, lane: str, kind: Kind) -> int | None:
         if kind.tenant in self.none_can_start:
@@ -304,6 +308,23 @@ async def test_parked_jobs_that_fill_a_process_give_way_and_come_back_later(
     for _, consumer, idle_ms, deliveries in rows:
         assert (consumer, deliveries) == (b"me", 0)
         assert 25_000 <= idle_ms < 30_000
+
+
+async def test_no_more_parked_jobs_give_way_while_a_few_of_them_are_on_the_shelf(
+    link: RedisLink, keys: Keys, wire: Wire, jobs: str
+) -> None:
+    await push(wire, jobs, "parked", 8)
+    process = Process(link, keys, ahead=8, most=8, few=2)
+    process.none_can_start.add("parked")
+    async with process.run():
+        await until(process.saw("parked", 8))
+        for quiet in range(6):
+            await push(wire, jobs, f"quiet{quiet}", 1)
+        await until(lambda: process.scout.wanted == 4)
+        looks = process.looks
+        await until(lambda: process.looks >= looks + 5)
+    assert len(process.seen) == 10
+    assert len(await pending(wire, jobs)) == 10
 
 
 async def test_every_job_is_worked_on_once_by_several_processes_that_read_and_scout(

@@ -88,6 +88,8 @@ def read_standing(row: dict[str, Any]) -> SharedStanding:
         disabled=row.get("disabled"),
         credential=row["credential"],
         order_id=row["order"],
+        failures=row.get("failures", 0),
+        successes=row.get("successes", 0),
         dated_ms=row["dated"],
     )
 

@@ -11,6 +11,7 @@
 --                 code, the provider's request id}
 --       cache: {key, ms to live, most of its model, answer}     an end: {entry, outcome, id, digest, remember}
 --   {'forget', entries}   {'bury', owner}   {'change', its fields}   {'health', its fields}
+--   {'failure', model, generation, threshold, until}
 local owner, name, token, last_token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local settings = cmsgpack.unpack(ARGV[6]) -- id_ms, outcome_ms, keep_ms, stale_ms, late_ms, doubtful, failures
 local OWNER, OPEN = L .. ':owner:' .. owner, L .. ':open:' .. owner
