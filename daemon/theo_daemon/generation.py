@@ -6,6 +6,7 @@ from collections.abc import Container, Sequence
 
 import msgspec
 
+from theo_daemon import left_word
 from theo_daemon.attempts import Attempts, NotGranted
 from theo_daemon.ceilings import last_word
 from theo_daemon.first_push import FirstPush
@@ -171,10 +172,14 @@ class Generation:
             return None
         return self._attempts.unaffordable(flight)
 
-    async def _look(self, flight: Flight) -> Verdict:
+    async def _look(self, flight: Flight) -> Result | Verdict:
         flight.looked = True
         verdict = await self._ledger.ask(self._questions.ask(flight, None))
         assert verdict is not None
+        if flight.waited_since_ms is not None and isinstance(verdict, Clear | Busy):
+            word = await self._ledger.ask(left_word.question(flight))
+            if isinstance(word, Hit):
+                return left_word.taken(word.answer)
         return verdict
 
     async def _heed(self, flight: Flight, verdict: Verdict | None) -> Result | None:
@@ -215,7 +220,7 @@ class Generation:
 
     def _begin_to_wait(self, flight: Flight) -> None:
         if flight.waited_since_ms is None:
-            flight.waited_since_ms = int(self._clock.wall() * 1000)
+            flight.waited_since_ms = int(self._clock.wall() * 1000) - left_word.ON_THE_WAY_MS
         self._hold_lines.over(flight)
 
     async def _over_budget(self, flight: Flight, model: str, verdict: OverBudget) -> None:

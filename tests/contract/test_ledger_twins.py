@@ -303,7 +303,13 @@ class Twins(RuleBasedStateMachine):
             cache=cache,
         )
         ends = (self._end(call, data),) if data.draw(st.booleans()) else ()
-        return Landing(settled=settled, release_key=call.key if data.draw(st.booleans()) else None, ends=ends)
+        word = CacheWrite(f"{call.key}!", data.draw(TEXTS), 0, 2 if self.few_answers else 1_000)
+        return Landing(
+            settled=settled,
+            release_key=call.key if data.draw(st.booleans()) else None,
+            ends=ends,
+            for_waiters=word if data.draw(st.booleans()) else None,
+        )
 
     def _end_without_call(self, data: st.DataObject) -> Landing:
         call = Ask(

@@ -183,8 +183,11 @@ Verdict = (
 )
 
 
+FOR_WAITERS = "*"  # in the place of the model, of what is kept for those who wait
+
+
 class CacheWrite(Struct, frozen=True, gc=False):
-    """An answer to keep for other jobs."""
+    """An answer to keep for other jobs; or a whole outcome, for those who wait for it in other processes."""
 
     key: str
     answer: bytes
@@ -228,6 +231,7 @@ class Landing(Struct, frozen=True, kw_only=True, gc=False):
     settled: Settled | None = None
     release_key: str | None = None
     ends: tuple[JobEnd, ...] = ()
+    for_waiters: CacheWrite | None = None
 
 
 class Forget(Struct, frozen=True, gc=False):
