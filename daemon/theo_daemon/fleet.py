@@ -35,6 +35,7 @@ from theo_workers.tokens.count import TokenCounter
 LARGE_BYTES = 16_384  # above this, tokens are counted in a thread, or reckoned from the size
 BYTES_PER_TOKEN = 4
 USUAL_OUTPUT_TOKENS = 500
+CLOCK_SLACK_S = 2.0  # wall clocks are corrected by less than that all the time
 PROBE_SLACK_S = 5.0  # a probe's right ends this long after its call must have
 
 
@@ -178,10 +179,11 @@ class Fleet:
         )
 
     def silent_s(self, models: Iterable[str]) -> float:
-        """Since when none of these has answered anybody; inf: none ever did."""
+        """Since when none of these has answered anybody; inf: none ever did, or the clock was set back since."""
         answered = [self._members[name].worker.health.last_success_time for name in models]
         latest = max((at for at in answered if at is not None), default=-math.inf)
-        return self._clock.wall() - latest
+        since = self._clock.wall() - latest
+        return since if since >= -CLOCK_SLACK_S else math.inf
 
     def may_recover(self, models: Sequence[str]) -> bool:
         """Is one of these unavailable models only resting? A useless credential needs an operator."""

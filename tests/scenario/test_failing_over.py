@@ -10,6 +10,7 @@ import pytest
 
 from tests.fakes import MemoryLedger
 from tests.scenario.stage import Stage, model, staged
+from theo_daemon.job import Answered
 from theo_workers.errors import InvalidRequest
 from theo_workers.failures import FailureClass
 from theo_workers.upstreams.script import Fate
@@ -225,6 +226,22 @@ async def test_parking_ends_after_the_longest_wait_and_tells_when_to_come_again(
         error = stage.error(ref)
         assert (error.code, error.retryable, error.attempts) == ("no_model_available", True, ())
         assert error.retry_after_ms == pytest.approx(55_000, abs=10)
+
+
+async def test_parking_ends_after_the_longest_wait_though_the_clock_was_set_back_since_the_last_answer() -> (
+    None
+):
+    """An answer that seems to lie in the future made jobs wait until the clock had come to it."""
+    routing = {"max_attempts": 1, "max_wait_s": 5.0, "circuit_breaker_threshold": 1}
+    async with staged(model("m", Fate(text="hello"), DOWN), routing=routing) as stage:
+        assert isinstance(await stage.answer("first"), Answered)
+        await stage.answer("second")
+        stage.clock.shift_wall(-3600)
+        ref = stage.push("third")
+        await stage.advance(4.9)
+        assert stage.end(ref) == "waiting"
+        await stage.advance(1)
+        assert stage.end(ref) == "no_model_available"
 
 
 async def test_parking_ends_at_the_job_s_deadline_if_that_is_earlier() -> None:
