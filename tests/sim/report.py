@@ -10,7 +10,6 @@ from msgspec import Struct, field
 from tests.sim.world import World
 
 SHOWN = 5  # complaints of one kind
-KILLS = ("kill",)
 REDIS_KILLS = ("redis down", "redis wiped", "redis rolled back")
 
 
@@ -37,9 +36,11 @@ class Report(Struct, kw_only=True):
     codes: Counter[str] = field(default_factory=Counter)
     complaints: Counter[str] = field(default_factory=Counter)
     failed: list[Result] = field(default_factory=list)
+    traces: dict[int, int] = field(default_factory=dict)  # by seed
 
     def add(self, result: Result) -> None:
         self.counts["worlds"] += 1
+        self.traces[result.seed] = result.trace
         self.counts.update(result.counts)
         self.faults.update(result.faults)
         self.codes.update(result.codes)
@@ -58,11 +59,13 @@ def result_of(world: World) -> Result:
     finals = [fields for reply in witness.replies if (fields := reply.fields)["final"] == "1"]
     prompts = {call.prompt for call in witness.calls}
     faults = _by_kind(witness.faults)
+    cancelled = faults.pop("cancel", 0)
     return Result(
         seed=world.seed,
         trace=world.trace,
         counts={
             "jobs": len(witness.pushed),
+            "cancelled by their clients": cancelled,
             "replies": len(finals),
             "processes started": len(world.fleet.boots),
             "kills": faults["kill"],

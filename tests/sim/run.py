@@ -56,6 +56,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, default=60, metavar="N", help="jobs of a world (60)")
     parser.add_argument("--cores", type=int, default=2, metavar="N", help="worlds at a time (2)")
+    parser.add_argument("--traces", action="store_true", help="print each world's trace")
     return parser.parse_args(argv)
 
 
@@ -66,6 +67,9 @@ def main() -> int:
     began = time.monotonic()
     report = simulate(first, options.worlds, jobs=options.jobs, cores=options.cores)
     print(show(report))
+    if options.traces:
+        for seed, trace in sorted(report.traces.items()):
+            print(f"trace {seed} {trace}")
     print(f"{time.monotonic() - began:>9.0f} seconds")
     for number, result in enumerate(report.failed):
         print(tell_of(result, options.jobs), flush=True)
