@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
-from tests.deep import deep
+from tests.deep import DEPTH, deep
 from tests.sim.redis_commands import Block, Commands
 from tests.sim.redis_words import Error
 from theo_daemon.embedded_valkey import EmbeddedValkey
@@ -25,6 +25,7 @@ from theo_daemon.redis_link import RedisLink
 from theo_daemon.scout_scripts import PASS, PEEK, SHELVE, TAKE_EARLY
 from theo_daemon.wire import Wire
 
+pytestmark = pytest.mark.timeout(120 * DEPTH)
 HOUR = 3_600_000
 OLD = HOUR + HOUR // 2  # an idle time that no few milliseconds bring over or under a limit of whole hours
 

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.deep import DEPTH
 
+pytestmark = pytest.mark.timeout(120 * DEPTH)
 ROOT = Path(__file__).resolve().parents[2]
 
 
