@@ -8,12 +8,24 @@ from typing import Any, Final
 import msgspec
 
 from theo_daemon.ledger.rates import reserved_tokens
-from theo_daemon.ledger.records import Ask, Bury, Check, Forget, JobEnd, Landing, Scope, Settled, Want
+from theo_daemon.ledger.records import (
+    Ask,
+    Bury,
+    CacheWrite,
+    Check,
+    Forget,
+    JobEnd,
+    Landing,
+    Scope,
+    Settled,
+    Want,
+)
 from theo_daemon.ledger.redis.journal import Recorded, Restore
 from theo_daemon.ledger.redis.keys import entry_name, id_digest, spend_row
 from theo_daemon.ledger.shared import (
     CircuitClosed,
     CircuitOpened,
+    FailureCounted,
     HealthReport,
     ModelDisabled,
     Ordered,
@@ -40,7 +52,7 @@ class Packer:
             Ask: self._ask, Restore: self._restore, Check: self._check, Landing: self._landing,
             Forget: self._forget, Bury: self._bury, HealthReport: self._health,
             CircuitOpened: self._opened, CircuitClosed: self._closed, PauseAsked: self._paused,
-            ModelDisabled: self._disabled, Ordered: self._ordered,
+            ModelDisabled: self._disabled, Ordered: self._ordered, FailureCounted: self._failure,
         }  # fmt: skip
 
     def pack(self, operations: Sequence[Recorded]) -> list[bytes]:
@@ -101,13 +113,21 @@ class Packer:
 
     def _landing(self, landing: Landing) -> _Packed:
         settled = landing.settled
-        cache = None if settled is None else settled.cache
         return (
             "land",
             False if settled is None else self._settled(settled),
-            cache is not None and (cache.key, cache.ttl_ms, cache.max_entries, self._text(cache.answer)),
+            settled is not None and self._cached(settled.cache),
             _given(landing.release_key),
             [self._end(end) for end in landing.ends],
+            self._cached(landing.for_waiters),
+        )
+
+    def _cached(self, cache: CacheWrite | None) -> _Packed | bool:
+        return cache is not None and (
+            cache.key,
+            cache.ttl_ms,
+            cache.max_entries,
+            self._text(cache.answer),
         )
 
     def _settled(self, one: Settled) -> _Packed:
@@ -120,7 +140,7 @@ class Packer:
 
     def _end(self, end: JobEnd) -> _Packed:
         outcome = False if end.outcome is None else self._text(end.outcome)
-        return (entry_name(end.ref), outcome, _id(end), end.digest, end.remember)
+        return (entry_name(end.ref), outcome, _id(end), end.digest, end.remember, end.vanished)
 
     def _forget(self, forget: Forget) -> _Packed:
         return ("forget", [entry_name(ref) for ref in forget.refs])
@@ -160,6 +180,9 @@ class Packer:
 
     def _closed(self, change: CircuitClosed) -> _Packed:
         return _change("closed", change.model, generation=change.generation)
+
+    def _failure(self, one: FailureCounted) -> _Packed:
+        return ("failure", one.model, one.generation, one.threshold, one.until_ms)
 
     def _paused(self, change: PauseAsked) -> _Packed:
         return _change("paused", change.model, until_ms=change.until_ms)

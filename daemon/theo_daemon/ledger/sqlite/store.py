@@ -15,7 +15,7 @@ from theo_daemon.job import EntryRef
 from theo_daemon.ledger.records import Ask, CacheWrite, Check, JobEnd, PriorAttempt, Scope, Settled
 from theo_daemon.ledger.rules import Claims, KeptAnswer, Known, Remembered
 from theo_daemon.ledger.sqlite import balances
-from theo_daemon.ledger.sqlite.rows import Bind, chunk, insert_rows, marks, padded
+from theo_daemon.ledger.sqlite.rows import Bind, chunk, insert_rows, insert_texts, marks, padded
 from theo_daemon.ledger.unknown_calls import LATE_ANSWER
 
 _decode_known = msgspec.json.Decoder(list[tuple[str, str, str, str | int | None, str | None]]).decode
@@ -197,11 +197,11 @@ def _close_attempts(db: apsw.Connection, settled: Sequence[Settled], now_ms: int
 def write_cache(db: apsw.Connection, writes: Sequence[tuple[CacheWrite, str]], now_ms: int) -> None:
     """Keep answers (each with its model), the newest of a key winning."""
     newest = {write.key: (write, model) for write, model in writes}
-    insert_rows(
+    insert_texts(
         db,
-        "INSERT OR REPLACE INTO cache(key, model, answer, created_at, fresh_until)",
+        "INSERT OR REPLACE INTO cache(key, model, created_at, fresh_until, answer)",
         [
-            (write.key, model, write.answer.decode(), now_ms, now_ms + write.ttl_ms)
+            ((write.key, model, now_ms, now_ms + write.ttl_ms), write.answer)
             for write, model in newest.values()
         ],
     )
@@ -218,11 +218,11 @@ def evict_cache(db: apsw.Connection, model: str, limit: int) -> None:
 
 def write_ends(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None:
     """Outcomes that must survive a crash, and what repeated ids are answered."""
-    insert_rows(
+    insert_texts(
         db,
-        "INSERT INTO outcomes(stream, entry_id, outcome, created_at)",
+        "INSERT INTO outcomes(stream, entry_id, created_at, outcome)",
         [
-            (*end.ref, end.outcome.decode(), now_ms)
+            ((*end.ref, now_ms), end.outcome)
             for end in ends
             if end.outcome is not None and not (end.remember and end.client_id)  # that is kept with the id
         ],
@@ -238,20 +238,23 @@ def free_ids(db: apsw.Connection, ends: Sequence[JobEnd]) -> None:
         if end.client_id is not None and not end.remember:
             db.execute(
                 "DELETE FROM ids WHERE client_id = ? AND tenant = ? AND stream = ? AND entry_id = ?"
-                " AND outcome IS NULL",
+                f" AND outcome IS NULL{_NO_CALL_IS_OUT if end.vanished else ''}",
                 (end.client_id, end.tenant, *end.ref),
             )
 
 
+_NO_CALL_IS_OUT = (
+    " AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.entry_id = ids.entry_id"
+    " AND attempts.stream = ids.stream AND state <> 'ok' AND state = 'sent')"
+)
+
+
 def _remember(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None:
     """Only the push that holds the id decides what it is answered."""
-    insert_rows(
+    insert_texts(
         db,
-        "INSERT INTO ids(tenant, client_id, digest, stream, entry_id, outcome, created_at)",
-        [
-            (end.tenant, end.client_id, end.digest, *end.ref, (end.outcome or b"").decode(), now_ms)
-            for end in ends
-        ],
+        "INSERT INTO ids(tenant, client_id, digest, stream, entry_id, created_at, outcome)",
+        [((end.tenant, end.client_id, end.digest, *end.ref, now_ms), end.outcome or b"") for end in ends],
         "ON CONFLICT(client_id, tenant) DO UPDATE SET outcome = excluded.outcome"
         " WHERE ids.stream = excluded.stream AND ids.entry_id = excluded.entry_id",
     )
