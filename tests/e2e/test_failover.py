@@ -157,6 +157,19 @@ def test_a_breaker_that_one_process_opened_is_open_in_its_peer(fleet: Fleet) -> 
     until(partial(is_open, late), 1, "open in a process that came later")
 
 
+def test_failures_in_a_row_are_those_of_all_processes(fleet: Fleet) -> None:
+    group(fleet)
+    fleet.provider.answer(failing(500, "boom"), model="bad")
+    processes = fleet.start_all("a", "b", "c")  # Redis gives a job to who has waited longest: one each
+    for n in range(3):
+        assert fleet.ask(prompt=f"x{n}")["model"] == "fast"
+    for process in processes:
+        until(partial(is_open, process), 1, f"open in {process.name}")
+    assert len(fleet.provider.called(model="bad")) == 3
+    (told,) = until(lambda: fleet.events("circuit_opened"), 3, "circuit_opened")
+    assert (told["model"], told["reason"]) == ("bad", "in_a_row")
+
+
 def test_a_good_probe_closes_the_breaker(fleet: Fleet) -> None:
     fleet.config["routing"] = {"default": "fast", "max_attempts": 1, "when_unavailable": "fail"}
     fleet.config["routing"] |= {"circuit_breaker_threshold": 1, "circuit_breaker_timeout_s": 2.0}
