@@ -238,9 +238,15 @@ def free_ids(db: apsw.Connection, ends: Sequence[JobEnd]) -> None:
         if end.client_id is not None and not end.remember:
             db.execute(
                 "DELETE FROM ids WHERE client_id = ? AND tenant = ? AND stream = ? AND entry_id = ?"
-                " AND outcome IS NULL",
+                f" AND outcome IS NULL{_NO_CALL_IS_OUT if end.vanished else ''}",
                 (end.client_id, end.tenant, *end.ref),
             )
+
+
+_NO_CALL_IS_OUT = (
+    " AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.entry_id = ids.entry_id"
+    " AND attempts.stream = ids.stream AND state <> 'ok' AND state = 'sent')"
+)
 
 
 def _remember(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None:
