@@ -11,7 +11,7 @@ from typing import Final
 
 from theo_daemon.wire import Script
 
-_LATER = """
+LATER = """
 local function later(a, b)
     local ams, aseq = string.match(a, '^(%d+)-(%d+)$')
     local bms, bseq = string.match(b, '^(%d+)-(%d+)$')
@@ -36,7 +36,7 @@ PEEK: Final = Script(
 -- looked at, and for each entry of interest its id, tenant, model, workflow}; what a job does not say is ''.
 -- An entry too large to be looked into, or that is no job, is passed over: it comes with its turn.
 """
-    + _LATER
+    + LATER
     + """
 local key, at, most, left = KEYS[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local last = delivered(key, ARGV[1])
@@ -92,7 +92,7 @@ TAKE_EARLY: Final = Script(
 -- KEYS: job stream, hash of what was taken early. ARGV: group, consumer, lifetime of the hash (ms), entry ids.
 -- Takes those that are not delivered yet, nor taken by a peer. Returns the entries with their fields.
 """
-    + _LATER
+    + LATER
     + """
 local key, early, group, consumer = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local last = delivered(key, group)

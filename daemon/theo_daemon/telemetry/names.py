@@ -131,6 +131,7 @@ _STREAM_LEVELS: dict[str, Level] = {
             "lease_lost",
             "entries_reclaimed",
             "entries_vanished",
+            "entries_restored",
             "dead_lettered",
         ),
         "warning",
