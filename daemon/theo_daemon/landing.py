@@ -14,6 +14,7 @@ from theo_daemon.flight import Flight, Ticket
 from theo_daemon.job import Answered, EntryRef, Failed, JobOutcome
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import JobEnd, Landing
+from theo_daemon.left_word import left_word
 from theo_daemon.manifest import Manifest
 from theo_daemon.outcomes import Result
 from theo_daemon.ports import DeadLetter, Finish, Publisher
@@ -107,7 +108,10 @@ class Landings:
         if not (called or flight.holding or rows):
             return
         landing = Landing(
-            settled=flight.settled, release_key=flight.key if flight.holding else None, ends=tuple(rows)
+            settled=flight.settled,
+            release_key=flight.key if flight.holding else None,
+            ends=tuple(rows),
+            for_waiters=left_word(flight, result) if flight.holding else None,
         )
         flight.holding, flight.settled = False, None
         for ticket, _ in ends:

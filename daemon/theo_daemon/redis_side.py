@@ -76,13 +76,16 @@ class RedisSide:
         self._dead: asyncio.Queue[str] = asyncio.Queue()
 
     def attach(self, core: Core, on_order: OnOrder, shut: Callable[[], bool]) -> None:
-        """Build what feeds the core's dispatcher. No jobs are read while `shut`: see `look_again`."""
+        """Build what feeds the core's dispatcher. No jobs are read while `shut`: see `look_again`.
+
+        Nor are any while Redis takes no replies: those that wait free room when they are published.
+        """
         dispatcher = core.dispatcher
         config, keys, link = self._config, self.keys, self._link
         ingress, held = config.ingress, self.held
 
         def room() -> Room:
-            if shut():
+            if shut() or self.publisher.trouble is not None:
                 return Room(0, 0)
             return Room(ingress.max_in_flight - len(held), ingress.max_in_flight_bytes - held.bytes)
 
@@ -104,7 +107,13 @@ class RedisSide:
         self.intake = StreamIntake(
             **reading, room=room_in_order, on_peers=dispatcher.lines.heed_peers, events=self.events
         )
-        self.leases = Leases(**leasing, room=room, events=self.events, on_suspects=self.quarantine.take)
+        self.leases = Leases(
+            **leasing,
+            room=room,
+            events=self.events,
+            on_suspects=self.quarantine.take,
+            on_lost=dispatcher.lose,
+        )
         self.scout = Scout(
             **common,
             wire=link.wire(),

@@ -68,7 +68,7 @@ class Scout:
         self._backlogs = {lane: Backlog() for lane in rules.lanes}
         self._streams = {lane: keys.jobs(lane) for lane in rules.lanes}
         self._taken: deque[tuple[float, EntryRef]] = deque()
-        self._peek_at = 0.0  # monotonic seconds
+        self._peek_at = self._shelve_at = 0.0  # monotonic seconds
         self.wanted = 0  # jobs that are known and would be taken if there were room
 
     async def run(self, deliver: Deliver) -> None:
@@ -101,8 +101,8 @@ class Scout:
         for lane in self._rules.lanes:
             wanted += await self._take(lane, wants[lane], deliver)
         self.wanted = wanted
-        if wanted and self._room().jobs <= 0:
-            await self._shelve(self._give_way(wanted))
+        if wanted and now >= self._shelve_at and self._room().jobs <= 0:
+            await self._make_room(wanted)
         return AGAIN_S if len(self._taken) > before else LOOK_EVERY_S
 
     def _wants(self, waiting: Waiting, lane: str) -> Wants:
@@ -155,6 +155,13 @@ class Scout:
         if fresh:
             deliver(fresh)
         return wanted - len(ids)
+
+    async def _make_room(self, wanted: int) -> None:
+        """Shelve a few, and no more until these come back: they stay pending under this name, beyond what is held."""
+        refs = self._give_way(min(wanted, self._rules.few))
+        if refs:
+            self._shelve_at = self._clock.monotonic() + SHELVED_S
+            await self._shelve(refs)
 
     async def _shelve(self, refs: Sequence[EntryRef]) -> None:
         """Parked jobs go back for a while: whoever has room then takes them over."""

@@ -119,6 +119,23 @@ async def test_waiting_for_a_key_ends_when_another_process_lets_go_of_it(ledger:
     assert await ledger.ask(since) == Hit(b'{"a":1}')
 
 
+async def test_the_id_of_a_lost_entry_is_free_once_no_call_for_it_is_out(ledger: Ledger) -> None:
+    first = ask(ledger, 1, client_id="mine")
+    assert isinstance(await ledger.ask(first), Granted)
+    lost = Landing(ends=(JobEnd(ref=first.ref, outcome=None, client_id="mine", vanished=True),))
+    await ledger.land(lost)
+    second = ask(ledger, 2, client_id="mine")
+    assert await ledger.ask(second) == IdBusy(first.ref)
+    ended = landing(first, state="failed", cost=0, cache=None)
+    await ledger.land(Landing(settled=ended.settled, release_key=ended.release_key))
+    await ledger.land(lost)
+    assert isinstance(await ledger.ask(second), Granted)
+    await ledger.land(Landing(ends=(JobEnd(ref=first.ref, outcome=None, client_id="mine", vanished=True),)))
+    assert await ledger.ask(ask(ledger, 3, client_id="mine")) == IdBusy(
+        second.ref
+    )  # it is not the first one's any more
+
+
 async def test_waiting_for_an_id_ends_when_its_job_does(ledger: Ledger, rig: Rig) -> None:
     peer = await rig.open("peer")
     asked = await sent(peer, client_id="mine")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from tests.contract.asks import ask, landing, money, sent
 from tests.contract.ledgers import KINDS, Rig, rigged
@@ -19,6 +20,7 @@ from theo_daemon.ledger.records import (
     Busy,
     CallLost,
     CeilingEased,
+    Check,
     Clear,
     Granted,
     Hit,
@@ -207,6 +209,27 @@ async def test_a_dead_process_s_calls_are_charged_at_their_bound_and_its_keys_ar
     verdict = await ledger.ask(ask(ledger, redelivered=True))
     assert isinstance(verdict, Granted)
     assert len(verdict.prior) == 1
+
+
+async def test_what_a_dead_process_lost_is_told_with_whatever_answers_its_entry(
+    ledger: Ledger, rig: Rig
+) -> None:
+    """A look tells it, too, and so does an answer from the cache: the job pays for it all the same."""
+    dead: list[str] = []
+    ledger.on_death(dead.append)
+    peer = await rig.open("peer")
+    lost = await sent(peer)
+    await rig.kill(peer)
+    await rig.until(lambda: dead)
+    other = await sent(ledger, 2)
+    await ledger.land(landing(other))
+    again = Check(ref=lost.ref, digest="k", redelivered=True)
+    looked, hit = await ledger.ask(again), await ledger.ask(ask(ledger, redelivered=True))
+    assert isinstance(looked, Clear)
+    assert isinstance(hit, Hit)
+    assert [one.attempt_id for one in looked.prior] == [lost.want.attempt_id]  # type: ignore[union-attr]
+    assert hit == Hit(b'{"a":1}', looked.prior)
+    assert await ledger.ask(structs.replace(again, redelivered=False)) == Clear()
 
 
 async def test_a_process_that_dies_while_it_rehearses_a_job_dies_of_that_job(

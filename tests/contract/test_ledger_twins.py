@@ -38,6 +38,7 @@ from theo_daemon.ledger.records import (
     Clear,
     Forget,
     Granted,
+    Hit,
     JobEnd,
     Landing,
     OtherWindow,
@@ -302,7 +303,13 @@ class Twins(RuleBasedStateMachine):
             cache=cache,
         )
         ends = (self._end(call, data),) if data.draw(st.booleans()) else ()
-        return Landing(settled=settled, release_key=call.key if data.draw(st.booleans()) else None, ends=ends)
+        word = CacheWrite(f"{call.key}!", data.draw(TEXTS), 0, 2 if self.few_answers else 1_000)
+        return Landing(
+            settled=settled,
+            release_key=call.key if data.draw(st.booleans()) else None,
+            ends=ends,
+            for_waiters=word if data.draw(st.booleans()) else None,
+        )
 
     def _end_without_call(self, data: st.DataObject) -> Landing:
         call = Ask(
@@ -316,7 +323,7 @@ class Twins(RuleBasedStateMachine):
         outcome = data.draw(TEXTS) if remember or data.draw(st.booleans()) else None
         return JobEnd(
             ref=call.ref, outcome=outcome, digest=call.digest, tenant=call.tenant, client_id=call.client_id,
-            remember=remember,
+            remember=remember, vanished=outcome is None and data.draw(st.booleans()),
         )  # fmt: skip
 
     def _change(self, data: st.DataObject) -> Operation:
@@ -389,9 +396,9 @@ class Twins(RuleBasedStateMachine):
 
     def _without_history(self, operation: Operation, verdict: object) -> object:
         if (
-            isinstance(operation, Ask)
+            isinstance(operation, Ask | Check)
             and operation.ref in self.ended
-            and isinstance(verdict, Granted | Clear)
+            and isinstance(verdict, Granted | Clear | Hit)
         ):
             return structs.replace(verdict, prior=())
         return verdict

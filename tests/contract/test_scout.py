@@ -17,6 +17,7 @@ from theo_daemon.held import HeldEntries, Room
 from theo_daemon.intake import IntakeRules, StreamIntake
 from theo_daemon.job import Delivery, EntryRef
 from theo_daemon.keys import Keys
+from theo_daemon.lease_scripts import HAND_BACK, RECLAIM, TAKE
 from theo_daemon.levelling import LevelRules
 from theo_daemon.redis_link import RedisLink
 from theo_daemon.scout import Scout, ScoutRules
@@ -43,7 +44,7 @@ class Process:
         self.held, self.events = HeldEntries(), RecordedEvents()
         self.ahead, self.most = ahead, most
         self.none_can_start: set[str] = set()
-        self.peers = 0
+        self.peers = self.looks = 0
         common: Any = {
             "keys": keys, "consumer": name, "held": self.held, "clock": SystemClock(), "rng": random.Random(1),
         }  # fmt: skip
@@ -53,7 +54,7 @@ class Process:
             room=lambda: Room(self.ahead - len(self.held) - self.scout.wanted, 10**9),
         )  # fmt: skip
         self.scout = Scout(
-            **common, wire=link.wire(), behind=lambda: self.intake.behind, waiting=lambda: self.waiting,
+            **common, wire=link.wire(), behind=lambda: self.intake.behind, waiting=self.look,
             rules=ScoutRules(group=GROUP, lanes=tuple(LANES), max_job_bytes=1_000_000, few=few),
             room=lambda: Room(self.most - len(self.held), 10**9), give_way=self.give_way, peers=lambda: self.peers,
         )  # fmt: skip
@@ -65,6 +66,10 @@ class Process:
         for ref in going:
             self.held.release(ref)
         return going
+
+    def look(self) -> Callable[[str, Kind], int | None]:
+        self.looks += 1
+        return self.waiting
 
     def waiting(self, lane: str, kind: Kind) -> int | None:
         if kind.tenant in self.none_can_start:
@@ -223,6 +228,38 @@ async def test_a_reader_that_comes_by_leaves_it_to_its_owner(wire: Wire, keys: K
     assert await wire.ask("HLEN", keys.early) == 0
 
 
+@pytest.mark.parametrize("how", ["as its owner died", "as nobody kept it"])
+async def test_a_reader_leaves_it_to_whoever_has_taken_it_over_by_then(
+    how: str, wire: Wire, keys: Keys, jobs: str
+) -> None:
+    """Given back to the dead, it would be nobody's for a lease, while the heir runs it."""
+    (entry_id,) = await push(wire, jobs, "a", 1)
+    both = (jobs, keys.early)
+    await wire.run(TAKE_EARLY, both, (GROUP, "dead", 60_000, entry_id))
+    if how == "as its owner died":
+        await wire.run(TAKE, both, (GROUP, "heir", 3, "dead", 0, entry_id))
+    else:
+        await wire.run(RECLAIM, both, (GROUP, "heir", 3, 0, "0-0", 10))
+    await wire.ask("XREADGROUP", "GROUP", GROUP, "reader", "STREAMS", jobs, ">")
+    assert await wire.run(PASS, both, (GROUP, "reader", entry_id)) == [entry_id.encode()]
+    assert await pending(wire, jobs) == {entry_id: "heir"}
+
+
+async def test_what_was_handed_back_is_not_new_to_a_reader_but_anybody_s(
+    wire: Wire, keys: Keys, jobs: str
+) -> None:
+    """A process that died may have called for it: that is looked up for what is taken over, not for new jobs."""
+    (entry_id,) = await push(wire, jobs, "a", 1)
+    both = (jobs, keys.early)
+    await wire.run(TAKE_EARLY, both, (GROUP, "leaver", 60_000, entry_id))
+    await wire.run(HAND_BACK, both, (GROUP, "leaver", 1_000, entry_id))
+    await wire.ask("XREADGROUP", "GROUP", GROUP, "reader", "STREAMS", jobs, ">")
+    assert await wire.run(PASS, both, (GROUP, "reader", entry_id)) == [entry_id.encode()]
+    _, taken, _, _ = await wire.run(RECLAIM, both, (GROUP, "heir", 3, 3_600_000, "0-0", 10))
+    assert [row[0].decode() for row in taken] == [entry_id]
+    assert [row[3] for row in await wire.ask("XPENDING", jobs, GROUP, "-", "+", 10)] == [1]
+
+
 # -- the scout ----------------------------------------------------------------------------------------------
 
 
@@ -304,6 +341,23 @@ async def test_parked_jobs_that_fill_a_process_give_way_and_come_back_later(
     for _, consumer, idle_ms, deliveries in rows:
         assert (consumer, deliveries) == (b"me", 0)
         assert 25_000 <= idle_ms < 30_000
+
+
+async def test_no_more_parked_jobs_give_way_while_a_few_of_them_are_on_the_shelf(
+    link: RedisLink, keys: Keys, wire: Wire, jobs: str
+) -> None:
+    await push(wire, jobs, "parked", 8)
+    process = Process(link, keys, ahead=8, most=8, few=2)
+    process.none_can_start.add("parked")
+    async with process.run():
+        await until(process.saw("parked", 8))
+        for quiet in range(6):
+            await push(wire, jobs, f"quiet{quiet}", 1)
+        await until(lambda: process.scout.wanted == 4)
+        looks = process.looks
+        await until(lambda: process.looks >= looks + 5)
+    assert len(process.seen) == 10
+    assert len(await pending(wire, jobs)) == 10
 
 
 async def test_every_job_is_worked_on_once_by_several_processes_that_read_and_scout(

@@ -120,8 +120,7 @@ class GenerationError(RouterError):
         retry_after_s: float | None,
     ) -> GenerationError:
         """The error that a reply describes: of the leaf with this code, with the reply's text as it is."""
-        leaf = next((one for one in _leaves(GenerationError) if one.code == code), InternalError)
-        error = leaf(
+        error = cls.kind_of(code)(
             text,
             provider=provider,
             status_code=status_code,
@@ -130,6 +129,11 @@ class GenerationError(RouterError):
         )
         error.text = text
         return error
+
+    @classmethod
+    def kind_of(cls, code: str) -> type[GenerationError]:
+        """The leaf with this code."""
+        return next((one for one in _leaves(GenerationError) if one.code == code), InternalError)
 
     def __str__(self) -> str:
         """`HTTP 429: Rate limit exceeded (retryable: True, provider: openai)`, less what is not known."""

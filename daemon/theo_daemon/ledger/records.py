@@ -103,6 +103,7 @@ class Hit(Struct, frozen=True):
     """A fresh answer is on record."""
 
     answer: bytes
+    prior: tuple[PriorAttempt, ...] = ()  # calls for this very entry that were lost with their processes
 
 
 class Replay(Struct, frozen=True):
@@ -182,8 +183,11 @@ Verdict = (
 )
 
 
+FOR_WAITERS = "*"  # in the place of the model, of what is kept for those who wait
+
+
 class CacheWrite(Struct, frozen=True, gc=False):
-    """An answer to keep for other jobs."""
+    """An answer to keep for other jobs; or a whole outcome, for those who wait for it in other processes."""
 
     key: str
     answer: bytes
@@ -218,6 +222,7 @@ class JobEnd(Struct, frozen=True, kw_only=True, gc=False):
     tenant: str = ""
     client_id: str | None = None
     remember: bool = False  # the outcome also answers repeated pushes of the id; else the id is free again
+    vanished: bool = False  # Redis has lost the entry: its id is free unless a call for it is still out
 
 
 class Landing(Struct, frozen=True, kw_only=True, gc=False):
@@ -226,6 +231,7 @@ class Landing(Struct, frozen=True, kw_only=True, gc=False):
     settled: Settled | None = None
     release_key: str | None = None
     ends: tuple[JobEnd, ...] = ()
+    for_waiters: CacheWrite | None = None
 
 
 class Forget(Struct, frozen=True, gc=False):

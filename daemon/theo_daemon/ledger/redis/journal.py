@@ -95,4 +95,5 @@ def _size(operation: Recorded) -> int:
         return 0
     settled = operation.settled
     answer = 0 if settled is None or settled.cache is None else len(settled.cache.answer)
+    answer += 0 if operation.for_waiters is None else len(operation.for_waiters.answer)
     return answer + sum(len(end.outcome or b"") for end in operation.ends)

@@ -8,7 +8,18 @@ from typing import Any, Final
 import msgspec
 
 from theo_daemon.ledger.rates import reserved_tokens
-from theo_daemon.ledger.records import Ask, Bury, Check, Forget, JobEnd, Landing, Scope, Settled, Want
+from theo_daemon.ledger.records import (
+    Ask,
+    Bury,
+    CacheWrite,
+    Check,
+    Forget,
+    JobEnd,
+    Landing,
+    Scope,
+    Settled,
+    Want,
+)
 from theo_daemon.ledger.redis.journal import Recorded, Restore
 from theo_daemon.ledger.redis.keys import entry_name, id_digest, spend_row
 from theo_daemon.ledger.shared import (
@@ -102,13 +113,21 @@ class Packer:
 
     def _landing(self, landing: Landing) -> _Packed:
         settled = landing.settled
-        cache = None if settled is None else settled.cache
         return (
             "land",
             False if settled is None else self._settled(settled),
-            cache is not None and (cache.key, cache.ttl_ms, cache.max_entries, self._text(cache.answer)),
+            settled is not None and self._cached(settled.cache),
             _given(landing.release_key),
             [self._end(end) for end in landing.ends],
+            self._cached(landing.for_waiters),
+        )
+
+    def _cached(self, cache: CacheWrite | None) -> _Packed | bool:
+        return cache is not None and (
+            cache.key,
+            cache.ttl_ms,
+            cache.max_entries,
+            self._text(cache.answer),
         )
 
     def _settled(self, one: Settled) -> _Packed:
@@ -121,7 +140,7 @@ class Packer:
 
     def _end(self, end: JobEnd) -> _Packed:
         outcome = False if end.outcome is None else self._text(end.outcome)
-        return (entry_name(end.ref), outcome, _id(end), end.digest, end.remember)
+        return (entry_name(end.ref), outcome, _id(end), end.digest, end.remember, end.vanished)
 
     def _forget(self, forget: Forget) -> _Packed:
         return ("forget", [entry_name(ref) for ref in forget.refs])

@@ -115,7 +115,7 @@ _VERDICTS: Final[dict[str, Callable[..., Verdict | Buried | None]]] = {
     "clear": lambda prior: Clear(_prior(prior)),
     "other_window": OtherWindow,
     "busy": Busy,
-    "hit": lambda answer: Hit(answer.encode()),
+    "hit": lambda answer, prior: Hit(answer.encode(), _prior(prior)),
     "replay": lambda outcome, own: Replay(outcome.encode(), own),
     "conflict": Conflict,
     "id_busy": lambda entry: IdBusy(entry_of(entry)),

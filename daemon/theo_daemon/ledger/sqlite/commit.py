@@ -10,9 +10,11 @@ import apsw
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.operations import Operation
 from theo_daemon.ledger.records import (
+    FOR_WAITERS,
     NO_MODEL,
     Ask,
     Bury,
+    CacheWrite,
     CallLost,
     CeilingEased,
     CeilingNear,
@@ -36,7 +38,7 @@ from theo_daemon.ledger.shared import (
     Ordered,
     PauseAsked,
 )
-from theo_daemon.ledger.sqlite import shared_store, store
+from theo_daemon.ledger.sqlite import balances, shared_store, store
 from theo_daemon.ledger.sqlite.guards import Guards
 from theo_daemon.ledger.unknown_calls import BESIDE
 from theo_workers.messages import Outcome
@@ -122,7 +124,9 @@ class Committer:
             self._book(closed, late)
             store.add_latency(self._db, [*closed, *late])
             self._guards.settle(closed, now_ms)
-        self._cache([one for one in settled if one.cache is not None], now_ms)
+        writes = [(one.cache, one.model) for one in settled if one.cache is not None]
+        writes += [(one.for_waiters, FOR_WAITERS) for one in landings if one.for_waiters is not None]
+        self._cache(writes, now_ms)
         store.write_ends(self._db, [end for landing in landings for end in landing.ends], now_ms)
         store.release_keys(
             self._db, [one.release_key for one in landings if one.release_key is not None], self._owner
@@ -142,34 +146,30 @@ class Committer:
         for one in late:
             for scope in one.scopes:
                 _budget_row(sums, scope)[0] += _cost(one) - (one.bound_nano or 0)
-        store.add_balances(self._db, _rows(sums))
+        balances.add(self._db, _rows(sums))
         self._warn([scope for one in (*closed, *late) for scope in one.scopes])
 
     def _warn(self, booked: Iterable[Scope]) -> None:
         """Tell of ceilings that came near with this batch, unless some process did before."""
-        for scope in {
-            scope for scope in booked if scope.warn_nano is not None or scope.ease_nano is not None
-        }:
-            balance = store.read_balance(self._db, scope.name, scope.window_start_ms)
+        told = (one for one in booked if one.warn_nano is not None or one.ease_nano is not None)
+        for scope in dict.fromkeys(told):
+            balance = balances.read(self._db, scope.name, scope.window_start_ms)
             if eases(scope, balance):
-                store.mark_told(self._db, scope, "eased")
+                balances.mark_told(self._db, scope, "eased")
                 self.news.append(CeilingEased(scope, balance.spent_nano))
             if near_ceiling(scope, balance):
-                store.mark_told(self._db, scope, "warned")
+                balances.mark_told(self._db, scope, "warned")
                 self.news.append(CeilingNear(scope, balance.spent_nano))
 
-    def _cache(self, settled: Sequence[Settled], now_ms: int) -> None:
-        store.write_cache(
-            self._db, [(one.cache, one.model) for one in settled if one.cache is not None], now_ms
-        )
-        for one in settled:
-            assert one.cache is not None
-            kept = self._cached.get(one.model, 0) + 1
+    def _cache(self, writes: Sequence[tuple[CacheWrite, str]], now_ms: int) -> None:
+        store.write_cache(self._db, writes, now_ms)
+        for write, model in writes:
+            kept = self._cached.get(model, 0) + 1
             # Evicting sorts the model's answers: done for every eighth of the limit, not for every answer.
-            if kept > one.cache.max_entries // 8:
-                store.evict_cache(self._db, one.model, one.cache.max_entries)
+            if kept > write.max_entries // 8:
+                store.evict_cache(self._db, model, write.max_entries)
                 kept = 0
-            self._cached[one.model] = kept
+            self._cached[model] = kept
 
     def _bury(self, owner: int, now_ms: int) -> None:
         """A dead owner's sent attempts: nobody knows whether they were billed, so they are, at their bound.
@@ -184,10 +184,10 @@ class Committer:
             (owner,),
         ).fetchall()
         sums: _Sums = {}
-        booked: set[Scope] = set()
+        booked: list[Scope] = []
         for number, model, provider, bound, scopes, stream, entry_id in open_attempts:
             for scope in store.decode_scopes(scopes):
-                booked.add(scope)
+                booked.append(scope)
                 row = _budget_row(sums, scope)
                 row[0] += bound
                 row[1] -= bound
@@ -200,7 +200,7 @@ class Committer:
             " error_code = iif(model = ?, NULL, ?) WHERE owner = ? AND state = 'sent'",
             (now_ms, NO_MODEL, BESIDE if rehearsing else None, owner),
         )
-        store.add_balances(self._db, _rows(sums))
+        balances.add(self._db, _rows(sums))
         self._warn(booked)
         self._db.execute("DELETE FROM inflight WHERE owner = ?", (owner,))
         self._guards.bury(owner)

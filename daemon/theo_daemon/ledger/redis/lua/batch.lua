@@ -6,10 +6,10 @@
 --   {'ask', entry, key, redelivered, holding, cache key, id, digest, waiting since, want}
 --       want: {attempt, model, bound, scopes, record, probe until, rpm, tpm, tokens}
 --   {'restore', ...} as an ask     {'check', entry, false, redelivered, false, false, id, digest}
---   {'land', settled, cache, key to release, ends}
+--   {'land', settled, cache, key to release, ends, cache for those who wait}
 --       settled: {attempt, model, state, cost, bound, scopes, latency, prompt tokens, completion tokens, status, error
 --                 code, the provider's request id}
---       cache: {key, ms to live, most of its model, answer}     an end: {entry, outcome, id, digest, remember}
+--       cache: {key, ms to live, most of its model, answer}     an end: {entry, outcome, id, digest, remember, vanished}
 --   {'forget', entries}   {'bury', owner}   {'change', its fields}   {'health', its fields}
 --   {'failure', model, generation, threshold, until}
 local owner, name, token, last_token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]

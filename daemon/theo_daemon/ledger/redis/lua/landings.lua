@@ -12,7 +12,7 @@ local booked = {} -- scopes that were charged
 local troubles = {} -- {stream, its length, words}: attempts that failed, or may have been billed for nothing
 
 local function expect_landing(landing)
-    local _, settled, cache, release, ends = unpack(landing, 1, 5)
+    local _, settled, cache, release, ends, for_waiters = unpack(landing, 1, 6)
     if settled then
         local attempt, model, state, _, _, scopes = unpack(settled, 1, 6)
         expect(open, 'a' .. attempt)
@@ -22,6 +22,7 @@ local function expect_landing(landing)
         if state == 'ok' then expect(latencies, model) end
     end
     if cache then expect(answers, cache[1]) end
+    if for_waiters then expect(answers, for_waiters[1]) end
     if release then expect(flights, release) end
     for _, job in ipairs(ends) do
         if job[3] then expect(ids, job[3]) end
@@ -119,10 +120,11 @@ local function end_job(job)
 end
 
 local function land(landing)
-    local _, settled, cache, release, ends = unpack(landing, 1, 5)
+    local _, settled, cache, release, ends, for_waiters = unpack(landing, 1, 6)
     local call = settled and get(open, 'a' .. settled[1])
     if call then close(call, settled) end
     if cache then keep_answer(cache, settled[2]) end
+    if for_waiters then keep_answer(for_waiters, '*') end
     for _, job in ipairs(ends) do
         end_job(job)
     end
@@ -133,14 +135,15 @@ local function land(landing)
     end
 end
 
--- Ids are let go last: a job may end while its own ask is in this very batch, and would take its id again.
+-- Ids are let go last: a job may end while its own ask is in this very batch, and would take its id again. That of an
+-- entry which Redis has lost goes on belonging to it while a call for it is out.
 local function free_ids(landing)
     for _, job in ipairs(landing[5]) do
-        local entry, _, id_name, _, remember = unpack(job, 1, 5)
+        local entry, _, id_name, _, remember, vanished = unpack(job, 1, 6)
         local id = id_name and not remember and get(ids, id_name)
         if id then
             local holder, _, _, outcome = read_id(id)
-            if holder == entry and not outcome then
+            if holder == entry and not outcome and not (vanished and call_is_out(entry)) then
                 put(ids, id_name, false)
                 released = true
             end
