@@ -10,23 +10,31 @@ import time
 from pathlib import Path
 
 from tests.chaos.provider import BOOT_HEADER
+from tests.e2e.hostname import on_host
 from tests.e2e.processes import API_KEY, ROOT, toml
 
 MODELS = ("a", "b", "c", "d")
 TIMEOUT_S = 4.0
+FILE, REDIS = "file", "redis"  # where the ledger may be
+LEASE_S = {FILE: 3.0, REDIS: 6.0}  # a process that stands still must not be taken for dead
 UNSEEN_S = 1.0  # a process that ended by itself is noticed within this
 
 
 class Boot:
     """One process, from its start to its end."""
 
-    def __init__(self, name: str, folder: Path, redis_url: str, provider_url: str) -> None:
+    def __init__(self, name: str, folder: Path, redis_url: str, provider_url: str, ledger: str) -> None:
         self.name, self.log = name, folder / f"{name}.log"
         config = folder / f"{name}.toml"
-        config.write_text(_config(name, provider_url))
+        config.write_text(_config(name, provider_url, ledger))
+        host: tuple[str, ...] = ()
+        if ledger == REDIS:  # each on a host of its own
+            host, folder = on_host(name), folder / name
+            folder.mkdir()
         known = {k: v for k, v in os.environ.items() if not k.startswith(("THEO_", "PYTEST"))}
         paths = f"{ROOT / 'daemon'}{os.pathsep}{ROOT / 'workers'}"
         command = [
+            *host,
             sys.executable,
             "-m",
             "theo_daemon",
@@ -74,7 +82,7 @@ class Boot:
         return self._process.wait(timeout_s)
 
 
-def _config(boot: str, provider_url: str) -> str:
+def _config(boot: str, provider_url: str, ledger: str) -> str:
     # Four models, so that one that a 429 has paused leaves others; dear ones, so that every nano-dollar shows.
     models = [
         {
@@ -87,7 +95,7 @@ def _config(boot: str, provider_url: str) -> str:
     ]  # fmt: skip
     tables = {
         "redis": {"prefix": "theo"},
-        "ingress": {"lease_s": 3.0, "max_in_flight": 64, "drain_s": 10.0},
+        "ingress": {"lease_s": LEASE_S[ledger], "max_in_flight": 64, "drain_s": 10.0},
         "routing": {
             "default": "chat", "timeout_s": TIMEOUT_S, "cache_ttl_seconds": 3600.0, "cache_max_entries": 1_000_000,
             "circuit_breaker_threshold": 6, "circuit_breaker_timeout_s": 0.5,
@@ -96,14 +104,19 @@ def _config(boot: str, provider_url: str) -> str:
         "groups": {"chat": list(MODELS)},
         "telemetry": {"http": ""},
     }  # fmt: skip
+    if ledger == REDIS:
+        tables["ledger"] = {"url": "redis"}
     return "".join(f"{key} = {toml(value)}\n" for key, value in tables.items())
 
 
 class Fleet:
     """`count` places, in each of which a process runs."""
 
-    def __init__(self, folder: Path, redis_url: str, provider_url: str, *, count: int) -> None:
+    def __init__(
+        self, folder: Path, redis_url: str, provider_url: str, *, count: int, ledger: str = FILE
+    ) -> None:
         self._folder, self._redis_url, self._provider_url = folder, redis_url, provider_url
+        self.ledger = ledger
         self._boots = 0
         self.died: dict[int, float] = {}  # pid -> Unix seconds, at the earliest
         self.left: dict[int, float] = {}  # the same of those that were asked to leave
@@ -113,7 +126,8 @@ class Fleet:
 
     def _boot(self) -> Boot:
         self._boots += 1
-        return Boot(f"boot-number-{self._boots:03}", self._folder, self._redis_url, self._provider_url)
+        name = f"boot-number-{self._boots:03}"
+        return Boot(name, self._folder, self._redis_url, self._provider_url, self.ledger)
 
     def look(self) -> list[str]:
         """Restart who ended; what those that ended by themselves had to say.

@@ -117,7 +117,7 @@ def _settled_by(call: Call, faults: Faults) -> float:
     end = call.ended_at + RECORDED_WITHIN_S
     if call.how != "ok":
         return FOREVER
-    for stop in sorted(faults.stops, key=lambda stop: stop.started_at):
+    for stop in sorted((*faults.stops, *faults.unrecorded), key=lambda stop: stop.started_at):
         if stop.started_at <= end and stop.ended_at >= call.started_at:
             end += stop.ended_at - max(stop.started_at, call.started_at)
     return end

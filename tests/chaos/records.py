@@ -47,7 +47,7 @@ class Reply(Struct, frozen=True, kw_only=True):
 
 
 class Stop(Struct, kw_only=True):
-    """A process stood still."""
+    """A process stood still; or nothing could be recorded."""
 
     boot: str
     started_at: float
@@ -60,6 +60,7 @@ class Faults(Struct, kw_only=True):
     kills: dict[str, float] = field(default_factory=dict)  # boot -> when
     stops: list[Stop] = field(default_factory=list)
     redis_kills: list[float] = field(default_factory=list)
+    unrecorded: list[Stop] = field(default_factory=list)  # while the ledger was away with Redis
     cut_connections: list[float] = field(default_factory=list)
     crashes: list[str] = field(default_factory=list)  # boots that ended by themselves, with their last words
 

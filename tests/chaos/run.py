@@ -13,14 +13,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
-from tests.chaos import books, oracles
-from tests.chaos.fleet import TIMEOUT_S, Fleet
-from tests.chaos.records import by_prompt, read_calls
+from tests.chaos import books, oracles, redis_books
+from tests.chaos.books import Books
+from tests.chaos.fleet import FILE, LEASE_S, REDIS, TIMEOUT_S, Fleet
+from tests.chaos.records import Entry, Reply, by_prompt, read_calls
 from tests.chaos.traffic import LANES, PREFIX, Driver, Reader, client
 from tests.chaos.trouble import TICK_S, Trouble
 from tests.e2e.processes import ROOT
@@ -45,12 +46,14 @@ class Report(Struct, kw_only=True):
         return not any(self.complaints.values())
 
 
-def rehearse(folder: Path, *, jobs: int, seconds: float, seed: int, processes: int) -> Report:
+def rehearse(
+    folder: Path, *, jobs: int, seconds: float, seed: int, processes: int, ledger: str = FILE
+) -> Report:
     """Run it all in `folder`, and judge."""
     log, redis_data = folder / "provider.log", folder / "redis"
     options = ("--appendfsync", "always")
     with EmbeddedValkey(redis_data, options=options) as server, _provider(log, seed) as provider_url:
-        fleet = Fleet(folder, server.url, provider_url, count=processes)
+        fleet = Fleet(folder, server.url, provider_url, count=processes, ledger=ledger)
         driver, reader = Driver(server.url, jobs=jobs, seconds=seconds, seed=seed), Reader(server.url)
         try:
             _until(lambda: not fleet.look() and len(fleet.serving) == processes, 30)
@@ -66,7 +69,7 @@ def rehearse(folder: Path, *, jobs: int, seconds: float, seed: int, processes: i
             fleet.close()
         reader.stop()
         faults, pushed, replies = trouble.faults, driver.pushed, reader.replies
-        calls, ledger = read_calls(log), books.read_books(folder / "theo-ledger.db")
+        calls, kept = read_calls(log), _read_books(fleet, folder, server.url, replies)
         stored = _count_stored(server.url)
     complaints = {
         "lost": oracles.lost(pushed, replies),
@@ -76,8 +79,8 @@ def rehearse(folder: Path, *, jobs: int, seconds: float, seed: int, processes: i
         "sent again against orders": oracles.resent(pushed, calls, faults),
         "not at rest": quiet,
         "crashed or left badly": faults.crashes + unclean,
-        "books": books.unbalanced(ledger) + books.misjudged(ledger, fleet.died, fleet.left),
-        "money": books.unaccounted(ledger, pushed, calls, replies),
+        "books": books.unbalanced(kept) + books.misjudged(kept, fleet.died, fleet.left),
+        "money": books.unaccounted(kept, pushed, calls, replies),
         "reader": [] if stored == sum(map(len, replies.values())) else [f"Redis has {stored} replies"],
     }
     return Report(
@@ -90,7 +93,7 @@ def rehearse(folder: Path, *, jobs: int, seconds: float, seed: int, processes: i
             "SIGSTOPs": len(faults.stops),
             "Redis SIGKILLs": len(faults.redis_kills),
             "connections cut": len(faults.cut_connections),
-            "unknown attempts": books.unknowns(ledger),
+            "unknown attempts": books.unknowns(kept),
         },
         answers=dict(Counter(its[0].fields.get("error_code", "ok") for its in replies.values())),
         provider_faults=dict(Counter(call.how for call in calls if call.how != "ok")),
@@ -125,9 +128,21 @@ def _settle(fleet: Fleet, trouble: Trouble, driver: Driver, reader: Reader, url:
 
     _until(lambda: not left(), QUIET_WITHIN_S)
     found = left()
+    if fleet.ledger == REDIS:
+        _until(lambda: not redis_books.living(redis, PREFIX) & fleet.died.keys(), 2 * LEASE_S[REDIS])
     time.sleep(2.0)  # the dead are noticed within a second; a second reply would have come by now, too
     redis.close()
     return found
+
+
+def _read_books(fleet: Fleet, folder: Path, url: str, replies: Mapping[Entry, Sequence[Reply]]) -> Books:
+    if fleet.ledger == FILE:
+        return books.read_books(folder / "theo-ledger.db")
+    redis = client(url)
+    try:
+        return redis_books.read_books(redis, PREFIX, replies)
+    finally:
+        redis.close()
 
 
 def _count_stored(url: str) -> int:
@@ -171,6 +186,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of jobs, faults and their times (drawn)")
     parser.add_argument("--processes", type=int, default=3, metavar="N", help="serve processes (3)")
     parser.add_argument(
+        "--ledger", choices=(FILE, REDIS), default=FILE, help="where it is (file); redis: many hosts"
+    )
+    parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="logs, ledger and Redis data go there, and stay"
     )
     return parser.parse_args(argv)
@@ -179,13 +197,17 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     options = arguments()
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
-    print(f"make chaos ARGS='--seed {seed}': {options.jobs} jobs in {options.seconds:.0f} s", flush=True)
+    print(
+        f"make chaos ARGS='--ledger {options.ledger} --seed {seed}': {options.jobs} jobs in {options.seconds:.0f} s",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory(prefix="theo-chaos-") as scratch:
         folder = options.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         report = rehearse(
-            folder, jobs=options.jobs, seconds=options.seconds, seed=seed, processes=options.processes
-        )
+            folder, jobs=options.jobs, seconds=options.seconds, seed=seed, processes=options.processes,
+            ledger=options.ledger,
+        )  # fmt: skip
     print(show(report))
     return 0 if report.good else 1
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import redis
 
-from tests.chaos.fleet import Boot, Fleet
+from tests.chaos.fleet import REDIS, Boot, Fleet
 from tests.chaos.records import Faults, Stop
 from tests.chaos.traffic import client
 from theo_daemon.embedded_valkey import EmbeddedValkey
@@ -20,6 +20,7 @@ from theo_daemon.embedded_valkey import EmbeddedValkey
 KILL_EVERY_S, STOP_EVERY_S, REDIS_KILL_EVERY_S, CUT_EVERY_S = 2.8, 12.0, 24.0, 15.0
 STOP_S = (1.0, 2.5)
 TICK_S = 0.02
+RECONNECTED_WITHIN_S = 2.0
 
 
 class Trouble:
@@ -90,10 +91,14 @@ class Trouble:
                 stop.ended_at = min(stop.ended_at, time.monotonic())
 
     def _kill_redis(self) -> None:
-        self.faults.redis_kills.append(time.monotonic())
+        killed_at = time.monotonic()
+        self.faults.redis_kills.append(killed_at)
         self._server.kill()
         time.sleep(self._random.uniform(0.0, 0.5))
         self._server.start()
+        if self._fleet.ledger == REDIS:
+            back_at = time.monotonic() + RECONNECTED_WITHIN_S
+            self.faults.unrecorded.append(Stop(boot="", started_at=killed_at, ended_at=back_at))
 
     def _cut(self) -> None:
         with contextlib.suppress(redis.RedisError):

@@ -57,6 +57,12 @@ def test_a_ledger_in_the_cluster_moves_with_its_slot(cluster: Cluster, tmp_path:
         assert traffic.shell.json("spend")["total"] > 0
 
 
+def test_a_ledger_in_the_cluster_outlives_the_primary_of_its_slot(cluster: Cluster, tmp_path: Path) -> None:
+    traffic = Traffic(cluster, tmp_path, ledger="redis")
+    with traffic.served():
+        traffic.survives("cluster with its ledger, primary killed", Server.kill)
+
+
 def test_commands_find_the_slot(traffic: Traffic, cluster: Cluster) -> None:
     shell = traffic.shell
     with traffic.served():

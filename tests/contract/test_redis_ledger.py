@@ -15,7 +15,7 @@ from tests.contract.redis_ledgers import opened, told_by
 from tests.contract.topologies import PREFIX, Cluster, Server, client_of, move_slot
 from tests.doubles import until
 from theo_daemon.embedded_valkey import EmbeddedValkey
-from theo_daemon.ledger.condition import Recovered, Troubled
+from theo_daemon.ledger.condition import Recovered, Troubled, Unrecorded
 from theo_daemon.ledger.records import (
     CallLost,
     Granted,
@@ -193,6 +193,22 @@ async def test_a_server_killed_and_away_for_longer_than_a_lease_comes_back_to_li
             await until(lambda: ledger.trouble is None and peer.trouble is None)
             assert not ledger.crashed.done()
             assert not peer.crashed.done()
+
+
+async def test_calls_that_could_not_be_recorded_by_the_end_are_told(
+    own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("theo_daemon.ledger.redis.batches.STOP_S", 0.2)
+    ledger = await RedisLedger(own_valkey.url).__aenter__()
+    told = told_by(ledger)
+    asks = [await sent(ledger, number, f"k{number}") for number in range(3)]
+    own_valkey.kill()
+    for asked in asks[:2]:
+        ledger.tell(landing(asked))
+    with pytest.raises(LedgerError, match="2 ended calls could not be recorded"):
+        await ledger.__aexit__(None, None, None)
+    assert isinstance(told[-1], Unrecorded)
+    assert told[-1].calls == 2
 
 
 async def test_a_process_that_died_while_the_server_was_away_is_noticed_after_it(tmp_path: Any) -> None:

@@ -13,8 +13,10 @@ from tests.contract.redis_ledgers import opened, told_by
 from tests.doubles import until
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.ledger.condition import Restored
+from theo_daemon.ledger.face import FORGET_AFTER_S
 from theo_daemon.ledger.records import (
     Busy,
+    Clear,
     Hit,
     IdBusy,
     Replay,
@@ -82,6 +84,21 @@ async def test_a_loss_is_noticed_though_nothing_more_is_recorded(
         rollback()
         await until(lambda: raw.hlen("theo:ledger:flights") == 0)
         assert money(ledger) == (40, 0)
+
+
+async def test_an_outcome_that_was_forgotten_is_there_again_as_its_reply_may_be_lost_with_it(
+    own_valkey: EmbeddedValkey, raw: Any
+) -> None:
+    async with opened(own_valkey.url) as ledger:
+        asked = await sent(ledger)
+        rollback = Rollback(raw)
+        await ledger.land(landing(asked))
+        ledger.forget(asked.ref)
+        again = ask(ledger, redelivered=True, cache_key=None, want=None)
+        await asyncio.sleep(2 * FORGET_AFTER_S)
+        assert await ledger.ask(again) == Clear()
+        rollback()
+        assert await ledger.ask(again) == Replay(b'{"a":1}', own=True)
 
 
 async def test_what_is_told_again_may_be_lost_again(own_valkey: EmbeddedValkey, raw: Any) -> None:

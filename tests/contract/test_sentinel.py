@@ -45,6 +45,12 @@ def test_a_ledger_in_redis_follows_a_planned_failover(watched: Watched, tmp_path
         )
 
 
+def test_a_ledger_in_redis_outlives_a_killed_primary(watched: Watched, tmp_path: Path) -> None:
+    traffic = Traffic(watched, tmp_path, ledger="redis")
+    with traffic.served():
+        traffic.survives("sentinel with a ledger in Redis, primary killed", Server.kill)
+
+
 def test_commands_find_the_primary(traffic: Traffic, watched: Watched) -> None:
     shell = traffic.shell
     with traffic.served():

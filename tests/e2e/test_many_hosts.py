@@ -1,4 +1,4 @@
-"""Processes with working folders of their own and one ledger in Redis: as on several hosts."""
+"""Processes with host names and working folders of their own and one ledger in Redis: as on several hosts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from tests.contract.topologies import Server
 from tests.e2e.commands import Background, Shell
+from tests.e2e.hostname import on_host
 from tests.e2e.processes import Fleet, Serve, until
 from tests.e2e.provider import Fate, Provider, failing
 
@@ -38,9 +39,13 @@ def priced(hosts: Fleet, **routing: Any) -> None:
 
 
 def start(hosts: Fleet, *names: str) -> list[Serve]:
-    started = [hosts.start(name, folder=hosts.folder / name) for name in names]
+    started = []
+    for name in names:
+        hosts.wrapper = on_host(f"host-{name}")
+        started.append(hosts.start(name, folder=hosts.folder / name))
     for process in started:
-        process.wait_event("process_started", 30)
+        consumer = process.wait_event("process_started", 30)["consumer"]
+        assert consumer.startswith(f"host-{process.name}-") or not hosts.wrapper
     return [process.wait_ready() for process in started]
 
 

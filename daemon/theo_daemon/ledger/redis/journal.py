@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from theo_daemon.ledger.operations import Operation
-from theo_daemon.ledger.records import Ask, Bury, Check, Granted, Landing, Verdict
+from theo_daemon.ledger.records import Ask, Bury, Check, Forget, Granted, Landing, Verdict
 from theo_daemon.ledger.redis.told import Buried
 from theo_workers.clock import Clock
 
@@ -78,11 +78,14 @@ class Journal:
 
 
 def _again(operation: Recorded, verdict: Verdict | Buried | None) -> Recorded | None:
-    """What has to be told again of it. Looks change nothing, and who is dead will be found dead again."""
+    """What has to be told again of it. Looks change nothing, and who is dead will be found dead again.
+
+    An outcome is not forgotten twice: a reply that was published by then may be lost as well, and is published from it.
+    """
     match operation:
         case Ask():
             return Restore(operation) if isinstance(verdict, Granted) else None
-        case Check() | Bury():
+        case Check() | Forget() | Bury():
             return None
     return operation
 
