@@ -2,7 +2,7 @@
 # by hash. pip finds its index as it is configured on the machine (pip.conf, PIP_INDEX_URL); none is written down here.
 #   PYTHON=python3.12   the interpreter to build .venv with; by default the first of python3.13, 3.12, 3.11, python3
 #   KEEP=1              for `make demo`: leave Redis, the model and the daemon running
-#   ARGS="-k breaker"   passed on to pytest (`make test`) or to the benchmark (`make bench`)
+#   ARGS="-k breaker"   passed on to pytest (`make test`), or to what `make bench`, `make chaos`, `make sim` and so on run
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +16,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --only-bi
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup demo test check lint type contracts fmt bench failover breaker chaos evaluate providers lock clean
+.PHONY: help setup demo test check lint type contracts fmt bench failover breaker chaos sim evaluate providers lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ breaker: $(VENV)/.installed ## how soon an open circuit is known to all processe
 
 chaos: $(VENV)/.installed ## four minutes of kill -9, stalls and faults on real processes, counted from outside
 	@$(BIN)/python -m tests.chaos.run $(ARGS)
+
+sim: $(VENV)/.installed ## thousands of seeded worlds in virtual time, with every fault there is; a failing seed is printed
+	@$(BIN)/python -m tests.sim.run $(ARGS)
 
 providers: $(VENV)/.installed ## the adapters against servers that others wrote, and those servers' verdict; with npm two of them
 	@$(MAKE) --no-print-directory $(VENV)/.model $(VENV)/.providers

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from theo_daemon.ledger.sqlite.commit import Committer
 from theo_daemon.ledger.sqlite.reading import SqliteTransaction
 from theo_daemon.ledger.sqlite.writer import MAX_BATCH, Writer
 from theo_daemon.ports import DeadLetter, Finish
-from theo_workers.clock import Clock, FakeClock
+from theo_workers.clock import Clock, FakeClock, sleep
 from theo_workers.tokens.count import TokenCounter
 from theo_workers.tokens.ranks import Encodings
 
@@ -253,6 +254,8 @@ class MemoryReplies:
         self.envelopes: dict[EntryRef, Envelope] = {}
         self.released: list[EntryRef] = []
         self.not_streams: frozenset[str] = frozenset()
+        self.lost_by_redis: set[EntryRef] = set()
+        self.kept_until = math.inf
         self.answered_by_peers: set[EntryRef] = set()
         self.takes_s = 0.0
 
@@ -276,6 +279,14 @@ class MemoryReplies:
 
     def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: str) -> None:
         self.deltas.setdefault(envelope.ref, []).append(Delta(attempt, seq, text))
+
+    async def kept(self) -> None:
+        """Whoever sets `kept_until` says what becomes of it."""
+        while self._clock.monotonic() >= self.kept_until:
+            await sleep(self._clock, 0.1)
+
+    async def vanished(self, ref: EntryRef) -> bool:
+        return ref in self.lost_by_redis
 
     async def unusable(self, reply_tos: Sequence[str]) -> frozenset[str]:
         return frozenset(reply_tos) & self.not_streams

@@ -23,8 +23,10 @@ def compose_config() -> str:
     return textwrap.dedent(found[1])
 
 
-def bench_config() -> str:
-    return BENCH_CONFIG.format(redis="redis://127.0.0.1:1/0", upstream="http://127.0.0.1:2/v1", http_port=3)
+def bench_config(ledger: str) -> str:
+    return BENCH_CONFIG.format(
+        redis="redis://127.0.0.1:1/0", upstream="http://127.0.0.1:2/v1", http_port=3, ledger=ledger
+    )
 
 
 def loaded(text: str, folder: Path) -> Config:
@@ -33,7 +35,13 @@ def loaded(text: str, folder: Path) -> Config:
     return load_config(path, ENV)
 
 
-@pytest.mark.parametrize("text", [compose_config(), bench_config()], ids=["compose.yaml", "bench"])
+CONFIGS = {
+    "compose.yaml": compose_config(),
+    **{f"bench {ledger}": bench_config(ledger) for ledger in ("sqlite:///./ledger.db", "redis")},
+}
+
+
+@pytest.mark.parametrize("text", CONFIGS.values(), ids=CONFIGS)
 def test_the_configuration_is_accepted_and_serves_its_default_model(text: str, tmp_path: Path) -> None:
     config = loaded(text, tmp_path)
     assert config.routing.default in {model.name for model in config.models}

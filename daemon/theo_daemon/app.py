@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import random
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
-from theo_daemon import __version__
+from theo_daemon import __version__, process_memory
 from theo_daemon.addresses import is_cluster
 from theo_daemon.background import running
 from theo_daemon.config import Config
@@ -34,11 +33,6 @@ from theo_daemon.telemetry.start import RunningTelemetry
 from theo_daemon.telemetry.status_http import StatusServer
 from theo_workers.clock import Clock, SystemClock, timeout_at
 
-GC_THRESHOLD = (
-    20_000,
-    20,
-    50,
-)  # jobs under way outlive some thousand allocations, and should not be walked for it
 STALL_LEASES = 3.0  # a loop that is silent for so many leases will not speak again
 
 
@@ -83,8 +77,7 @@ class Daemon:
             await self._status_port(stack, core, side, telemetry, link)
             await side.start(stack)
             stack.enter_context(StallGuard(STALL_LEASES * self.config.ingress.lease_s))
-            gc.freeze()  # what is loaded by now stays: price tables and vocabularies need no walking through again
-            gc.set_threshold(*GC_THRESHOLD)
+            process_memory.freeze()
             telemetry.event(
                 names.PROCESS_STARTED, version=__version__, consumer=self.consumer, redis=link.shown
             )

@@ -35,10 +35,12 @@ from theo_daemon.ledger.records import (
     Want,
 )
 from theo_daemon.outcomes import Result, failed, settled
+from theo_daemon.ports import Holds
 from theo_daemon.retry import GiveUp, Limits, TryOneOf, after_failure
 from theo_daemon.retry_budget import repeat_cost
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import (
+    DeadlineExceeded,
     GenerationError,
     InternalError,
     MailboxFull,
@@ -72,14 +74,14 @@ class Attempts:
 
     def __init__(
         self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, routing: RoutingConfig,
-        on_unknown: OnUnknown, fallbacks: Fallbacks, bookings: Bookings, hold_lines: HoldLines,
+        on_unknown: OnUnknown, holds: Holds, fallbacks: Fallbacks, bookings: Bookings, hold_lines: HoldLines,
         redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
         self._max_attempts, self._max_wait_s = routing.max_attempts, routing.max_wait_s
         self._parks, self._on_unknown = routing.when_unavailable == "park", on_unknown
         self._fallbacks, self._bookings, self._hold_lines = fallbacks, bookings, hold_lines
-        self._redis_now_ms = redis_now_ms
+        self._holds, self._redis_now_ms = holds, redis_now_ms
         self._clock, self._rng = clock, rng
         self._hedging: Hedging | None = None
         if any(one.config.routing.hedge_after_ms is not None for one in fleet.members()):
@@ -136,7 +138,11 @@ class Attempts:
             if flight.under_way and isinstance(refused.verdict, OtherWindow | Throttled | Unfit):
                 return self._decide(flight)
             raise
-        except (WorkerStopped, NotAdmitted):
+        except (
+            WorkerStopped,
+            NotAdmitted,
+            DeadlineExceeded,
+        ):  # the last: of the call, in the worker's mailbox
             if not self._bookings.doubtful(flight, want, Outcome.MAYBE, code="internal_error"):
                 self._fleet[want.model].retries.give_back(started.repeat_cost)
                 return None
@@ -220,6 +226,11 @@ class Attempts:
         if limit_nano is not None and not fits(want.bound_nano, limit_nano - flight.cost_nano):
             raise NotGranted(want.model, Clear())
 
+    def _check_lease(self) -> None:
+        """The commit may have taken so long that the entry is another process's by now."""
+        if self._clock.monotonic() >= self._holds.kept_until:
+            raise NotAdmitted("lease", None)
+
     # -- sending -------------------------------------------------------------------------------------
 
     def _submit(self, flight: Flight, model: str, rival: Rival | None = None) -> Started | None:
@@ -244,6 +255,7 @@ class Attempts:
                 stream=on_delta is not None,
             ),
             deadline=member.worker.starts_at(self._clock.monotonic()) + member.config.routing.timeout_s,
+            timeout_s=member.config.routing.timeout_s,
             on_delta=on_delta,
             before_send=partial(claim, flight, want),
         )
@@ -254,11 +266,11 @@ class Attempts:
 
     async def _claim(self, flight: Flight, want: Want) -> None:
         """The last step before the provider is called: the attempt goes on record, its bound is held."""
+        if self._clock.monotonic() >= self._holds.kept_until:
+            await self._holds.kept()
         want = self._fleet.admitted(want)
         self._settle(flight)
-        question = self._asking.ask(flight, want)
-        verdict = await self._ledger.ask(question, orphaned=partial(self._void, flight, want))
-        assert verdict is not None
+        verdict = await self._granted(flight, want)
         self._fleet.heed(want, verdict)
         if not isinstance(verdict, Granted):
             raise NotGranted(want.model, verdict)
@@ -268,13 +280,25 @@ class Attempts:
         try:
             if verdict.prior:
                 self._asking.heed_prior(flight, verdict.prior)
+            self._check_lease()
             self._check_own_ceiling(flight, want)
-        except (GenerationError, NotGranted):
+        except (GenerationError, NotAdmitted, NotGranted):
             self._void(flight, want, verdict)
             raise
         if flight.sent_attempt is None:
             flight.lead.queued_ms = max(0, self._redis_now_ms() - flight.lead.ref.pushed_ms)
         flight.sent_attempt = want.attempt_id
+
+    async def _granted(self, flight: Flight, want: Want) -> Verdict:
+        asked = self._ledger.ask(self._asking.ask(flight, want), orphaned=partial(self._void, flight, want))
+        try:
+            verdict = await asked
+        except asyncio.CancelledError:
+            if not asked.cancelled():  # answered in the very turn of the loop that we were cancelled in
+                self._void(flight, want, asked.result())
+            raise
+        assert verdict is not None
+        return verdict
 
     def _settle(self, flight: Flight) -> None:
         """The last attempt's end goes on record: with the next one's claim, in one commit, unless that must wait."""

@@ -47,6 +47,7 @@ class DeltaFeed:
                 self._send(ticket, flight.attempt_number, text)
 
     def _send(self, ticket: Ticket, attempt: int, text: str) -> None:
+        attempt += ticket.attempts_before
         if ticket.delta_attempt != attempt:
             ticket.delta_attempt, ticket.seq, ticket.delta_chars = attempt, 0, 0
         piece = text[ticket.delta_chars :]

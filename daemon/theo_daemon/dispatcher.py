@@ -8,8 +8,6 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from msgspec import structs
-
 from theo_daemon.attempts import Attempts
 from theo_daemon.bookings import AttemptObserver, Bookings
 from theo_daemon.cancellations import Cancel, Cancellations
@@ -17,6 +15,7 @@ from theo_daemon.config import Config
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fair_queue import FairQueue
 from theo_daemon.fallbacks import Fallbacks
+from theo_daemon.first_push import FirstPush
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight, Ticket, flight_key
 from theo_daemon.generation import Generation, LedgerQuestions
@@ -25,6 +24,7 @@ from theo_daemon.job import Delivery, EntryRef, Envelope, Failed
 from theo_daemon.landing import JobObserver, Landings
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import Check, Conflict, Replay, Verdict
+from theo_daemon.lookback import LookBack
 from theo_daemon.manifest import Manifest
 from theo_daemon.measuring import Measuring
 from theo_daemon.outcomes import Result, failed, replayed
@@ -70,6 +70,7 @@ class Dispatcher:
             ledger=ledger, publisher=publisher, manifest=self._manifest, deltas=deltas,
             redis_now_ms=redis_now_ms, observer=observer,
         )  # fmt: skip
+        self._look_back = LookBack(ledger, self._landings)
         self._hold_lines = HoldLines(clock, rng)
         routing, on_unknown = config.routing, config.ledger.on_unknown
         questions = LedgerQuestions(
@@ -79,7 +80,7 @@ class Dispatcher:
         )
         attempts = Attempts(
             fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, routing=routing,
-            on_unknown=on_unknown, fallbacks=Fallbacks(config),
+            on_unknown=on_unknown, holds=holds, fallbacks=Fallbacks(config),
             bookings=Bookings(fleet=fleet, observer=observer, clock=clock), hold_lines=self._hold_lines,
             redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
@@ -100,6 +101,7 @@ class Dispatcher:
             attempts=attempts,
             questions=questions,
             hold_lines=self._hold_lines,
+            first_push=FirstPush(ledger, publisher, clock),
             clock=clock,
         )
         self._flights: dict[str, Flight] = {}
@@ -169,6 +171,12 @@ class Dispatcher:
         for ticket in [ticket for ticket in self._manifest if cancel.covers(ticket.job)]:
             self._withdraw(ticket, failed(Cancelled("the job was cancelled")))
 
+    def lose(self, refs: Sequence[EntryRef]) -> None:
+        """These entries are other processes' by now. What is claimed here they wait for; the rest is left to them."""
+        for ticket in filter(None, map(self._manifest.find, refs)):
+            if ticket.flight is not None and not ticket.flight.holding:
+                self._withdraw(ticket, None)
+
     def give_way(self, count: int) -> list[EntryRef]:
         """Let go of about so many parked jobs, for others that could run; the entries to hand back.
 
@@ -234,21 +242,29 @@ class Dispatcher:
     def _board_all(self, accepted: Iterable[Accepted]) -> None:
         for one in accepted:
             if one.delivery.ref not in self._manifest:
-                self._board(Ticket(one, received=self._clock.monotonic()))
+                ticket = Ticket(one, received=self._clock.monotonic())
+                if ticket.redelivered:  # an attempt takes longer than a millisecond, and so does a death
+                    ticket.attempts_before = self._landings.queued_ms(ticket)
+                self._board(ticket)
 
     def _board(self, ticket: Ticket) -> None:
         """Put one job on the flight of its key, or on a new one."""
         same_id = self._manifest.add(ticket)
         if self._cancellations.cancelled(ticket.job):
-            self._landings.finish(ticket, failed(Cancelled("the job was cancelled")))
-        elif self._expired(ticket):
-            self._landings.finish(
+            self._look_back.end(ticket, failed(Cancelled("the job was cancelled")))
+        elif not ticket.set_timer(self._clock, self._redis_now_ms, partial(self._deadline, ticket)):
+            self._look_back.end(
                 ticket, failed(DeadlineExceeded("the deadline passed before the job was started"))
             )
-        elif same_id is not None and same_id.key != ticket.key:
+        elif same_id is not None and same_id.key != ticket.key and not ticket.redelivered:
             error = IdConflict("a job with this id and another payload is running; choose a new id")
             self._landings.finish(ticket, failed(error))
-        elif same_id is not None and same_id.flight is not None and not same_id.flight.landing:
+        elif (
+            same_id is not None
+            and same_id.key == ticket.key
+            and same_id.flight
+            and not same_id.flight.landing
+        ):
             self._join_same_id(ticket, same_id.flight)
         elif (flight := self._flights.get(flight_key(ticket))) is not None:
             self._join(ticket, flight)
@@ -264,19 +280,6 @@ class Dispatcher:
             return
         ticket.repeat = True
         self._join(ticket, flight)
-
-    def _expired(self, ticket: Ticket) -> bool:
-        """Set the deadline's timer; True when it had passed before we began."""
-        if ticket.job.deadline_ms is None:
-            return False
-        left_s = (ticket.job.deadline_ms - self._redis_now_ms()) / 1000
-        if left_s <= 0:
-            return True
-        rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        rung.add_done_callback(partial(self._deadline, ticket))
-        ticket.deadline_timer, ticket.deadline = rung, self._clock.monotonic() + left_s
-        self._clock.call_at(ticket.deadline, rung)
-        return False
 
     def _deadline(self, ticket: Ticket, rung: asyncio.Future[None]) -> None:
         if not rung.cancelled():
@@ -338,7 +341,7 @@ class Dispatcher:
             except asyncio.CancelledError:
                 if flight.withdrawn is None:
                     raise
-                result = Result(_with_attempts(flight.withdrawn, flight), shared=False)
+                result = await self._look_back.withdrawn(flight, flight.withdrawn)
             serves_all = result.shared or not flight.waiters
             if serves_all:
                 self._flights.pop(
@@ -350,13 +353,15 @@ class Dispatcher:
                 return
             flight.restart()
 
-    def _withdraw(self, ticket: Ticket, outcome: Failed) -> None:
-        """A job ends early. The call goes on while somebody else waits for it; else it is closed."""
+    def _withdraw(self, ticket: Ticket, outcome: Failed | None) -> None:
+        """A job ends early (None: not here). The call goes on while somebody else waits for it; else it is closed."""
         flight = ticket.flight
         if ticket.ended or flight is None or flight.landing:
             return
         if ticket is flight.lead and not flight.waiters:
-            flight.withdrawn = outcome
+            flight.withdrawn, flight.lost = outcome, outcome is None
+            if flight.lost:
+                self._flights.pop(flight.place, None)  # who comes now flies anew
             if flight.task is not None:
                 flight.task.cancel()
             return
@@ -365,13 +370,19 @@ class Dispatcher:
             self._turns.realign(flight)
         else:
             self._leave(ticket)
-        self._landings.release_id(ticket)
-        self._landings.finish(ticket, outcome)
+        if outcome is None:
+            self._manifest.remove(ticket)
+        else:
+            self._landings.release_id(ticket)
+            self._look_back.end(ticket, outcome)
 
     def _crashed(self, flight: Flight, task: asyncio.Task[None]) -> None:
         """The end of a flight's task: a bug must cost its own jobs an error and nobody else anything."""
         if task.cancelled():
-            if self._draining or flight.gives_way:
+            if flight.lost:
+                self._landings.release_flight(flight)
+                self._manifest.remove(flight.lead)
+            elif self._draining or flight.gives_way:
                 self._hand_back(flight)
             elif flight.withdrawn is not None:
                 self._never_began(flight, flight.withdrawn)
@@ -390,7 +401,7 @@ class Dispatcher:
     def _never_began(self, flight: Flight, outcome: Failed) -> None:
         """Withdrawn before its task took a step: nothing was asked or sent."""
         self._flights.pop(flight.place, None)
-        self._landings.finish(flight.lead, outcome)
+        self._look_back.end(flight.lead, outcome)
         if flight.waiters:
             flight.restart()
             self._take_off(flight)
@@ -422,7 +433,3 @@ class Dispatcher:
 
 def _bug() -> InternalError:
     return InternalError("the router failed on this job; see its log")
-
-
-def _with_attempts(outcome: Failed, flight: Flight) -> Failed:
-    return structs.replace(outcome, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))

@@ -51,9 +51,9 @@ class FairQueue(Generic[ItemT]):
     def __contains__(self, item: ItemT) -> bool:
         return item in self._place
 
-    def routes(self) -> set[str]:
-        """Routes that somebody waits for."""
-        return {route for lane in self._lanes.values() for route in lane.routes}
+    def routes(self) -> list[str]:
+        """Routes that somebody waits for, each once."""
+        return list(dict.fromkeys(route for lane in self._lanes.values() for route in lane.routes))
 
     def push(self, item: ItemT, *, lane: str, route: str, tenant: str) -> None:
         """Append to the tenant's own line."""

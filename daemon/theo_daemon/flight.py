@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from theo_daemon.ceilings import Barred
 from theo_daemon.job import EntryRef, Failed
@@ -12,6 +12,7 @@ from theo_daemon.outcomes import earlier
 from theo_daemon.reception import Accepted
 from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
+from theo_workers.clock import Clock
 from theo_workers.errors import UpstreamError
 from theo_workers.messages import Attempt, Outcome
 
@@ -22,9 +23,9 @@ class Ticket:
     """One job from delivery to reply. Exactly one outcome is published for it."""
 
     __slots__ = (
-        "deadline", "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields", "flight", "held",
-        "job", "key", "lost_calls", "queued_ms", "received", "records", "redelivered", "ref", "repeat", "route", "seq",
-        "size",
+        "attempts_before", "deadline", "deadline_timer", "deaths", "delta_attempt", "delta_chars", "ended", "fields",
+        "flight", "held", "job", "key", "lost_calls", "queued_ms", "received", "records", "redelivered", "ref",
+        "repeat", "route", "seq", "size",
         "stored",
     )  # fmt: skip
 
@@ -47,7 +48,24 @@ class Ticket:
         self.flight: Flight | None = None
         self.deadline: float | None = None  # monotonic seconds
         self.deadline_timer: asyncio.Future[None] | None = None
+        # Of earlier owners of the entry: more than they can have streamed, so that clients tell their texts from ours.
+        self.attempts_before = 0
         self.delta_attempt = self.delta_chars = self.seq = 0  # what was streamed to it so far
+
+    def set_timer(
+        self, clock: Clock, redis_now_ms: Callable[[], int], ring: Callable[[asyncio.Future[None]], None]
+    ) -> bool:
+        """Call `ring` at the job's deadline, if it has one; False when that has passed already."""
+        if self.job.deadline_ms is None:
+            return True
+        left_s = (self.job.deadline_ms - redis_now_ms()) / 1000
+        if left_s <= 0:
+            return False
+        self.deadline_timer = rung = asyncio.get_running_loop().create_future()
+        rung.add_done_callback(ring)
+        self.deadline = clock.monotonic() + left_s
+        clock.call_at(self.deadline, rung)
+        return True
 
 
 class Flight:
@@ -56,8 +74,8 @@ class Flight:
     __slots__ = (
         "aside", "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush",
         "gives_way", "held", "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed",
-        "looked", "measured", "names", "passed", "place", "prompt_bounds", "queued_at", "records", "route",
-        "scopes", "sent_attempt", "settled", "targets", "task", "text", "tried", "tried_before",
+        "looked", "lost", "measured", "names", "passed", "place", "prior", "prompt_bounds", "queued_at", "records",
+        "route", "scopes", "sent_attempt", "settled", "targets", "task", "text", "tried", "tried_before",
         "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
 
@@ -88,8 +106,10 @@ class Flight:
         self.queued_at = 0.0  # monotonic seconds; since when it waits for a slot
         self.sent_attempt: int | None = None  # the attempt on record as sent, in this or an earlier round
         self.waited_since_ms: int | None = None  # since when we wait for another process's call
+        self.lost = False  # its last entry is another process's by now
         self.withdrawn: Failed | None = None  # why the last job that waited left
         self.attempts: list[Attempt] = []  # of the lead's entry, those of earlier owners first
+        self.prior: list[PriorAttempt] = []  # of these, the earlier owners'
         self.listed: set[int] = set()  # the ids of its attempts in the ledger
         self.records: list[AttemptRecord] = []  # the same attempts, for telemetry
         self.tried: list[Tried] = []
@@ -115,7 +135,7 @@ class Flight:
         self.line, self.barred, self.passed = self.route.name, {}, frozenset()
         self.aside = frozenset()
         self.in_order, self.measured, self.tried_before = False, (), 0
-        self.attempts, self.records, self.tried, self.listed = [], [], [], set()
+        self.attempts, self.prior, self.records, self.tried, self.listed = [], [], [], [], set()
         self.cost_nano, self.settled, self.last_error, self.doubtful = 0, None, None, False
         self.looked, self.landing, self.sent_attempt = False, False, None
         self.withdrawn = None
@@ -148,12 +168,14 @@ class Flight:
             self.waiters.remove(first)
         self.lead.repeat, first.repeat = True, False
         self.waiters.insert(0, self.lead)
+        self._forget_prior()
         self.lead, first.flight = first, self
         self.key = flight_key(first)  # with `cache = off` it is the entry's own
 
     def hand_over(self) -> None:
         """The lead has left: the next job that waits goes on with the call, under its own ceiling."""
         self._promote()
+        self._forget_prior()
         if self.barred:
             self.barred = {model: barred for model, barred in self.barred.items() if not barred.own}
             self._narrow()
@@ -163,10 +185,19 @@ class Flight:
         for one in sorted(prior, key=lambda one: one.attempt_id):
             if one.is_call and one.attempt_id not in self.listed:
                 self.listed.add(one.attempt_id)
+                self.prior.append(one)
                 self.attempts.append(earlier(one))
                 self.cost_nano += one.cost_nano
                 self.doubtful = self.doubtful or one.state in IN_DOUBT
                 self.attempt_number += 1
+
+    def _forget_prior(self) -> None:
+        """They are the old lead's affair: its own reply tells of them."""
+        for one in self.prior:
+            self.attempts.remove(earlier(one))
+            self.cost_nano -= one.cost_nano
+        self.prior = []
+        self.doubtful = self.doubtful and bool(self.attempts)
 
     def _promote(self) -> None:
         self.lead = self.waiters.pop(0)

@@ -9,10 +9,11 @@ import msgspec
 from theo_daemon import left_word
 from theo_daemon.attempts import Attempts, NotGranted
 from theo_daemon.ceilings import last_word
+from theo_daemon.first_push import FirstPush
 from theo_daemon.flight import Flight
 from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import Answer, Answered, EntryRef, OnUnknown
-from theo_daemon.ledger.port import Claims, OnId, OnKey, Token
+from theo_daemon.ledger.port import Claims, OnKey
 from theo_daemon.ledger.records import (
     Ask,
     Busy,
@@ -101,11 +102,11 @@ class Generation:
 
     def __init__(
         self, *, measuring: Measuring, ledger: Claims, turns: TurnQueue, attempts: Attempts, questions: LedgerQuestions,
-        hold_lines: HoldLines, clock: Clock,
+        hold_lines: HoldLines, first_push: FirstPush, clock: Clock,
     ) -> None:  # fmt: skip
         self._ledger, self._turns = ledger, turns
         self._attempts, self._questions, self._measuring = attempts, questions, measuring
-        self._hold_lines, self._clock = hold_lines, clock
+        self._hold_lines, self._first_push, self._clock = hold_lines, first_push, clock
 
     async def run(self, flight: Flight) -> Result:
         """Bring the flight to its end. Raises GenerationError for what ends it without a call."""
@@ -165,22 +166,30 @@ class Generation:
         if flight.waited_since_ms is not None and isinstance(verdict, Clear | Busy):
             word = await self._ledger.ask(left_word.question(flight))
             if isinstance(word, Hit):
-                return left_word.taken(word.answer)
+                return left_word.taken(flight, word)
         return verdict
 
     async def _heed(self, flight: Flight, verdict: Verdict | None) -> Result | None:
         """What a verdict means; None: go on (after waiting, if somebody else is at it)."""
         match verdict:
-            case Hit(answer):
+            case Hit(answer, prior):
+                flight.list_prior(prior)
                 waited = flight.waited_since_ms is not None
-                hit = Answered(answer=decode_answer(answer), cache_hit=not waited, coalesced=waited)
+                hit = Answered(
+                    answer=decode_answer(answer),
+                    cache_hit=not waited,
+                    coalesced=waited,
+                    attempts=tuple(flight.attempts),
+                )
                 return Result(hit, shared=True, remember=True)
             case Replay(outcome, own):
                 return Result(replayed(decode_outcome(outcome), own=own), shared=False)
             case Conflict():
                 raise IdConflict("this id was used before with another payload; choose a new id")
             case Busy():
-                await self._wait_elsewhere(flight, OnKey(flight.key))
+                self._begin_to_wait(flight)
+                flight.wake = self._ledger.wait(OnKey(flight.key))
+                await flight.wake
             case IdBusy(holder):
                 await self._wait_for_first_push(flight, holder)
             case Clear(prior) | Granted(prior):
@@ -193,18 +202,13 @@ class Generation:
         if first is not None:
             flight.yield_lead(first)
             return
-        flight.awaited = holder
-        try:
-            await self._wait_elsewhere(flight, OnId(flight.lead.job.tenant, flight.lead.job.client_id or ""))
-        finally:
-            flight.awaited = None
+        self._begin_to_wait(flight)
+        await self._first_push.wait(flight, holder)
 
-    async def _wait_elsewhere(self, flight: Flight, token: Token) -> None:
+    def _begin_to_wait(self, flight: Flight) -> None:
         if flight.waited_since_ms is None:
             flight.waited_since_ms = int(self._clock.wall() * 1000) - left_word.ON_THE_WAY_MS
         self._hold_lines.over(flight)
-        flight.wake = self._ledger.wait(token)
-        await flight.wake
 
     async def _over_budget(self, flight: Flight, model: str, verdict: OverBudget) -> None:
         """Blocked by holds: another, or wait for room. By what is spent, or an unknown price: the others are left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
@@ -25,6 +26,10 @@ class HeldEntries:
         self._sizes: dict[EntryRef, int] = {}
         self.bytes = 0  # of all field names and values held
         self.freed = asyncio.Event()  # set whenever there may be more room than before
+        self.kept_until = (
+            math.inf
+        )  # monotonic seconds; from then on a peer may have taken over what is held here
+        self._doubted: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -34,6 +39,19 @@ class HeldEntries:
 
     def __iter__(self) -> Iterator[EntryRef]:
         return iter(self._sizes)
+
+    def keep(self, until: float) -> None:
+        """All that is held now is ours until then; what is not was released."""
+        self.kept_until = until
+        if self._doubted is not None:
+            self._doubted.set_result(None)
+            self._doubted = None
+
+    async def kept(self) -> None:
+        """Wait until it is known again what of this is ours."""
+        if self._doubted is None:
+            self._doubted = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._doubted)
 
     def fits(self, room: Room, max_job_bytes: int) -> int:
         """How many entries may be read into `room`, each as large as it may be: its size is known too late.

@@ -16,11 +16,13 @@ class LaneShares:
         """`weights` are positive; of equal claims the lane named first wins."""
         self._weights = dict(weights)
         self._claims = dict.fromkeys(self._weights, 0)
-        self._dry: set[str] = set()
+        self._dry: dict[
+            str, None
+        ] = {}  # in the order in which they fell dry: a set has none that can be repeated
 
     def divide(self, room: int) -> dict[str, int]:
         """Counts that sum up to `room`; lanes without a turn are left out."""
-        asked_for_one: set[str] = set()
+        asked_for_one: dict[str, None] = {}
         if len(self._dry) < len(self._weights) and room > 2 * len(self._weights):
             # With less room than that each entry counts, and a dry lane waits for its turn like any other.
             asked_for_one = self._dry
@@ -46,6 +48,6 @@ class LaneShares:
     def found(self, lane: str, *, asked: int, got: int) -> None:
         """Tell what became of a share."""
         if got < asked:
-            self._dry.add(lane)
+            self._dry[lane] = None
         else:
-            self._dry.discard(lane)
+            self._dry.pop(lane, None)

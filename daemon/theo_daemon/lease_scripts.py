@@ -1,8 +1,9 @@
 """What happens to pending entries, in Lua: each looks who owns an entry and acts in the same step.
 
 A plain XCLAIM asks nobody: it would steal an entry back from the peer that has rightly taken it over.
-All take one job stream as KEYS[1] and the group as ARGV[1]. Suspect entries (`suspicion.py`) change hands without
-being read: not even their size is known to be harmless.
+All take one job stream as KEYS[1] and the group as ARGV[1]; those that change who has an entry, the hash of what was
+taken early (`scout_scripts.py`) as KEYS[2], which says whose such an entry is. Suspect entries (`suspicion.py`) change
+hands without being read: not even their size is known to be harmless.
 """
 
 from __future__ import annotations
@@ -36,13 +37,15 @@ return {lost, gone}
 HAND_BACK: Final = Script("""
 -- ARGV: group, consumer, idle ms to set, entry ids. Ends the lease of the entries the consumer owns. Its own
 -- delivery is taken back: that somebody left politely makes no entry suspect.
-local key, group, consumer, idle = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local key, early, group, consumer, idle = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
 for i = 4, #ARGV do
     local id = ARGV[i]
     local pending = redis.pcall('XPENDING', key, group, id, id, 1, consumer)
     if not pending.err and #pending > 0 then
         local before = math.max(pending[1][4] - 1, 0)
         redis.call('XCLAIM', key, group, consumer, 0, id, 'IDLE', idle, 'RETRYCOUNT', before, 'JUSTID')
+        local name = key .. ' ' .. id
+        if redis.call('HEXISTS', early, name) == 1 then redis.call('HSET', early, name, '') end
     end
 end
 """)
@@ -50,7 +53,7 @@ end
 _CLAIM = """
 -- Gives `ids` (with their deliveries so far) to `consumer`: {entries with their fields, suspects as pairs of id and
 -- deliveries, number of ids that are not in the stream any more}. From `limit` deliveries on an entry is suspect.
-local function claim(key, group, consumer, ids, deliveries, limit)
+local function claim(key, early, group, consumer, ids, deliveries, limit)
     local clear, suspects = {}, {}
     local gone = 0
     for i, id in ipairs(ids) do
@@ -65,6 +68,10 @@ local function claim(key, group, consumer, ids, deliveries, limit)
     end
     local entries = {}
     if #clear > 0 then entries = redis.call('XCLAIM', key, group, consumer, 0, unpack(clear)) end
+    for _, id in ipairs(redis.call('EXISTS', early) == 1 and ids or {}) do
+        local name = key .. ' ' .. id
+        if redis.call('HEXISTS', early, name) == 1 then redis.call('HSET', early, name, consumer) end
+    end
     return {entries, suspects, gone + #clear - #entries}
 end
 """
@@ -74,12 +81,12 @@ RECLAIM: Final = Script(
     + """
 -- ARGV: group, consumer, deliveries from which on an entry is suspect, least idle ms, cursor, most entries.
 -- Takes what nobody has kept for so long. Returns {next cursor, and what `claim` returns}.
-local key, group, consumer, limit = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local key, early, group, consumer, limit = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local found = redis.pcall('XAUTOCLAIM', key, group, consumer, ARGV[4], ARGV[5], 'COUNT', ARGV[6], 'JUSTID')
 if found.err then return found end
 local deliveries = {}
 for i, id in ipairs(found[2]) do deliveries[i] = redis.call('XPENDING', key, group, id, id, 1)[1][4] end
-local taken = claim(key, group, consumer, found[2], deliveries, limit)
+local taken = claim(key, early, group, consumer, found[2], deliveries, limit)
 -- Servers before 7.0 do not tell the third part.
 return {found[1], taken[1], taken[2], taken[3] + (found[3] and #found[3] or 0)}
 """
@@ -90,7 +97,8 @@ TAKE: Final = Script(
     + """
 -- ARGV: group, consumer, deliveries from which on an entry is suspect, present owner, least idle ms, entry ids.
 -- Takes those the present owner still has. Returns what `claim` returns.
-local key, group, consumer, limit, owner, idle = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local key, early, group, consumer, limit = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local owner, idle = ARGV[4], ARGV[5]
 local ids, deliveries = {}, {}
 for i = 6, #ARGV do
     local id = ARGV[i]
@@ -100,7 +108,7 @@ for i = 6, #ARGV do
         deliveries[#deliveries + 1] = pending[1][4]
     end
 end
-return claim(key, group, consumer, ids, deliveries, limit)
+return claim(key, early, group, consumer, ids, deliveries, limit)
 """
 )
 

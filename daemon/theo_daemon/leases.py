@@ -59,13 +59,15 @@ class Leases:
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        """`on_lost` hears of entries that were held and are another's now, each once; `on_suspects` gets those that
-        are held from now on and must not be read like others."""
+        """`on_lost` hears of entries that are held and are another's now, at each renewal; `on_suspects` gets those
+        that are held from now on and must not be read like others."""
         self._wire, self._rules, self._consumer, self._held = wire, rules, consumer, held
         self._room, self._on_lost, self._events = room, on_lost, events
         self._on_suspects = on_suspects
         self._clock, self._rng = clock, rng
         self._lane_of: Mapping[str, str] = {keys.jobs(lane): lane for lane in rules.lanes}
+        self._done, self._early = keys.done, keys.early
+        held.keep(clock.monotonic() + rules.lease_s)
         self._gone: set[EntryRef] = set()
         self._lost: set[EntryRef] = set()
         self._renew_at = clock.monotonic() + rules.lease_s / 4
@@ -109,7 +111,11 @@ class Leases:
 
         Raises redis.exceptions.RedisError, as `reclaim`, `adopt` and `take_over` do.
         """
+        asked_at = self._clock.monotonic()
+        late = asked_at >= self._held.kept_until
         lost, gone = await self._renew(list(self._held))
+        if late:  # we stood still, or Redis was away: a peer may even have finished some of them
+            lost += await self._finished(gone)
         # An entry that is gone has most likely just been finished by us, and the answer is under way; one
         # that is still held and gone at the next look was finished by a peer, or deleted.
         missed = [ref for ref in gone if ref in self._gone and ref in self._held]
@@ -120,8 +126,9 @@ class Leases:
         for why, refs in (("claimed", lost), ("gone", missed)):
             for stream, ids in _by_stream(ref for ref in refs if ref in news):
                 self._events.emit("lease_lost", job_stream=stream, count=len(ids), why=why)
-        if news and self._on_lost is not None:
-            self._on_lost(news)
+        if self._on_lost is not None and (lost or missed):
+            self._on_lost([*lost, *missed])
+        self._held.keep(asked_at + self._rules.lease_s)
 
     async def reclaim(self, deliver: Deliver) -> int:
         """Take over entries that nobody has kept for a lease; the number taken."""
@@ -132,7 +139,7 @@ class Leases:
             head = (self._rules.group, self._consumer, self._rules.suspect_from, self._lease_ms)
             asked = list(cursors)
             replies = await self._wire.run_all(
-                RECLAIM, [((stream,), (*head, at, share)) for stream, at in cursors.items()]
+                RECLAIM, [((stream, self._early), (*head, at, share)) for stream, at in cursors.items()]
             )
             for stream, reply in zip(asked, replies, strict=True):
                 if isinstance(reply, ResponseError):
@@ -175,7 +182,7 @@ class Leases:
                     # Looked at again for each page: the table changes while the pages before it are under way.
                     given = [entry_id for entry_id in page if EntryRef(stream, entry_id) not in self._held]
                     args: list[Word] = [self._rules.group, self._consumer, 2 * self._lease_ms, *given]
-                    await self._wire.run(HAND_BACK, (stream,), args)
+                    await self._wire.run(HAND_BACK, (stream, self._early), args)
         except RedisError:
             return False
         return True
@@ -216,6 +223,14 @@ class Leases:
                     gone += [EntryRef(stream, entry_id.decode()) for entry_id in not_there]
         return lost, gone
 
+    async def _finished(self, gone: Sequence[EntryRef]) -> list[EntryRef]:
+        """Of these, those that somebody has answered; the others Redis has lost."""
+        found: list[EntryRef] = []
+        for page in _pages(list(gone)):
+            marks = await self._wire.ask_all([("EXISTS", self._done(ref)) for ref in page])
+            found += [ref for ref, mark in zip(page, marks, strict=True) if _raised(mark)]
+        return found
+
     async def _take_from(self, owner: str, deliver: Deliver, *, idle_ms: int, event: str) -> int:
         taken = 0
         for stream in self._lane_of:
@@ -223,7 +238,7 @@ class Leases:
             ids = [ref.entry_id for ref in pending if ref not in self._held]
             for page in _pages(ids[: max(0, self._fits())]):
                 args = (self._rules.group, self._consumer, self._rules.suspect_from, owner, idle_ms, *page)
-                found = await self._wire.run(TAKE, (stream,), args)
+                found = await self._wire.run(TAKE, (stream, self._early), args)
                 taken += self._take(deliver, stream, found, event)
         return taken
 

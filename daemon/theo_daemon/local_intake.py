@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Sequence
 
 from theo_daemon.job import EntryRef, Envelope, JobOutcome
@@ -14,6 +15,8 @@ STREAM = "local"
 
 class LocalReplies:
     """Keeps a future per job; implements the ports Publisher and Holds."""
+
+    kept_until = math.inf  # nobody else has these entries
 
     def __init__(self, boot: str) -> None:
         self._stream = f"{STREAM}:{boot}"  # entries of two programs that share a ledger must not meet
@@ -46,9 +49,16 @@ class LocalReplies:
     def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: str) -> None:
         """The library face returns whole answers."""
 
+    async def vanished(self, ref: EntryRef) -> bool:  # noqa: ARG002 - it may be another program's
+        """Nobody can tell."""
+        return False
+
     async def unusable(self, reply_tos: Sequence[str]) -> frozenset[str]:  # noqa: ARG002 - there are none
         """Nothing is published by name."""
         return frozenset()
+
+    async def kept(self) -> None:
+        """They always are."""
 
     def fail(self, error: Exception) -> None:
         """Nothing can be answered any more."""

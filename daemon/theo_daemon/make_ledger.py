@@ -12,18 +12,18 @@ from msgspec import Struct
 from redis.exceptions import RedisError
 
 from theo_daemon.background import running
+from theo_daemon.budgets import Budgets
 from theo_daemon.config import Config
 from theo_daemon.ledger.port import Ledger
 from theo_daemon.ledger.redis import RedisLedger
 from theo_daemon.ledger.sqlite import SqliteLedger
+from theo_daemon.money import to_usd
 from theo_daemon.redis_clock import CommonClock, RedisClock
 from theo_daemon.redis_link import RedisLink
 from theo_workers.clock import Clock
 from theo_workers.errors import ConfigError
 
-LARGEST_CEILING_USD: Final = (
-    2**53 // 10**9
-)  # scripts in Redis count in doubles, exact up to 2^53 nano-dollars
+LARGEST_CEILING_NANO: Final = 2**53  # scripts in Redis count in doubles
 
 
 class Bookkeeping(Struct, frozen=True):
@@ -73,10 +73,10 @@ async def _first_sync(time: RedisClock, link: RedisLink) -> None:
 
 
 def _check_ceilings(config: Config) -> None:
-    for model in config.models:
-        ceiling = model.routing.spend_ceiling
-        if ceiling is not None and ceiling > LARGEST_CEILING_USD:
+    for one in Budgets(config).ceilings():
+        if one.ceiling_nano > LARGEST_CEILING_NANO:
+            where = f"[[models]] {one.selectors['model']}: routing" if one.own else f"[[budgets]] {one.name}"
             raise ConfigError(
-                f"[[models]] {model.name}: routing.spend_ceiling: the ledger in Redis counts exactly up to "
-                f"{LARGEST_CEILING_USD} USD; leave the ceiling out, or use a ledger in SQLite"
+                f"{where}.spend_ceiling: the ledger in Redis counts exactly up to {to_usd(LARGEST_CEILING_NANO):.0f} "
+                "USD; leave the ceiling out, or use a ledger in SQLite"
             )

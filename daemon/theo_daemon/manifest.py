@@ -29,6 +29,10 @@ class Manifest:
     def __iter__(self) -> Iterator[Ticket]:
         return iter(self._tickets.values())
 
+    def find(self, ref: EntryRef) -> Ticket | None:
+        """The ticket of this entry."""
+        return self._tickets.get(ref)
+
     def add(self, ticket: Ticket) -> Ticket | None:
         """Take it on. Returns the ticket of this process that holds the same client id already, if any.
 

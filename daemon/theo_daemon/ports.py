@@ -51,6 +51,9 @@ class Publisher(Protocol):
     def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: str) -> None:
         """Publish one `delta` reply, best effort, before the final one."""
 
+    async def vanished(self, ref: EntryRef) -> bool:
+        """Is this entry not in its stream any more? False when Redis is away."""
+
     async def unusable(self, reply_tos: Sequence[str]) -> frozenset[str]:
         """Of these keys, those that exist with a Redis type other than stream."""
 
@@ -64,6 +67,13 @@ class Events(Protocol):
 
 class Holds(Protocol):
     """The intake's table of entries this process holds."""
+
+    @property
+    def kept_until(self) -> float:
+        """Monotonic seconds; from then on peers may have taken entries over: none of them is to be called for."""
+
+    async def kept(self) -> None:
+        """Wait until it is known again which entries are held."""
 
     def release(self, ref: EntryRef) -> None:
         """The entry is finished or handed back."""

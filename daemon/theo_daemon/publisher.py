@@ -159,6 +159,13 @@ class StreamPublisher:
         words = self._delta_fields(envelope, attempt=attempt, seq=seq, text=text)
         self._push(envelope, [ref.entry_id, "", len(words), DELTA_MARK, *words], len(text), None)
 
+    async def vanished(self, ref: EntryRef) -> bool:
+        """Is this entry not in its stream any more? False when Redis is away."""
+        try:
+            return not await self._queries.ask("XRANGE", ref.stream, ref.entry_id, ref.entry_id)
+        except RedisError:
+            return False
+
     async def unusable(self, reply_tos: Sequence[str]) -> frozenset[str]:
         """Of these keys, those that exist with a type other than stream. None of them when Redis is away:
         the finish looks again."""

@@ -104,7 +104,13 @@ class RedisSide:
         self.intake = StreamIntake(
             **reading, room=room_in_order, on_peers=dispatcher.lines.heed_peers, events=self.events
         )
-        self.leases = Leases(**leasing, room=room, events=self.events, on_suspects=self.quarantine.take)
+        self.leases = Leases(
+            **leasing,
+            room=room,
+            events=self.events,
+            on_suspects=self.quarantine.take,
+            on_lost=dispatcher.lose,
+        )
         self.scout = Scout(
             **common,
             wire=link.wire(),

@@ -1,7 +1,8 @@
 """Looking past what has been read, in Lua: whose jobs lie there, and taking single ones of them before their time.
 
 An entry taken early is pending like any other, with an id beyond what the group has delivered. A later read comes by
-it, unless it is finished by then, and would make it the reader's: the hash `P:early` tells readers which these are.
+it, unless it is finished by then, and would make it the reader's: the hash `P:early` tells readers which these are,
+and whose: '' are those that were handed back since.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ return taken
 
 PASS: Final = Script("""
 -- KEYS: job stream, hash of what was taken early. ARGV: group, consumer, ids that this consumer has just been given.
--- Those that were taken early go back to who took them, if they are not finished. Returns their ids.
+-- Those that were taken early go back to whose they are, if they are not finished; what was handed back is for
+-- whoever looks for entries that nobody keeps, as it may have been called for before. Returns their ids.
 local key, early, group, consumer = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local passed = {}
 for i = 3, #ARGV do
@@ -122,7 +124,10 @@ for i = 3, #ARGV do
     if owner then
         redis.call('HDEL', early, key .. ' ' .. id)
         passed[#passed + 1] = id
-        if owner ~= consumer and #redis.call('XPENDING', key, group, id, id, 1, consumer) > 0 then
+        local ours = #redis.call('XPENDING', key, group, id, id, 1, consumer) > 0
+        if ours and owner == '' then
+            redis.call('XCLAIM', key, group, consumer, 0, id, 'IDLE', 86400000, 'RETRYCOUNT', 0, 'JUSTID')
+        elseif ours and owner ~= consumer then
             redis.call('XCLAIM', key, group, owner, 0, id, 'JUSTID')
         end
     end

@@ -251,6 +251,8 @@ class Snapshot:
                 ("XINFO", "CONSUMERS", stream, group),
             ]
         now, dead, *answers = await self._wire.ask_all(questions)
+        if isinstance(now, ResponseError):
+            raise now
         oldest_of = await oldest_ids(self._wire, streams)
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
         consumers: set[bytes] = set()
@@ -261,7 +263,11 @@ class Snapshot:
             found.append(LaneStatus(lane=lane, depth=depth, oldest_age_s=age_s(oldest, now_ms)))
             if not isinstance(members, ResponseError):
                 consumers |= {row[1] for row in members}
-        self._lanes, self._consumers, self._dead = tuple(found), len(consumers), dead
+        self._lanes, self._consumers, self._dead = tuple(found), len(consumers), _number(dead)
+
+
+def _number(reply: Any) -> int | None:
+    return None if isinstance(reply, ResponseError) else int(reply)
 
 
 def _rounded(value: float | None) -> float | None:

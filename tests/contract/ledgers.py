@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.ledger import Ledger
 from theo_daemon.ledger.records import Landing
 from theo_daemon.ledger.redis import RedisLedger
+from theo_daemon.ledger.redis import amend as amend_redis
+from theo_daemon.ledger.redis.keys import LedgerKeys
 from theo_daemon.ledger.sqlite import SqliteLedger
+from theo_daemon.ledger.sqlite import amend as amend_file
+from theo_daemon.redis_link import RedisLink
 from theo_workers.clock import SystemClock
 
 KINDS = ("memory", "file", "redis")
@@ -69,6 +74,16 @@ class Rig(ABC):
         """After the last process."""
 
 
+class AmendableRig(Rig):
+    """One that operators reach beside the processes."""
+
+    @abstractmethod
+    async def forget_ids(self, ids: Sequence[tuple[str, str]]) -> int: ...
+
+    @abstractmethod
+    async def reset_spend(self, rows: Sequence[tuple[str, int]]) -> int: ...
+
+
 class MemoryRig(Rig):
     """In memory, in virtual time."""
 
@@ -106,7 +121,7 @@ class MemoryRig(Rig):
         self._books.close()
 
 
-class FileRig(Rig):
+class FileRig(AmendableRig):
     """In a file."""
 
     def __init__(self, stack: AsyncExitStack, path: Path) -> None:
@@ -124,8 +139,14 @@ class FileRig(Rig):
         assert ledger._lock is not None
         ledger._lock._close()  # as the kernel does
 
+    async def forget_ids(self, ids: Sequence[tuple[str, str]]) -> int:
+        return amend_file.forget_ids(self._path, ids)
 
-class RedisRig(Rig):
+    async def reset_spend(self, rows: Sequence[tuple[str, int]]) -> int:
+        return amend_file.reset_spend(self._path, rows, now_ms=self.now_ms)
+
+
+class RedisRig(AmendableRig):
     """In a real server."""
 
     def __init__(self, stack: AsyncExitStack, url: str, prefix: str) -> None:
@@ -150,6 +171,19 @@ class RedisRig(Rig):
         ledger.tell(landing)
         await until(ledger.crashed.done)
         assert "not among the ledger's owners any more" in str(ledger.crashed.exception())
+
+    async def forget_ids(self, ids: Sequence[tuple[str, str]]) -> int:
+        return await self._amend(partial(amend_redis.forget_ids, ids=ids))
+
+    async def reset_spend(self, rows: Sequence[tuple[str, int]]) -> int:
+        return await self._amend(partial(amend_redis.reset_spend, rows=rows))
+
+    async def _amend(self, change: Callable[..., Awaitable[int]]) -> int:
+        wire = RedisLink(self.url).wire()
+        try:
+            return await change(wire, LedgerKeys(self.prefix))
+        finally:
+            await wire.close()
 
 
 @asynccontextmanager

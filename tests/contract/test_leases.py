@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 
 from tests.doubles import RecordedEvents, running, until
 from theo_daemon.embedded_valkey import EmbeddedValkey
@@ -123,10 +125,12 @@ async def test_renewing_does_not_steal_back_what_a_peer_has_taken(me: Process, p
     assert await peer.leases.reclaim(peer.deliver) == 1
     await me.leases.renew()
     assert await me.owners() == {kept.entry_id: "me", taken.entry_id: "peer"}
-    assert me.lost == [taken]
-    assert me.events.seen == [("lease_lost", {"job_stream": me.stream, "count": 1, "why": "claimed"})]
     await me.leases.renew()
-    assert me.lost == [taken]  # told once
+    assert me.lost == [
+        taken,
+        taken,
+    ]  # for as long as it is held: its flight may have been in the middle of a call
+    assert me.events.seen == [("lease_lost", {"job_stream": me.stream, "count": 1, "why": "claimed"})]
 
 
 async def test_an_entry_that_is_gone_is_lost_only_if_it_is_still_held_at_the_next_look(me: Process) -> None:
@@ -139,9 +143,51 @@ async def test_an_entry_that_is_gone_is_lost_only_if_it_is_still_held_at_the_nex
     assert me.lost == []
     me.held.release(finished)
     await me.leases.renew()
-    await me.leases.renew()
     assert me.lost == [deleted]
+    await me.leases.renew()
+    assert me.lost == [deleted, deleted]
     assert [details["why"] for _, details in me.events.seen] == ["gone"]
+
+
+async def test_a_renewal_that_comes_late_tells_what_a_peer_has_answered_from_what_redis_has_lost(
+    me: Process,
+) -> None:
+    """After a stall it matters at once: what a peer has answered must not be paid for again."""
+    answered, vanished, kept = await me.read(3)
+    for ref in (answered, vanished):
+        await me.outside.ask_all(
+            [("XACK", ref.stream, GROUP, ref.entry_id), ("XDEL", ref.stream, ref.entry_id)]
+        )
+    await me.outside.ask("SET", me.keys.done(answered), "1token")
+    me.held.keep(until=0.0)
+    await me.leases.renew()
+    assert me.lost == [answered]
+    assert kept in me.held
+    assert vanished in me.held
+
+
+async def test_what_is_held_is_certainly_ours_for_a_lease_from_each_renewal(me: Process) -> None:
+    clock = SystemClock()
+    assert clock.monotonic() < me.held.kept_until <= clock.monotonic() + 30  # from the first read on
+    me.held.keep(until=0.0)
+    doubting = asyncio.ensure_future(me.held.kept())
+    await asyncio.sleep(0)
+    before = clock.monotonic()
+    await me.leases.renew()
+    await doubting
+    assert before + 30 <= me.held.kept_until <= clock.monotonic() + 30
+
+
+async def test_a_renewal_that_failed_proves_nothing(own_valkey: EmbeddedValkey, keys: Keys) -> None:
+    process = Process(RedisLink(own_valkey.url), keys, "me")
+    await process.outside.ask("XGROUP", "CREATE", process.stream, GROUP, "0", "MKSTREAM")
+    await process.read(1)
+    process.held.keep(until=0.0)
+    own_valkey.kill()
+    with pytest.raises(RedisError):
+        await process.leases.renew()
+    assert process.held.kept_until == 0.0
+    await process.close()
 
 
 async def test_a_lost_group_loses_every_lease_without_an_error(me: Process) -> None:
@@ -233,9 +279,9 @@ async def test_an_entry_that_found_another_owner_meanwhile_is_not_taken(me: Proc
     ref, fresh = await peer.read(2)
     await me.age(ref)
     args: list[str] = [GROUP, "me", "3", "dead", "0", ref.entry_id]
-    assert await me.wire.run(TAKE, (me.stream,), args) == [[], [], 0]
+    assert await me.wire.run(TAKE, (me.stream, me.keys.early), args) == [[], [], 0]
     args = [GROUP, "me", "3", "peer", "60000", ref.entry_id, fresh.entry_id]
-    entries, suspects, vanished = await me.wire.run(TAKE, (me.stream,), args)
+    entries, suspects, vanished = await me.wire.run(TAKE, (me.stream, me.keys.early), args)
     assert ([row[0].decode() for row in entries], suspects, vanished) == ([ref.entry_id], [], 0)
 
 

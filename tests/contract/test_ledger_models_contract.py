@@ -38,6 +38,7 @@ from theo_daemon.ledger.shared import (
     Change,
     CircuitClosed,
     CircuitOpened,
+    FailureCounted,
     HealthReport,
     ModelDisabled,
     Ordered,
@@ -82,6 +83,10 @@ def call(ledger: Ledger, number: int, *, scopes: tuple[Scope, ...] = (TOTAL,), *
     )
 
 
+def iter_queue(queue: asyncio.Queue[Sequence[SharedStanding]]) -> list[list[SharedStanding]]:
+    return [list(queue.get_nowait()) for _ in range(queue.qsize())]
+
+
 def ended(asked: Ask, state: str = "ok", **fields: Any) -> Landing:
     assert asked.want is not None
     settled = Settled(
@@ -111,6 +116,47 @@ async def test_of_two_processes_that_open_a_circuit_one_makes_the_news(pair: Pai
     )
     assert sorted(one.news for one in found) == [False, True]
     assert found[0].standing == found[1].standing
+
+
+async def failed(pair: Pair, ledger: Ledger, number: int) -> Changed:
+    """A call that failed, as a worker and its job tell of it."""
+    asked = call(ledger, number)
+    assert isinstance(await ledger.ask(asked), Granted)
+    counted = ledger.change(FailureCounted("fast", 0, threshold=3, until_ms=pair.later_ms))
+    ledger.tell(ended(asked, "failed", error_code="provider_unavailable"))
+    answer = await pair.rig.within(counted)
+    assert isinstance(answer, Changed)
+    return answer
+
+
+async def test_failures_in_a_row_are_counted_over_processes_and_only_the_last_is_news(pair: Pair) -> None:
+    heard: asyncio.Queue[Sequence[SharedStanding]] = asyncio.Queue()
+    await pair.rig.pass_time(0.3)
+    pair.two.on_standings(heard.put_nowait)
+    first, second = await failed(pair, pair.one, 1), await failed(pair, pair.two, 2)
+    assert [one.standing.failures for one in (first, second)] == [1, 2]
+    assert [one.news for one in (first, second)] == [False, False]
+    assert second.standing.version == 0
+    await pair.rig.pass_time(0.3)
+    third = await failed(pair, pair.one, 3)
+    assert third.news
+    assert (third.standing.openings, third.standing.open_until_ms) == (1, pair.later_ms)
+    assert (third.standing.generation, third.standing.failures) == (1, 0)
+    await pair.rig.pass_time(0.3)
+    told = [row for rows in iter_queue(heard) for row in rows]
+    assert [row for row in told if row.version] == [third.standing]
+    late = await failed(pair, pair.two, 4)
+    assert late == Changed(third.standing, False), "of a circuit that is open by now"
+
+
+async def test_an_answer_that_any_process_got_ends_the_row_of_failures(pair: Pair) -> None:
+    for number, one in enumerate((pair.one, pair.two)):
+        await failed(pair, one, number)
+    answered = call(pair.two, 5)
+    assert isinstance(await pair.two.ask(answered), Granted)
+    await pair.two.land(ended(answered))
+    again = await failed(pair, pair.one, 6)
+    assert (again.standing.failures, again.standing.openings) == (1, 0)
 
 
 async def test_every_kind_of_change_makes_its_row(pair: Pair) -> None:

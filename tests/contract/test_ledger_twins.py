@@ -38,6 +38,7 @@ from theo_daemon.ledger.records import (
     Clear,
     Forget,
     Granted,
+    Hit,
     JobEnd,
     Landing,
     OtherWindow,
@@ -48,6 +49,7 @@ from theo_daemon.ledger.records import (
 from theo_daemon.ledger.shared import (
     CircuitClosed,
     CircuitOpened,
+    FailureCounted,
     HealthReport,
     ModelDisabled,
     Ordered,
@@ -321,7 +323,7 @@ class Twins(RuleBasedStateMachine):
         outcome = data.draw(TEXTS) if remember or data.draw(st.booleans()) else None
         return JobEnd(
             ref=call.ref, outcome=outcome, digest=call.digest, tenant=call.tenant, client_id=call.client_id,
-            remember=remember,
+            remember=remember, vanished=outcome is None and data.draw(st.booleans()),
         )  # fmt: skip
 
     def _change(self, data: st.DataObject) -> Operation:
@@ -336,6 +338,9 @@ class Twins(RuleBasedStateMachine):
                     CircuitOpened, st.just(model), st.just(generation), st.just(later), st.integers(1, 3)
                 ),
                 st.builds(CircuitClosed, st.just(model), st.just(generation)),
+                st.builds(
+                    FailureCounted, st.just(model), st.just(generation), st.integers(1, 3), st.just(later)
+                ),
                 st.builds(PauseAsked, st.just(model), st.just(later)),
                 st.builds(
                     ModelDisabled,
@@ -391,9 +396,9 @@ class Twins(RuleBasedStateMachine):
 
     def _without_history(self, operation: Operation, verdict: object) -> object:
         if (
-            isinstance(operation, Ask)
+            isinstance(operation, Ask | Check)
             and operation.ref in self.ended
-            and isinstance(verdict, Granted | Clear)
+            and isinstance(verdict, Granted | Clear | Hit)
         ):
             return structs.replace(verdict, prior=())
         return verdict

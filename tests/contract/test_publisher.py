@@ -187,6 +187,19 @@ async def test_names_the_reply_keys_of_another_type(desk: Desk) -> None:
     assert await desk.publisher.unusable([text]) == frozenset()  # only what is good is remembered
 
 
+async def test_an_entry_that_redis_has_not_any_more_has_vanished(
+    desk: Desk, own_valkey: EmbeddedValkey
+) -> None:
+    (envelope,) = await desk.jobs(1)
+    assert not await desk.publisher.vanished(envelope.ref)
+    await desk.outside.ask("DEL", envelope.ref.stream)
+    assert await desk.publisher.vanished(envelope.ref)
+    elsewhere = Desk(RedisLink(own_valkey.url), Keys("x"))
+    own_valkey.kill()
+    assert not await elsewhere.publisher.vanished(envelope.ref)  # nobody can say
+    await elsewhere.close()
+
+
 async def test_a_refused_reply_is_kept_without_holding_up_the_others(desk: Desk) -> None:
     stuck, *others = await desk.jobs(3)
     await desk.outside.ask("SET", desk.keys.replies, "not a stream")

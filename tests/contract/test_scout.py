@@ -17,6 +17,7 @@ from theo_daemon.held import HeldEntries, Room
 from theo_daemon.intake import IntakeRules, StreamIntake
 from theo_daemon.job import Delivery, EntryRef
 from theo_daemon.keys import Keys
+from theo_daemon.lease_scripts import HAND_BACK, RECLAIM, TAKE
 from theo_daemon.levelling import LevelRules
 from theo_daemon.redis_link import RedisLink
 from theo_daemon.scout import Scout, ScoutRules
@@ -225,6 +226,38 @@ async def test_a_reader_that_comes_by_leaves_it_to_its_owner(wire: Wire, keys: K
         ids[0]: "reader", ids[1]: "owner", ids[2]: "owner", ids[4]: "reader",
     }  # fmt: skip
     assert await wire.ask("HLEN", keys.early) == 0
+
+
+@pytest.mark.parametrize("how", ["as its owner died", "as nobody kept it"])
+async def test_a_reader_leaves_it_to_whoever_has_taken_it_over_by_then(
+    how: str, wire: Wire, keys: Keys, jobs: str
+) -> None:
+    """Given back to the dead, it would be nobody's for a lease, while the heir runs it."""
+    (entry_id,) = await push(wire, jobs, "a", 1)
+    both = (jobs, keys.early)
+    await wire.run(TAKE_EARLY, both, (GROUP, "dead", 60_000, entry_id))
+    if how == "as its owner died":
+        await wire.run(TAKE, both, (GROUP, "heir", 3, "dead", 0, entry_id))
+    else:
+        await wire.run(RECLAIM, both, (GROUP, "heir", 3, 0, "0-0", 10))
+    await wire.ask("XREADGROUP", "GROUP", GROUP, "reader", "STREAMS", jobs, ">")
+    assert await wire.run(PASS, both, (GROUP, "reader", entry_id)) == [entry_id.encode()]
+    assert await pending(wire, jobs) == {entry_id: "heir"}
+
+
+async def test_what_was_handed_back_is_not_new_to_a_reader_but_anybody_s(
+    wire: Wire, keys: Keys, jobs: str
+) -> None:
+    """A process that died may have called for it: that is looked up for what is taken over, not for new jobs."""
+    (entry_id,) = await push(wire, jobs, "a", 1)
+    both = (jobs, keys.early)
+    await wire.run(TAKE_EARLY, both, (GROUP, "leaver", 60_000, entry_id))
+    await wire.run(HAND_BACK, both, (GROUP, "leaver", 1_000, entry_id))
+    await wire.ask("XREADGROUP", "GROUP", GROUP, "reader", "STREAMS", jobs, ">")
+    assert await wire.run(PASS, both, (GROUP, "reader", entry_id)) == [entry_id.encode()]
+    _, taken, _, _ = await wire.run(RECLAIM, both, (GROUP, "heir", 3, 3_600_000, "0-0", 10))
+    assert [row[0].decode() for row in taken] == [entry_id]
+    assert [row[3] for row in await wire.ask("XPENDING", jobs, GROUP, "-", "+", 10)] == [1]
 
 
 # -- the scout ----------------------------------------------------------------------------------------------

@@ -126,7 +126,9 @@ class SqliteTwin:
                 key: (model, text, created, fresh)
                 for key, model, text, created, fresh in rows("SELECT * FROM cache").fetchall()
             },
-            standings={one.model: one for one in all_standings(self._db) if one.version},
+            standings={
+                one.model: one for one in all_standings(self._db) if one != SharedStanding(model=one.model)
+            },
             health=all_health(self._db),
             windows={
                 model: msgspec.json.decode(slices)

@@ -156,6 +156,63 @@ guardrails: [{guardrail_name: g}]
 include: [other.yaml]
 """
 
+A_COMPANY_S = """\
+model_list:
+  - model_name: chat
+    litellm_params: {model: azure/chat-eu, api_base: "https://eu.openai.azure.com", api_key: os.environ/AZURE_EU,
+      api_version: "2024-10-21", region_name: eu, rpm: 600}
+  - model_name: chat
+    litellm_params: {model: azure/chat-us, api_base: "https://us.openai.azure.com", api_key: os.environ/AZURE_US,
+      api_version: "2024-10-21", region_name: us, rpm: 300}
+  - model_name: roomy
+    litellm_params: {model: gemini/gemini-2.5-pro, api_key: os.environ/GEMINI_API_KEY, max_budget: 30,
+      budget_duration: 1d, soft_budget: 24}
+    model_info: {max_input_tokens: 1000000, max_output_tokens: 8192}
+  - model_name: careful
+    litellm_params: {model: anthropic/claude-3-5-haiku-latest, api_key: os.environ/ANTHROPIC_API_KEY}
+litellm_settings:
+  max_budget: 500
+  budget_duration: 30d
+  max_end_user_budget: 2.5
+  request_timeout: 600
+  cache: true
+  cache_params: {type: redis, host: os.environ/REDIS_HOST, ttl: 900}
+router_settings:
+  routing_strategy: latency-based-routing
+  timeout: 90
+  retry_policy: {TimeoutErrorRetries: 1, RateLimitErrorRetries: 4, BadRequestErrorRetries: 0}
+  allowed_fails_policy: {TimeoutErrorAllowedFails: 6, InternalServerErrorAllowedFails: 4,
+    RateLimitErrorAllowedFails: 99}
+  cooldown_time: 20
+  default_max_parallel_requests: 40
+  context_window_fallbacks: [{chat: [roomy]}, {careful: [roomy]}]
+  content_policy_fallbacks: [{chat: [careful]}]
+  provider_budget_config:
+    anthropic: {budget_limit: 10, time_period: 1d}
+    azure: {budget_limit: 200, time_period: 1d}
+    cohere: {budget_limit: 1, time_period: 1d}
+    openai: 5
+  enable_pre_call_checks: true
+general_settings:
+  master_key: sk-secret-master-key
+  max_request_size_mb: 4
+  max_response_size_mb: 8
+"""
+
+NO_COOLDOWNS = """\
+model_list:
+  - {model_name: a, litellm_params: {model: gpt-4o}}
+  - {model_name: b, litellm_params: {model: gpt-4o-mini}}
+  - {model_name: c, litellm_params: {model: deepseek/deepseek-chat}}
+router_settings:
+  disable_cooldowns: true
+  allowed_fails: 2
+  num_retries: 0
+  retry_policy: {TimeoutErrorRetries: 9}
+  routing_strategy: cost-based-routing
+  fallbacks: [{a: [b, c]}]
+"""
+
 ORDERS_AND_WEIGHTS = """\
 model_list:
   - {model_name: m, litellm_params: {model: gpt-4o, api_key: os.environ/A, weight: 9, order: 1}}

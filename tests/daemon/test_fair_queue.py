@@ -160,7 +160,7 @@ def test_who_left_the_line_does_not_start() -> None:
     queue.discard("never-there")
     assert drain(queue) == ["b"]
     assert len(queue) == 0
-    assert queue.routes() == set()
+    assert queue.routes() == []
 
 
 @given(

@@ -80,8 +80,8 @@ def run(db: apsw.Connection, pruner: Pruner | None = None) -> int:
 def test_what_is_too_old_goes_and_the_rest_stays(db: apsw.Connection) -> None:
     add_ids(db, 250, NOW_MS - DAY_MS - 1)
     add_ids(db, 50, NOW_MS - DAY_MS + 60_000)
-    add_outcomes(db, 250, NOW_MS - 3_600_001)
-    add_outcomes(db, 50, NOW_MS - 3_000_000)
+    add_outcomes(db, 250, NOW_MS - DAY_MS - 1)  # they wait a day for a Redis that is away: they were paid for
+    add_outcomes(db, 50, NOW_MS - DAY_MS + 60_000)
     add_answers(db, 250, NOW_MS - 61_000)
     add_answers(db, 50, NOW_MS - 59_000)
     add_owner(db, 1, NOW_MS - 40 * DAY_MS)

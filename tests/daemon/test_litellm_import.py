@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.daemon.litellm_files import (
+    A_COMPANY_S,
     AZURE_AND_FALLBACKS,
     CREDENTIALS_AND_ANCHORS,
     FILES,
     HOSTILE,
     LITERAL_SECRETS,
     MANY_PROVIDERS,
+    NO_COOLDOWNS,
     ODD_NAMES,
     ODD_VALUES,
     ORDERS_AND_WEIGHTS,
@@ -31,6 +33,7 @@ from theo_daemon.litellm import Imported, convert
 from theo_daemon.litellm.deployment import MODEL_KEYS, ROUTING_KEYS
 from theo_daemon.litellm.providers import PROVIDERS
 from theo_daemon.litellm.settings_table import ROUTING_KEYS as SETTINGS
+from theo_daemon.litellm.settings_table import STRATEGIES
 from theo_daemon.litellm.yaml_text import read_yaml
 from theo_workers.errors import ConfigError
 
@@ -135,6 +138,64 @@ def test_a_ceiling_over_everything_is_a_budget_without_selectors() -> None:
     (budget,) = config_of(imported(SETTINGS_OF_ALL_KINDS)).budgets
     assert (budget.spend_ceiling, str(budget.spend_window), budget.calendar_aligned) == (100.0, "1mo", False)
     assert (budget.tenant, budget.workflow, budget.group, budget.model) == (None, None, None, None)
+
+
+def test_what_a_company_has_set_up_is_all_there() -> None:
+    """Ceilings of every kind, fallbacks by kind, regions, circuits, retries and sizes."""
+    result = imported(A_COMPANY_S)
+    config, models = config_of(result), models_of(result)
+    routing = config.routing
+    assert (routing.strategy, routing.predictive_usd_per_s) == ("predictive", 1.0)
+    assert (routing.max_attempts, routing.circuit_breaker_threshold) == (5, 5)
+    assert (routing.circuit_breaker_timeout_s, routing.timeout_s) == (20, 90)
+    assert (routing.cache_enabled, routing.cache_ttl_seconds) == (True, 900)
+    assert routing.context_window_fallbacks == {"chat": ("roomy",), "careful": ("roomy",)}
+    assert routing.content_policy_fallbacks == {"chat": ("careful",)}
+    assert (config.ingress.max_job_bytes, routing.max_response_bytes) == (4_000_000, 8_000_000)
+    assert [models[name].region for name in config.groups["chat"]] == ["eu", "us"]
+    assert {model.concurrency for model in models.values()} == {40}
+    roomy = models["roomy"].routing
+    assert (roomy.spend_ceiling, str(roomy.spend_window), roomy.warning_ratio) == (30.0, "1d", 0.8)
+    budgets = [
+        (one.tenant, one.model, one.spend_ceiling, str(one.spend_window), one.calendar_aligned)
+        for one in config.budgets
+    ]
+    assert budgets == [
+        (None, None, 500.0, "30d", False),
+        ("*", None, 2.5, "total", True),
+        (None, "careful", 10.0, "1d", False),
+    ]
+    text = said(result)
+    assert (
+        "provider_budget_config azure: budgets are by model, not by provider: give each of chat-1, chat-2"
+        in text
+    )
+    assert "provider_budget_config cohere: none of its models was taken over" in text
+    assert "provider_budget_config openai: is no mapping" in text
+    assert "an answer that neither its job nor max_output_tokens caps gets 4096 tokens at most" in text
+    assert [warning.split(":")[0] for warning in config.warnings] == ["[routing] default"]
+
+
+def test_circuits_that_were_switched_off_stay_so_and_numbers_for_all_errors_win_over_those_by_kind() -> None:
+    result = imported(NO_COOLDOWNS)
+    routing = config_of(result).routing
+    assert (routing.circuit_breaker_threshold, routing.circuit_breaker_failure_ratio) == (1_000_000, 0.0)
+    assert routing.max_attempts == 1
+
+
+def test_fallbacks_of_several_steps_are_not_given_up_for_a_strategy() -> None:
+    result = imported(NO_COOLDOWNS)
+    assert config_of(result).routing.strategy == "weighted"
+    assert "routing_strategy: was left out" in said(result)
+    one_step = imported(NO_COOLDOWNS.replace("[b, c]", "[b]"))
+    assert config_of(one_step).routing.strategy == "predictive"
+    assert config_of(one_step).routing.predictive_usd_per_s == 0
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_every_strategy_is_accepted(strategy: str) -> None:
+    result = imported(NO_COOLDOWNS.replace("cost-based-routing", strategy).replace("[b, c]", "[b]"))
+    assert config_of(result).routing.strategy in {"weighted", "predictive"}
 
 
 def test_literal_keys_become_variables_to_set_the_same_key_the_same_variable() -> None:

@@ -185,6 +185,20 @@ def test_doctor_says_what_a_login_lacks_and_what_it_has_too_much(world: World, f
     assert "write theo:jobs" not in named
 
 
+@pytest.mark.parametrize("command", ["time", "xpending", "xinfo"])
+def test_what_cannot_be_looked_at_is_a_finding_and_no_crash(
+    world: World, fleet: Fleet, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    fleet.write_config()
+    world.admin.execute_command("ACL", "SETUSER", "theo-daemon", f"-{command}")
+    report = json.loads(fleet.output("doctor", "--json", "--redis-url", world.url("daemon")))
+    found = {one["what"]: one for one in report["findings"] if one["state"] == "fail"}
+    assert command.upper() in found["permissions"]["found"]
+    assert f"no permissions to run the '{command}" in found["streams"]["found"]
+    fleet.output("status", "--redis-url", world.url("daemon"))
+    assert f"no permissions to run the '{command}" in capsys.readouterr().err
+
+
 def test_doctor_tries_out_what_a_ledger_in_redis_needs_where_it_lies_there(
     world: World, fleet: Fleet
 ) -> None:

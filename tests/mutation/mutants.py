@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 DAEMON, LEDGER = "daemon/theo_daemon", "daemon/theo_daemon/ledger"
-SQLITE = f"{LEDGER}/sqlite"
+SQLITE, LUA = f"{LEDGER}/sqlite", f"{LEDGER}/redis/lua"
 
 
 class Mutant(NamedTuple):
@@ -25,7 +25,8 @@ class Mutant(NamedTuple):
 FINISH = "tests/contract/test_finish_script.py::test_"
 LEASES = "tests/contract/test_leases.py::test_"
 RULES = "tests/daemon/test_ledger_rules.py::test_"
-LEDGER_CONTRACT = "tests/contract/test_ledger_contract.py::test_"
+MONEY = "tests/contract/test_ledger_money_contract.py::test_"
+REDIS_LEDGER = "tests/contract/test_redis_ledger"
 CRASHES = "tests/scenario/test_crash_points.py::test_the_job_gets_its_one_reply_and_only_a_call_in_doubt_is_made_again"
 
 MUTANTS = (
@@ -122,7 +123,7 @@ MUTANTS = (
         f"{SQLITE}/commit.py",
         "                row[1] -= one.bound_nano or 0\n",
         "                row[1] -= 0\n",
-        (f"{LEDGER_CONTRACT}a_landing_moves_the_hold_to_what_is_spent_and_serves_who_comes_after",),
+        (f"{MONEY}a_landing_moves_the_hold_to_what_is_spent_and_serves_who_comes_after",),
     ),
     Mutant(
         "burying the dead takes settled calls for lost ones",
@@ -136,7 +137,35 @@ MUTANTS = (
         f"{SQLITE}/store.py",
         '    closed = [one for one in settled if states.get(one.attempt_id) == "sent"]\n',
         "    closed = [one for one in settled if one.attempt_id in states]\n",
-        (f"{LEDGER_CONTRACT}a_process_that_only_seemed_dead_is_charged_the_truth",),
+        (f"{MONEY}a_process_that_only_seemed_dead_is_charged_the_truth",),
+    ),
+    Mutant(
+        "the dead write on in Redis",
+        f"{LUA}/commit.lua",
+        "if redis.call('HGET', OWNERS, owner) ~= name then\n",
+        "if false then\n",
+        (f"{REDIS_LEDGER}_owners.py::test_the_buried_neither_claim_nor_land_nor_free_a_key",),
+    ),
+    Mutant(
+        "a batch whose answer was lost is done again in Redis",
+        f"{LUA}/commit.lua",
+        "if before[1] == token then\n    told,",
+        "if false then\n    told,",
+        (f"{REDIS_LEDGER}.py::test_a_batch_whose_answer_is_lost_is_done_once",),
+    ),
+    Mutant(
+        "in Redis only what is spent counts against a ceiling, not what is held",
+        f"{LUA}/money.lua",
+        "        if left >= balance.held then return nil end\n",
+        "        if left >= 0 then return nil end\n",
+        (f"{MONEY}calls_racing_for_a_ceiling_never_pass_it[redis]",),
+    ),
+    Mutant(
+        "in Redis a window begins whenever somebody believes so",
+        f"{LUA}/claims.lua",
+        "        if other then return other end\n",
+        "",
+        (f"{MONEY}a_window_begins_once_for_all_processes_and_none_goes_back[redis]",),
     ),
     Mutant(
         "a commit does not wait for the disk",

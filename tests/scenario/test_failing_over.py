@@ -86,6 +86,26 @@ async def test_every_candidate_is_tried_even_beyond_max_attempts() -> None:
         assert attempts[5] == ("up", "ok", None)
 
 
+@pytest.mark.parametrize(("max_attempts", "calls_of_a"), [(1, 1), (2, 2), (3, 3)])
+async def test_while_the_others_are_out_a_model_is_called_again_only_as_often_as_attempts_are_left(
+    max_attempts: int, calls_of_a: int
+) -> None:
+    """Each of these calls may have been billed, and one more of the same model is what `max_attempts` is there for."""
+    resets = Fate(error="provider_unavailable", failure=FailureClass.MAYBE)
+    async with staged(
+        model("a", resets, routing={"circuit_breaker_threshold": 9}),
+        model("b", DOWN, HELLO, routing={"circuit_breaker_threshold": 1, "circuit_breaker_timeout_s": 20.0}),
+        routing={"max_attempts": max_attempts},
+    ) as stage:
+        stage.push("opens the circuit of b", model="b")
+        await stage.advance(1)
+        ref = stage.push()
+        await stage.advance(18)
+        assert (stage.end(ref), len(stage.upstreams["a"].prompts)) == ("waiting", calls_of_a)
+        await stage.advance(2)
+        assert told(stage, ref) == [*[("a", "maybe", "provider_unavailable")] * calls_of_a, ("b", "ok", None)]
+
+
 async def test_the_last_candidate_s_error_is_the_reply_with_all_attempts() -> None:
     busy = Fate(error="provider_unavailable", status_code=500, message="other trouble")
     async with staged(
@@ -313,3 +333,16 @@ async def test_a_model_that_its_provider_does_not_know_is_skipped_and_told_once_
             await stage.advance(0.1)
             assert stage.ok(ref).answer.model == answered_by
             assert stage.observer.unknown == ["renamed"] * told_of
+
+
+async def test_a_job_that_stood_in_a_model_s_mailbox_for_as_long_as_a_call_may_take_gets_another_turn() -> (
+    None
+):
+    """It has no deadline that could have passed: it fell back on a model with one slot, behind others."""
+    slow = Fate(text="hello", latency_ms=1500)
+    models = model("down", DOWN, routing=FIRST), model("up", slow, concurrency=1)
+    async with staged(*models, routing={"timeout_s": 2.0}) as stage:
+        refs = stage.push_all([f"question {number}" for number in range(5)])
+        await stage.advance(10)
+        assert stage.ends(refs) == ["ok"] * 5
+        assert stage.upstreams["up"].closed == []

@@ -12,14 +12,16 @@ from theo_workers.messages import Completion, DeltaSink, Outcome, Request
 
 
 class Call(Struct, frozen=True, kw_only=True):
-    """One attempt at one request. `deadline` is monotonic seconds.
+    """One attempt at one request. `deadline` is monotonic seconds: it is not started, and not waited for, after it.
 
+    `timeout_s` is the time that the provider has from its start on; None: what is left until the deadline.
     `before_send` is awaited after admission, right before the provider is called: the ledger's claim. What it
     raises reaches the caller, frees the slot and abandons the permit, and nothing is sent.
     """
 
     request: Request
     deadline: float
+    timeout_s: float | None = None
     before_send: Callable[[], Awaitable[None]]
     on_delta: DeltaSink | None = None
 

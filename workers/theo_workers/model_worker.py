@@ -264,6 +264,8 @@ class ModelWorker:
             self._refuse(submission, refusal)
             return
         submission.admitted = now
+        if submission.call.timeout_s is not None:
+            submission.deadline = now + submission.call.timeout_s
         del self._waiting[submission]
         self._running.add(submission)
         submission.task = self._running_loop().create_task(self._carry_out(submission))

@@ -86,19 +86,20 @@ async def _redis(target: Target) -> list[Finding]:
     found = [Finding("ok", "redis", f"{link.shown}, maxmemory-policy noeviction")]
     if facts.warnings:
         found = [Finding("warn", "redis", f"{link.shown}, {warning}") for warning in facts.warnings]
+    permissions: list[Finding] = []
     try:
         async with target.wire() as wire:
-            asked = time.time()
-            seconds, micros = await wire.ask("TIME")
-            answered = time.time()
-            info, *settings = await wire.ask_all(
-                [("INFO",), ("CONFIG", "GET", "save"), ("CONFIG", "GET", "appendfsync")]
-            )
             permissions = await check_permissions(
                 wire,
                 target.keys,
                 list(target.config.ingress.lanes),
                 ledger=not isinstance(target.config.ledger.url, Path),
+            )
+            asked = time.time()
+            seconds, micros = await wire.ask("TIME")
+            answered = time.time()
+            info, *settings = await wire.ask_all(
+                [("INFO",), ("CONFIG", "GET", "save"), ("CONFIG", "GET", "appendfsync")]
             )
             queues = await look(wire, target)
             said = facts_of(info, *settings)
@@ -106,6 +107,7 @@ async def _redis(target: Target) -> list[Finding]:
     except RouterError as error:
         return [
             *found,
+            *permissions,
             Finding("fail", "streams", str(error), "these keys cannot be used as streams of jobs"),
         ]
     offset_s = int(seconds) + int(micros) / 1e6 - (asked + answered) / 2

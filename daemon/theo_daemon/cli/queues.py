@@ -63,6 +63,8 @@ async def look(wire: Wire, target: Target) -> Queues:
             ("XINFO", "CONSUMERS", stream, group),
         ]
     time, dead, *answers = await wire.ask_all(questions)
+    if isinstance(time, ResponseError):
+        raise time
     oldest_of = await oldest_ids(wire, list(lanes.values()))
     now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
     found: list[Lane] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import os
 import resource
 import signal
@@ -17,6 +16,7 @@ import typer
 from msgspec import structs
 from redis.exceptions import RedisError
 
+from theo_daemon import process_memory
 from theo_daemon.cli.options import ConfigFile, RedisUrl, new_app
 from theo_daemon.cli.target import NO_ADDRESS
 from theo_daemon.config import Config
@@ -92,7 +92,7 @@ def _serve_one(settings: Config, url: str) -> int:
     """Exit status 0 after a clean drain; 1 when a second signal cut it short."""
     # The interpreter's switch interval stays at its 5 ms: a shorter one brings commits back sooner on a busy loop,
     # but they are smaller then, and both threads spend a quarter more CPU on handing the lock back and forth.
-    gc.set_threshold(50_000, 20, 50)  # a job makes dozens of short-lived objects; few of them are in cycles
+    process_memory.tune()
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:

@@ -103,6 +103,7 @@ class Hit(Struct, frozen=True):
     """A fresh answer is on record."""
 
     answer: bytes
+    prior: tuple[PriorAttempt, ...] = ()  # calls for this very entry that were lost with their processes
 
 
 class Replay(Struct, frozen=True):
@@ -221,6 +222,7 @@ class JobEnd(Struct, frozen=True, kw_only=True, gc=False):
     tenant: str = ""
     client_id: str | None = None
     remember: bool = False  # the outcome also answers repeated pushes of the id; else the id is free again
+    vanished: bool = False  # Redis has lost the entry: its id is free unless a call for it is still out
 
 
 class Landing(Struct, frozen=True, kw_only=True, gc=False):

@@ -94,7 +94,8 @@ def decide(asks: Sequence[Ask | Check], known: Known, *, owner: int) -> tuple[li
     for ask in asks:
         verdict = _identify(ask, known)
         if verdict is None:
-            verdict = Clear() if isinstance(ask, Check) else _admit(ask, known, claims, owner)
+            prior = known.prior.get(ask.ref, ())
+            verdict = Clear(prior) if isinstance(ask, Check) else _admit(ask, known, claims, owner)
         if ask.client_id is not None and isinstance(verdict, Clear | Granted | Busy | Hit):
             _take_id(ask, known, claims)
         verdicts.append(verdict)
@@ -126,7 +127,7 @@ def _admit(ask: Ask, known: Known, claims: Claims, owner: int) -> Verdict:
     if ask.cache_key is not None and (kept := known.answers.get(ask.cache_key)) is not None:
         shared = ask.waited_since_ms is not None and kept.created_at >= ask.waited_since_ms
         if shared or kept.fresh_until > known.now_ms:
-            return Hit(kept.answer)
+            return Hit(kept.answer, prior)
     if ask.key in known.holders:
         return Busy()
     if ask.want is None:

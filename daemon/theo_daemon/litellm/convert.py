@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 from theo_daemon.config_parse import parse_config
+from theo_daemon.litellm.budgets import list_budgets
 from theo_daemon.litellm.deployment import read_deployment
 from theo_daemon.litellm.draft import KEYS, Draft
 from theo_daemon.litellm.endpoint import LeftOut
@@ -74,6 +75,8 @@ def convert(document: Any, *, source: str, env: Mapping[str, str]) -> Imported:
         why = "; ".join(map(str, left_out.all[:3]))
         raise ConfigError(f"{source}: none of its models can be taken over. {why}")
     families = build_families(drafts, _all_fallbacks(settings, drafts), settings.aliases, notes)
+    _choose_strategy(settings, families, notes)
+    settings.budgets = list_budgets(settings, families, notes)
     _note_sections(document, notes)
     text = _write(source, settings, families, values, left_out)
     try:
@@ -136,6 +139,16 @@ def _all_fallbacks(settings: Settings, drafts: Sequence[Draft]) -> dict[str, lis
     return {name: everybody for name in asked if name not in everybody} | own
 
 
+def _choose_strategy(settings: Settings, families: Families, notes: Notes) -> None:
+    if settings.strategy and families.ranked:
+        notes.lost(
+            "router_settings routing_strategy",
+            "was left out: fallbacks of several steps are weights here, which it would not look at",
+        )
+    else:
+        settings.routing.update(settings.strategy)
+
+
 def _note_sections(document: Mapping[str, Any], notes: Notes) -> None:
     for section in document:
         if section not in READ:
@@ -178,8 +191,8 @@ def _write(source: str, settings: Settings, families: Families, values: Values, 
         lines += ["", *remarks, *toml_table("[[models]]", _table(draft))]
     if families.groups:
         lines += ["", *toml_table("[groups]", families.groups)]
-    if settings.budget:
-        lines += ["", *toml_table("[[budgets]]", settings.budget)]
+    for budget in settings.budgets:
+        lines += ["", *toml_table("[[budgets]]", budget)]
     return "\n".join(lines) + "\n"
 
 
@@ -189,16 +202,17 @@ def _list(head: str, items: Sequence[str]) -> list[str]:
 
 def _ingress(settings: Settings, families: Families) -> list[str]:
     """Sent calls must be able to end while a process drains."""
+    size = {} if settings.max_job_bytes is None else {"max_job_bytes": settings.max_job_bytes}
     longest = max(
         settings.routing.get("timeout_s", DEFAULT_TIMEOUT_S),
         *(draft.routing.get("timeout_s", 0.0) for draft in families.models),
     )
     if longest <= DEFAULT_DRAIN_S:
-        return []
+        return [*toml_table("[ingress]", size), ""] if size else []
     told = comment(
         "Above every timeout_s, or a restart may pay twice; keep your supervisor's patience above it."
     )
-    return [*told, *toml_table("[ingress]", {"drain_s": longest + 10.0}), ""]
+    return [*told, *toml_table("[ingress]", {**size, "drain_s": longest + 10.0}), ""]
 
 
 def _routing(settings: Settings, families: Families) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Draft(Struct, kw_only=True):
     input_cost_per_mtok: float | None = None
     output_cost_per_mtok: float | None = None
     routing: dict[str, Any] = {}
+    whose: str = ""  # the provider, by LiteLLM's name
     order: int = 0  # among the deployments of one model_name; lower ones are asked first
     weight: float | None = None  # as LiteLLM would weigh it
     remarks: list[str] = []  # comments above the table

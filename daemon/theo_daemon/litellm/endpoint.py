@@ -54,8 +54,8 @@ def read_endpoint(asked: str, name: str, params: Mapping[str, Any], mode: str, p
     if not own_name:
         raise LeftOut("it names no model")
     draft = Draft(
-        asked=asked, name=name, provider=known.provider, model=own_name, headers={}, query={}, routing={}
-    )
+        asked=asked, name=name, provider=known.provider, model=own_name, whose=whose, headers={}, query={}, routing={}
+    )  # fmt: skip
     draft.remarks = [f"LiteLLM: {model}"]
     if known.told:
         draft.remarks.append(known.told)

@@ -21,6 +21,7 @@ class Families(Struct, kw_only=True):
     models: list[Draft]
     groups: dict[str, list[str]]
     names: dict[str, str]  # LiteLLM's model_name or alias -> the name here
+    ranked: bool  # is one asked after another, and others after that one?
 
 
 def build_families(
@@ -40,6 +41,7 @@ class _Builder:
         self._taken = set(self._names.values())
         self._models: list[Draft] = []
         self._copies: dict[tuple[str, float], Draft] = {}
+        self._ranked = False
 
     def build(self, fallbacks: Mapping[str, Sequence[str]]) -> Families:
         following = {asked: self._known(asked, fallbacks.get(asked, ())) for asked in self._members}
@@ -60,7 +62,7 @@ class _Builder:
                 groups[self._names[alias]] = groups.get(self._names[asked], [self._names[asked]])
             else:
                 self._notes.lost(f"model_group_alias {alias[:64]!r}", "names no model that was taken over")
-        return Families(models=self._models, groups=groups, names=self._names)
+        return Families(models=self._models, groups=groups, names=self._names, ranked=self._ranked)
 
     def _known(self, asked: str, targets: Sequence[str]) -> list[str]:
         found = []
@@ -80,6 +82,7 @@ class _Builder:
             [draft for draft in own if draft.order == order] for order in sorted({one.order for one in own})
         ]
         places = len(orders) + len(following)
+        self._ranked = self._ranked or places > 2
         found: list[str] = []
         for place, tier in enumerate(orders):
             for draft in tier:

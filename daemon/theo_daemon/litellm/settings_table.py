@@ -25,8 +25,9 @@ ROUTING_KEYS: dict[str, tuple[str, Read, str]] = {
     ),
     "allowed_fails": (
         *("circuit_breaker_threshold", _one_more),
-        "became circuit_breaker_threshold: failures in a row, not within a minute",
+        "became circuit_breaker_threshold: failures in a row. Those of a minute count, too, if half of 20 calls fail",
     ),
+    "max_response_size_mb": ("max_response_bytes", Values.megabytes, ""),
     "cooldown_time": (
         *("circuit_breaker_timeout_s", Values.seconds),
         "became circuit_breaker_timeout_s: after it one probe decides, and not all calls return at once",
@@ -41,15 +42,13 @@ NO_EQUIVALENT: dict[str, str] = {
     # router_settings
     "routing_strategy_args": "there are no further arguments",
     "retry_after": "waits between attempts grow from half a second, and what the provider asks for is obeyed",
-    "retry_policy": "what follows a failure is one table for all: deploy/docs/architecture.md",
-    "model_group_retry_policy": "what follows a failure is one table for all",
-    "allowed_fails_policy": "errors of the caller never count against a model, others do",
-    "disable_cooldowns": "circuits cannot be turned off: circuit_breaker_threshold = 1000000 comes near",
+    "model_group_retry_policy": "attempts are counted for a job, whatever model it asked for: routing.max_attempts",
     "stream_timeout": "a stream has the call's own timeout",
     "max_fallbacks": "every model of a group is tried once, whatever max_attempts is",
     "enable_tag_filtering": "there are no tags: give a group its own name, or a workflow its own model",
     "tag_filtering_match_any": "there are no tags",
-    "provider_budget_config": "budgets are by model, not by provider: give each model a spend_ceiling",
+    "tag_budget_config": "there are no tags: budgets are by tenant, workflow, group and model",
+    "default_priority": "lanes are what jobs are pushed to: P:jobs:high goes before P:jobs",
     "cache_responses": "see cache of litellm_settings",
     "optional_pre_call_checks": "which models can take a job is looked at before each call",
     "default_litellm_params": "jobs must send them in params",
@@ -116,11 +115,23 @@ SILENT = frozenset(
         "model_list",
     ]
 )
-STRATEGIES = {
-    "simple-shuffle": None,
-    "least-busy": "a group's models are chosen by weight among those with a free slot",
-    "latency-based-routing": "a group's models are chosen by weight; those slower than latency_threshold_ms come last",
-    "usage-based-routing": "a group's models are chosen by weight among those whose rpm and tpm have room",
-    "usage-based-routing-v2": "a group's models are chosen by weight among those whose rpm and tpm have room",
-    "cost-based-routing": "a group's models are chosen by weight: give the cheap ones more",
+STRATEGIES: dict[str, tuple[dict[str, Any], str]] = {
+    "simple-shuffle": ({}, ""),
+    "least-busy": ({}, "models of equal weight share the calls by load as soon as they fill up"),
+    "latency-based-routing": (
+        {"strategy": "predictive", "predictive_usd_per_s": 1.0},
+        'became strategy = "predictive", which learns who is quick and reliable; a second outweighs what calls cost',
+    ),
+    "cost-based-routing": (
+        {"strategy": "predictive", "predictive_usd_per_s": 0.0},
+        'became strategy = "predictive", which learns who is cheap and reliable; latency is worth nothing',
+    ),
+    **dict.fromkeys(
+        ("usage-based-routing", "usage-based-routing-v2"),
+        ({}, "a group's models are chosen by weight among those whose rpm and tpm have room"),
+    ),
 }
+"""Their keys of [routing], and what is told of them."""
+NO_COOLDOWNS = {"circuit_breaker_threshold": 1_000_000, "circuit_breaker_failure_ratio": 0.0}
+SAME_FAULTS = ("TimeoutErrorAllowedFails", "InternalServerErrorAllowedFails")
+"""Of allowed_fails_policy: what is a failure of the model here, too."""

@@ -89,6 +89,14 @@ class Values:
             return None
         return number
 
+    def megabytes(self, value: Any, where: str) -> int | None:
+        """-> bytes."""
+        number = self.number(value, where)
+        if number is not None and not 0 < number <= 1e6:
+            self.notes.lost(where, "must be above 0 here, and was left out")
+            return None
+        return None if number is None else max(1, int(number * 1_000_000))
+
     def usd(self, value: Any, where: str) -> float | None:
         number = self.number(value, where)
         if number is not None and not 0 <= number <= 1e9:

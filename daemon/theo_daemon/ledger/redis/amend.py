@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from theo_daemon.ledger.redis.keys import LedgerKeys, spend_row
-from theo_daemon.ledger.redis.scripts import RESET
+from theo_daemon.ledger.redis.keys import LedgerKeys, id_digest, spend_row
+from theo_daemon.ledger.redis.scripts import FORGET, RESET
 from theo_daemon.wire import Wire
 
 
@@ -14,8 +14,8 @@ async def forget_ids(wire: Wire, keys: LedgerKeys, ids: Iterable[tuple[str, str]
 
     A later job with such an id runs anew. Raises redis.exceptions.RedisError, as `reset_spend` does.
     """
-    names = [keys.id(tenant, client_id) for tenant, client_id in ids]
-    return int(await wire.ask("DEL", *names)) if names else 0
+    digests = [id_digest(tenant, client_id) for tenant, client_id in ids]
+    return int(await wire.run(FORGET, (keys.base,), digests))
 
 
 async def reset_spend(wire: Wire, keys: LedgerKeys, rows: Iterable[tuple[str, int]]) -> int:

@@ -110,9 +110,17 @@ class Batches:
         self._stopping = True
         self._work.set()
         await asyncio.wait((running,), timeout=STOP_S)
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        if running.cancel():
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+    def note_end(self, running: asyncio.Task[None]) -> None:
+        """`run` is over. If by a fault that nobody foresaw, the process must not go on."""
+        error = None if running.cancelled() else running.exception()
+        if error is not None:
+            crash = LedgerError(f"the ledger's recorder ended: {type(error).__name__}: {error}")
+            crash.__cause__ = error
+            self.crash(crash)
 
     def _next_batch(self) -> list[Waiting]:
         gathered, ends = self._gathered, 0

@@ -10,7 +10,9 @@ from msgspec import Struct
 
 from theo_daemon.job import EntryRef
 
-OUTCOME_S: Final = 3_600.0  # as long as the done marker of an entry
+OUTCOME_S: Final = (
+    86_400.0  # what is published is deleted soon after; the rest must outlive a Redis that is away
+)
 STALE_ANSWER_S: Final = 60.0  # an answer past its time still serves those who waited for it
 LATE_S: Final = 86_400.0  # so long the truth about a call taken for lost may come
 DOUBTFUL: Final = 10_000  # attempts that may have been billed for nothing: about so many are listed

@@ -84,6 +84,7 @@ class RedisLedger(LedgerFace):
         self._lease.start(self._owner, since=since)
         loop = asyncio.get_running_loop()
         self._recording = loop.create_task(self._batches.run())
+        self._recording.add_done_callback(self._batches.note_end)
         endless = (
             self._watcher.run(), self._prune(), self._condition.run(), self._link.watch(self._clock),
         )  # fmt: skip

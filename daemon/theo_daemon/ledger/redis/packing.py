@@ -25,6 +25,7 @@ from theo_daemon.ledger.redis.keys import entry_name, id_digest, spend_row
 from theo_daemon.ledger.shared import (
     CircuitClosed,
     CircuitOpened,
+    FailureCounted,
     HealthReport,
     ModelDisabled,
     Ordered,
@@ -51,7 +52,7 @@ class Packer:
             Ask: self._ask, Restore: self._restore, Check: self._check, Landing: self._landing,
             Forget: self._forget, Bury: self._bury, HealthReport: self._health,
             CircuitOpened: self._opened, CircuitClosed: self._closed, PauseAsked: self._paused,
-            ModelDisabled: self._disabled, Ordered: self._ordered,
+            ModelDisabled: self._disabled, Ordered: self._ordered, FailureCounted: self._failure,
         }  # fmt: skip
 
     def pack(self, operations: Sequence[Recorded]) -> list[bytes]:
@@ -139,7 +140,7 @@ class Packer:
 
     def _end(self, end: JobEnd) -> _Packed:
         outcome = False if end.outcome is None else self._text(end.outcome)
-        return (entry_name(end.ref), outcome, _id(end), end.digest, end.remember)
+        return (entry_name(end.ref), outcome, _id(end), end.digest, end.remember, end.vanished)
 
     def _forget(self, forget: Forget) -> _Packed:
         return ("forget", [entry_name(ref) for ref in forget.refs])
@@ -179,6 +180,9 @@ class Packer:
 
     def _closed(self, change: CircuitClosed) -> _Packed:
         return _change("closed", change.model, generation=change.generation)
+
+    def _failure(self, one: FailureCounted) -> _Packed:
+        return ("failure", one.model, one.generation, one.threshold, one.until_ms)
 
     def _paused(self, change: PauseAsked) -> _Packed:
         return _change("paused", change.model, until_ms=change.until_ms)

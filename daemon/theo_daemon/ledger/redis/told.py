@@ -88,6 +88,8 @@ def read_standing(row: dict[str, Any]) -> SharedStanding:
         disabled=row.get("disabled"),
         credential=row["credential"],
         order_id=row["order"],
+        failures=row.get("failures", 0),
+        successes=row.get("successes", 0),
         dated_ms=row["dated"],
     )
 
@@ -113,7 +115,7 @@ _VERDICTS: Final[dict[str, Callable[..., Verdict | Buried | None]]] = {
     "clear": lambda prior: Clear(_prior(prior)),
     "other_window": OtherWindow,
     "busy": Busy,
-    "hit": lambda answer: Hit(answer.encode()),
+    "hit": lambda answer, prior: Hit(answer.encode(), _prior(prior)),
     "replay": lambda outcome, own: Replay(outcome.encode(), own),
     "conflict": Conflict,
     "id_busy": lambda entry: IdBusy(entry_of(entry)),

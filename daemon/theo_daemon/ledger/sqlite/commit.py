@@ -38,7 +38,7 @@ from theo_daemon.ledger.shared import (
     Ordered,
     PauseAsked,
 )
-from theo_daemon.ledger.sqlite import shared_store, store
+from theo_daemon.ledger.sqlite import balances, shared_store, store
 from theo_daemon.ledger.sqlite.guards import Guards
 from theo_daemon.ledger.unknown_calls import BESIDE
 from theo_workers.messages import Outcome
@@ -146,20 +146,19 @@ class Committer:
         for one in late:
             for scope in one.scopes:
                 _budget_row(sums, scope)[0] += _cost(one) - (one.bound_nano or 0)
-        store.add_balances(self._db, _rows(sums))
+        balances.add(self._db, _rows(sums))
         self._warn([scope for one in (*closed, *late) for scope in one.scopes])
 
     def _warn(self, booked: Iterable[Scope]) -> None:
         """Tell of ceilings that came near with this batch, unless some process did before."""
-        for scope in {
-            scope for scope in booked if scope.warn_nano is not None or scope.ease_nano is not None
-        }:
-            balance = store.read_balance(self._db, scope.name, scope.window_start_ms)
+        told = (one for one in booked if one.warn_nano is not None or one.ease_nano is not None)
+        for scope in dict.fromkeys(told):
+            balance = balances.read(self._db, scope.name, scope.window_start_ms)
             if eases(scope, balance):
-                store.mark_told(self._db, scope, "eased")
+                balances.mark_told(self._db, scope, "eased")
                 self.news.append(CeilingEased(scope, balance.spent_nano))
             if near_ceiling(scope, balance):
-                store.mark_told(self._db, scope, "warned")
+                balances.mark_told(self._db, scope, "warned")
                 self.news.append(CeilingNear(scope, balance.spent_nano))
 
     def _cache(self, writes: Sequence[tuple[CacheWrite, str]], now_ms: int) -> None:
@@ -185,10 +184,10 @@ class Committer:
             (owner,),
         ).fetchall()
         sums: _Sums = {}
-        booked: set[Scope] = set()
+        booked: list[Scope] = []
         for number, model, provider, bound, scopes, stream, entry_id in open_attempts:
             for scope in store.decode_scopes(scopes):
-                booked.add(scope)
+                booked.append(scope)
                 row = _budget_row(sums, scope)
                 row[0] += bound
                 row[1] -= bound
@@ -201,7 +200,7 @@ class Committer:
             " error_code = iif(model = ?, NULL, ?) WHERE owner = ? AND state = 'sent'",
             (now_ms, NO_MODEL, BESIDE if rehearsing else None, owner),
         )
-        store.add_balances(self._db, _rows(sums))
+        balances.add(self._db, _rows(sums))
         self._warn(booked)
         self._db.execute("DELETE FROM inflight WHERE owner = ?", (owner,))
         self._guards.bury(owner)

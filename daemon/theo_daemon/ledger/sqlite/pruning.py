@@ -10,7 +10,9 @@ from msgspec import Struct
 ROWS = 100  # of a kind deleted in one batch: some milliseconds of the writer's time
 LOOKED_AT = 25  # answers in one batch: each may be large, and its end is found behind it
 STALE_ANSWER_S = 60.0  # an answer past its time still serves those who waited for it
-OUTCOME_S = 3_600.0  # as long as the done marker in Redis
+# Rows of what is published are deleted soon after; what is left waits for a Redis that is away, however long that takes
+# within reason, and must outlive a clock that is set.
+OUTCOME_S = 86_400.0
 
 # Row ids grow with time, so only the lowest are looked at and no index is needed, which every write would pay for.
 _OLD_IDS = "DELETE FROM ids WHERE created_at < ? AND rowid IN (SELECT rowid FROM ids ORDER BY rowid LIMIT ?)"

@@ -1,4 +1,4 @@
-"""The ledger's SQL, set-wise: a batch is one statement per table, whatever its size.
+"""The ledger's SQL for calls, ids and answers, set-wise: a batch is one statement per table, whatever its size.
 
 A statement gives the interpreter lock away at each step, and on a busy loop each return costs a switch
 interval. So many rows are written by one multi-row statement, and read as one JSON value.
@@ -6,54 +6,23 @@ interval. So many rows are written by one multi-row statement, and read as one J
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
 
 import apsw
 import msgspec
 
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.records import Ask, CacheWrite, Check, JobEnd, PriorAttempt, Scope, Settled
-from theo_daemon.ledger.rules import Balance, Claims, KeptAnswer, Known, Remembered
+from theo_daemon.ledger.rules import Claims, KeptAnswer, Known, Remembered
+from theo_daemon.ledger.sqlite import balances
+from theo_daemon.ledger.sqlite.rows import Bind, chunk, insert_rows, insert_texts, marks, padded
 from theo_daemon.ledger.unknown_calls import LATE_ANSWER
-
-_CHUNK = 64  # rows of one statement; every size is a prepared statement of its own, so few sizes are used
-_Bind = str | int | float | None
-_BindT = TypeVar("_BindT", str, int)
 
 _decode_known = msgspec.json.Decoder(list[tuple[str, str, str, str | int | None, str | None]]).decode
 _decode_prior = msgspec.json.Decoder(PriorAttempt).decode
 _decode_states = msgspec.json.Decoder(list[tuple[int, str]]).decode
 _encode_scopes = msgspec.json.encode
 _decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
-
-
-def insert_rows(db: apsw.Connection, head: str, rows: Sequence[tuple[_Bind, ...]], tail: str = "") -> None:
-    """`head VALUES (?, ...), (?, ...) tail`, in chunks of few distinct sizes."""
-    start = 0
-    while start < len(rows):
-        size = _chunk(len(rows) - start)
-        one = "(" + ",".join("?" * len(rows[0])) + ")"
-        sql = f"{head} VALUES {','.join([one] * size)} {tail}"
-        db.execute(sql, [value for row in rows[start : start + size] for value in row])
-        start += size
-
-
-def _chunk(left: int) -> int:
-    """The largest power of two that fits, so that seven statements serve every batch size."""
-    return min(_CHUNK, 1 << (left.bit_length() - 1))
-
-
-def _marks(count: int) -> str:
-    return ",".join("?" * count)
-
-
-def _padded(values: Iterable[_BindT]) -> list[_BindT]:
-    """The values, repeated up to a power of two: an IN list of few distinct sizes."""
-    found = list(dict.fromkeys(values))
-    if found:
-        found += [found[0]] * ((1 << (len(found) - 1).bit_length()) - len(found))
-    return found
 
 
 def read_known(
@@ -65,35 +34,35 @@ def read_known(
     an entry itself left there is still its own.
     """
     parts: list[str] = []
-    binds: list[_Bind] = []
-    keys = _padded(ask.key for ask in asks if isinstance(ask, Ask))
+    binds: list[Bind] = []
+    keys = padded(ask.key for ask in asks if isinstance(ask, Ask))
     if keys:
-        parts.append(f"SELECT 'f', key, '', owner, NULL FROM inflight WHERE key IN ({_marks(len(keys))})")
+        parts.append(f"SELECT 'f', key, '', owner, NULL FROM inflight WHERE key IN ({marks(len(keys))})")
         binds += keys
-    cached = _padded(ask.cache_key for ask in asks if isinstance(ask, Ask) and ask.cache_key is not None)
+    cached = padded(ask.cache_key for ask in asks if isinstance(ask, Ask) and ask.cache_key is not None)
     if cached:
         parts.append(
             "SELECT 'c', key, created_at || ' ' || fresh_until, answer, NULL FROM cache"
-            f" WHERE key IN ({_marks(len(cached))})"
+            f" WHERE key IN ({marks(len(cached))})"
         )
         binds += cached
-    ids = _padded(ask.client_id for ask in asks if ask.client_id is not None)
+    ids = padded(ask.client_id for ask in asks if ask.client_id is not None)
     if ids:
         # By client_id alone: the few rows of other tenants with the same id are dropped in Python.
         parts.append(
             "SELECT 'i', tenant, client_id, created_at || ' ' || digest || ' ' || stream || ' ' || entry_id,"
-            f" outcome FROM ids WHERE client_id IN ({_marks(len(ids))})"
+            f" outcome FROM ids WHERE client_id IN ({marks(len(ids))})"
         )
         binds += ids
-    entries = _padded(ask.ref.entry_id for ask in asks if ask.redelivered)
+    entries = padded(ask.ref.entry_id for ask in asks if ask.redelivered)
     if entries:
         parts.append(
-            f"SELECT 'o', stream, entry_id, outcome, NULL FROM outcomes WHERE entry_id IN ({_marks(len(entries))})"
+            f"SELECT 'o', stream, entry_id, outcome, NULL FROM outcomes WHERE entry_id IN ({marks(len(entries))})"
         )
         parts.append(
             "SELECT 'p', stream, entry_id, NULL, '' || json_array(id, model, provider, state, coalesce(cost_nano, 0),"
             " coalesce(latency_ms, 0.0), status_code, error_code) FROM attempts"
-            f" WHERE state <> 'ok' AND state NOT IN ('sent', 'void') AND entry_id IN ({_marks(len(entries))})"
+            f" WHERE state <> 'ok' AND state NOT IN ('sent', 'void') AND entry_id IN ({marks(len(entries))})"
         )
         binds += [*entries, *entries]
     known = Known(now_ms=now_ms)
@@ -104,7 +73,7 @@ def read_known(
         )
         (found,) = db.execute(sql, binds).fetchone() or ("[]",)
         _sort_known(known, found, {ask.ref for ask in asks if ask.redelivered}, ids_since_ms)
-    _read_balances(db, asks, known)
+    balances.read_all(db, asks, known)
     return known
 
 
@@ -128,52 +97,6 @@ def _sort_known(known: Known, found: str, redelivered: set[EntryRef], ids_since_
                     continue
                 outcome = None if d is None else d.encode()
                 known.ids[a, b] = Remembered(digest=digest, ref=ref, outcome=outcome)
-
-
-def _read_balances(db: apsw.Connection, asks: Sequence[Ask | Check], known: Known) -> None:
-    """Only of scopes with a ceiling: the others refuse nothing. Of a window, the last one of its scope."""
-    wanted = {
-        (scope.name, scope.window_start_ms)
-        for ask in asks
-        if isinstance(ask, Ask) and ask.want is not None
-        for scope in ask.want.scopes
-        if scope.ceiling_nano is not None
-    }
-    for name, start in wanted:
-        if not start:
-            known.balances[name, 0] = read_balance(db, name, 0)
-        elif name not in known.newest:
-            row = db.execute(
-                f"{_BALANCE} AND window_start > 0 ORDER BY window_start DESC LIMIT 1", (name,)
-            ).fetchone()
-            if row is not None:
-                known.newest[name] = (row[5], row[6])
-                known.balances[name, row[5]] = _balance(row)
-
-
-_BALANCE = (
-    "SELECT spent_nano, held_nano, warned, exhausted, eased, window_start, coalesce(reset_at, 0) FROM spend"
-    " WHERE scope = ?"
-)
-
-
-def read_balance(db: apsw.Connection, scope: str, window_start_ms: int) -> Balance:
-    row = db.execute(f"{_BALANCE} AND window_start = ?", (scope, window_start_ms)).fetchone()
-    return Balance() if row is None else _balance(row)
-
-
-def _balance(row: Sequence[Any]) -> Balance:
-    spent, held, warned, exhausted, eased, *_ = row
-    return Balance(spent, held, bool(warned), bool(exhausted), bool(eased))
-
-
-def mark_told(db: apsw.Connection, scope: Scope, column: Literal["warned", "exhausted", "eased"]) -> None:
-    """Remember that this was told of the scope's window, so that no process tells it again."""
-    db.execute(
-        f"INSERT INTO spend(scope, window_start, reset_at, {column}) VALUES(?, ?, ?, 1)"
-        f" ON CONFLICT(scope, window_start) DO UPDATE SET {column} = 1",
-        (scope.name, scope.window_start_ms, scope.reset_ms),
-    )
 
 
 def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int) -> None:
@@ -209,35 +132,9 @@ def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int
             "INSERT OR REPLACE INTO ids(tenant, client_id, digest, stream, entry_id, created_at)",  # a forgotten one
             [(ask.tenant, ask.client_id, ask.digest, *ask.ref, now_ms) for ask in claims.ids],
         )
-    _hold(db, claims)
+    balances.hold(db, claims)
     for reached in claims.reached:
-        mark_told(db, reached.scope, "exhausted")
-
-
-def _hold(db: apsw.Connection, claims: Claims) -> None:
-    resets = {
-        (scope.name, scope.window_start_ms): scope.reset_ms
-        for ask in claims.attempts
-        if ask.want is not None
-        for scope in ask.want.scopes
-    }
-    insert_rows(
-        db,
-        "INSERT INTO spend(scope, window_start, held_nano, reset_at)",
-        [(*row, held, resets[row]) for row, held in claims.held.items()],
-        "ON CONFLICT(scope, window_start) DO UPDATE SET held_nano = held_nano + excluded.held_nano",
-    )
-
-
-def add_balances(db: apsw.Connection, rows: Sequence[tuple[str, int, int | None, int, int]]) -> None:
-    """Add (scope, window start, its end, spent, held) to the budget rows; money may be negative."""
-    insert_rows(
-        db,
-        "INSERT INTO spend(scope, window_start, reset_at, spent_nano, held_nano)",
-        rows,
-        "ON CONFLICT(scope, window_start) DO UPDATE SET spent_nano = spent_nano + excluded.spent_nano,"
-        " held_nano = held_nano + excluded.held_nano",
-    )
+        balances.mark_told(db, reached.scope, "exhausted")
 
 
 def encode_scopes(scopes: tuple[Scope, ...]) -> str:
@@ -266,9 +163,9 @@ def settle_attempts(
 
 
 def _states(db: apsw.Connection, settled: Sequence[Settled]) -> dict[int, str]:
-    ids = _padded(one.attempt_id for one in settled)
+    ids = padded(one.attempt_id for one in settled)
     (found,) = db.execute(
-        f"SELECT json_group_array(json_array(id, state)) FROM attempts WHERE id IN ({_marks(len(ids))})"
+        f"SELECT json_group_array(json_array(id, state)) FROM attempts WHERE id IN ({marks(len(ids))})"
         f" AND error_code IS NOT '{LATE_ANSWER}'",
         ids,
     ).fetchone() or ("[]",)
@@ -300,11 +197,11 @@ def _close_attempts(db: apsw.Connection, settled: Sequence[Settled], now_ms: int
 def write_cache(db: apsw.Connection, writes: Sequence[tuple[CacheWrite, str]], now_ms: int) -> None:
     """Keep answers (each with its model), the newest of a key winning."""
     newest = {write.key: (write, model) for write, model in writes}
-    insert_rows(
+    insert_texts(
         db,
-        "INSERT OR REPLACE INTO cache(key, model, answer, created_at, fresh_until)",
+        "INSERT OR REPLACE INTO cache(key, model, created_at, fresh_until, answer)",
         [
-            (write.key, model, write.answer.decode(), now_ms, now_ms + write.ttl_ms)
+            ((write.key, model, now_ms, now_ms + write.ttl_ms), write.answer)
             for write, model in newest.values()
         ],
     )
@@ -321,11 +218,11 @@ def evict_cache(db: apsw.Connection, model: str, limit: int) -> None:
 
 def write_ends(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None:
     """Outcomes that must survive a crash, and what repeated ids are answered."""
-    insert_rows(
+    insert_texts(
         db,
-        "INSERT INTO outcomes(stream, entry_id, outcome, created_at)",
+        "INSERT INTO outcomes(stream, entry_id, created_at, outcome)",
         [
-            (*end.ref, end.outcome.decode(), now_ms)
+            ((*end.ref, now_ms), end.outcome)
             for end in ends
             if end.outcome is not None and not (end.remember and end.client_id)  # that is kept with the id
         ],
@@ -341,20 +238,23 @@ def free_ids(db: apsw.Connection, ends: Sequence[JobEnd]) -> None:
         if end.client_id is not None and not end.remember:
             db.execute(
                 "DELETE FROM ids WHERE client_id = ? AND tenant = ? AND stream = ? AND entry_id = ?"
-                " AND outcome IS NULL",
+                f" AND outcome IS NULL{_NO_CALL_IS_OUT if end.vanished else ''}",
                 (end.client_id, end.tenant, *end.ref),
             )
 
 
+_NO_CALL_IS_OUT = (
+    " AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.entry_id = ids.entry_id"
+    " AND attempts.stream = ids.stream AND state <> 'ok' AND state = 'sent')"
+)
+
+
 def _remember(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None:
     """Only the push that holds the id decides what it is answered."""
-    insert_rows(
+    insert_texts(
         db,
-        "INSERT INTO ids(tenant, client_id, digest, stream, entry_id, outcome, created_at)",
-        [
-            (end.tenant, end.client_id, end.digest, *end.ref, (end.outcome or b"").decode(), now_ms)
-            for end in ends
-        ],
+        "INSERT INTO ids(tenant, client_id, digest, stream, entry_id, created_at, outcome)",
+        [((end.tenant, end.client_id, end.digest, *end.ref, now_ms), end.outcome or b"") for end in ends],
         "ON CONFLICT(client_id, tenant) DO UPDATE SET outcome = excluded.outcome"
         " WHERE ids.stream = excluded.stream AND ids.entry_id = excluded.entry_id",
     )
@@ -362,18 +262,16 @@ def _remember(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None:
 
 def release_keys(db: apsw.Connection, keys: Sequence[str], owner: int) -> None:
     """The flights have landed."""
-    padded = _padded(keys)
-    if padded:
-        db.execute(
-            f"DELETE FROM inflight WHERE owner = ? AND key IN ({_marks(len(padded))})", [owner, *padded]
-        )
+    found = padded(keys)
+    if found:
+        db.execute(f"DELETE FROM inflight WHERE owner = ? AND key IN ({marks(len(found))})", [owner, *found])
 
 
 def forget_outcomes(db: apsw.Connection, refs: Sequence[EntryRef]) -> None:
     """Published: the outcomes served their purpose."""
     start = 0
     while start < len(refs):
-        size = _chunk(len(refs) - start)
+        size = chunk(len(refs) - start)
         db.execute(
             f"DELETE FROM outcomes WHERE (entry_id, stream) IN (VALUES {','.join(['(?,?)'] * size)})",
             [value for ref in refs[start : start + size] for value in (ref.entry_id, ref.stream)],

@@ -269,26 +269,33 @@ class Writer:
     def _commit_in_time(
         self, db: apsw.Connection, committer: Committer, gate: int, batch: list[Waiting]
     ) -> None:
+        while batch:
+            batch = self._attempt(db, committer, gate, batch)
+            if batch and self._stopping.wait(_RETRY_S):
+                self._gave_up = True
+                return
+
+    def _attempt(
+        self, db: apsw.Connection, committer: Committer, gate: int, batch: list[Waiting]
+    ) -> list[Waiting]:
+        """Try once; what is left to be tried again."""
         shortage = self._shortage
         if not shortage.active and shortage.declared():
             self._begin_shortage()
         if shortage.active:
             batch = shortage.keep_back(batch)
-        while batch:
-            try:
-                answers = self._try(db, committer, gate, [waiting[0] for waiting in batch])
-            except PASSING as error:
-                if shortage.caused(error):
-                    self._begin_shortage()
-                    batch = shortage.keep_back(batch)
-                else:
-                    self._have_trouble(f"{type(error).__name__}: {error}")
-                if batch and self._stopping.wait(_RETRY_S):
-                    self._gave_up = True
-                    return
-                continue
-            self._committed(committer, batch, answers)
-            return
+        if not batch:
+            return batch
+        try:
+            answers = self._try(db, committer, gate, [waiting[0] for waiting in batch])
+        except PASSING as error:
+            if shortage.caused(error):
+                self._begin_shortage()
+                return shortage.keep_back(batch)
+            self._have_trouble(f"{type(error).__name__}: {error}")
+            return batch
+        self._committed(committer, batch, answers)
+        return []
 
     def _try(
         self, db: apsw.Connection, committer: Committer, gate: int, operations: list[Operation]

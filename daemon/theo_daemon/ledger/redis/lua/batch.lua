@@ -9,8 +9,9 @@
 --   {'land', settled, cache, key to release, ends, cache for those who wait}
 --       settled: {attempt, model, state, cost, bound, scopes, latency, prompt tokens, completion tokens, status, error
 --                 code, the provider's request id}
---       cache: {key, ms to live, most of its model, answer}     an end: {entry, outcome, id, digest, remember}
+--       cache: {key, ms to live, most of its model, answer}     an end: {entry, outcome, id, digest, remember, vanished}
 --   {'forget', entries}   {'bury', owner}   {'change', its fields}   {'health', its fields}
+--   {'failure', model, generation, threshold, until}
 local owner, name, token, last_token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local settings = cmsgpack.unpack(ARGV[6]) -- id_ms, outcome_ms, keep_ms, stale_ms, late_ms, doubtful, failures
 local OWNER, OPEN = L .. ':owner:' .. owner, L .. ':open:' .. owner

@@ -26,6 +26,23 @@ local open = shelf({ hash = OPEN })
 local NONE = {}
 local released = false -- has somebody who waits a reason to ask again?
 
+-- Is somebody's call for this entry under way? This looks through all of them, which only the rare loss of an entry asks for.
+local function call_is_out(entry)
+    for _, one in ipairs(redis.call('HKEYS', OWNERS)) do
+        local calls = redis.call('HGETALL', L .. ':open:' .. one)
+        for i = 1, #calls, 2 do
+            local field, call = calls[i], calls[i + 1]
+            if one == owner and open.marked and open.marked[field] then call = false end -- what it is by now follows below
+            if string.sub(field, 1, 1) == 'a' and call and select(2, read_call(call)) == entry then return true end
+        end
+    end
+    for _, field in ipairs(open.changed) do
+        local call = string.sub(field, 1, 1) == 'a' and open.rows[field]
+        if call and select(2, read_call(call)) == entry then return true end
+    end
+    return false
+end
+
 local function expect_ask(ask)
     local kind, entry, key, again, _, cache_key, id, _, _, want = unpack(ask, 1, 10)
     if id then expect(ids, id) end
@@ -117,7 +134,7 @@ local function admit(ask, news)
     local prior = again and priors_of(entry) or NONE
     if holding and get(flights, key) == owner then return reserve(entry, want, prior, news) end
     local kept = cache_key and get(answers, cache_key)
-    if kept and (kept.fresh_until > now or (since and kept.created >= since)) then return { 'hit', kept.text } end
+    if kept and (kept.fresh_until > now or (since and kept.created >= since)) then return { 'hit', kept.text, prior } end
     if get(flights, key) then return { 'busy' } end
     local verdict = reserve(entry, want, prior, news)
     if verdict[1] == 'granted' then hold(key) end
@@ -145,7 +162,7 @@ local function answer(ask, news)
     local kind, entry, _, again, _, _, id, digest = unpack(ask, 1, 8)
     local verdict = (id or again) and identify(entry, again, id, digest)
     if not verdict then
-        verdict = kind == 'check' and { 'clear', NONE } or admit(ask, news)
+        verdict = kind == 'check' and { 'clear', again and priors_of(entry) or NONE } or admit(ask, news)
     end
     if id and TAKES_ID[verdict[1]] and not known_id(id) then take_id(id, digest, entry) end
     return verdict

@@ -74,6 +74,12 @@ tell_of_booked(news)
 each({ restore = true }, restore)
 each({ land = true }, land)
 tell_of_booked(news)
+-- After the landings, so that an answer that lies in the batch, too, ends the row of failures.
+each({ failure = true }, function(failure)
+    local model = failure[2]
+    local row, is_news = count_failure(failure, get(latencies, model).calls, now)
+    return { 'changed', as_told(model, row), is_news }
+end)
 each({ forget = true }, forget)
 each({ ask = true, check = true }, function(ask) return answer(ask, news) end)
 each({ land = true }, free_ids)

@@ -135,14 +135,15 @@ local function land(landing)
     end
 end
 
--- Ids are let go last: a job may end while its own ask is in this very batch, and would take its id again.
+-- Ids are let go last: a job may end while its own ask is in this very batch, and would take its id again. That of an
+-- entry which Redis has lost goes on belonging to it while a call for it is out.
 local function free_ids(landing)
     for _, job in ipairs(landing[5]) do
-        local entry, _, id_name, _, remember = unpack(job, 1, 5)
+        local entry, _, id_name, _, remember, vanished = unpack(job, 1, 6)
         local id = id_name and not remember and get(ids, id_name)
         if id then
             local holder, _, _, outcome = read_id(id)
-            if holder == entry and not outcome then
+            if holder == entry and not outcome and not (vanished and call_is_out(entry)) then
                 put(ids, id_name, false)
                 released = true
             end

@@ -3,14 +3,16 @@
 local CLOCK_SLACK_MS = 2000
 
 local function read_standing(text)
-    if text then return cmsgpack.unpack(text) end
-    return {
+    local row = text and cmsgpack.unpack(text) or {
         version = 0, generation = 0, openings = 0, open_until = 0, probe = '0', probe_until = 0, paused_until = 0,
         credential = '', order = '0-0', dated = 0,
     }
+    row.failures, row.successes = row.failures or 0, row.successes or 0
+    return row
 end
 
 local standings = shelf({ hash = STANDINGS, parse = read_standing })
+local standings_moved = false -- is there anything that other processes must hear of?
 
 -- Was the clock set back since the row's times were set? Then nobody can tell what is left of them: they count as over.
 local function set_back(row, now)
@@ -18,7 +20,7 @@ local function set_back(row, now)
 end
 
 local function next_standing(model, row)
-    row.version = row.version + 1
+    row.version, standings_moved = row.version + 1, true
     put(standings, model, row)
     return row
 end
@@ -26,7 +28,7 @@ end
 -- Closed, unless told otherwise; who probed before has no say any more.
 local function next_circuit(model, row, openings, open_until)
     row.generation = row.generation + 1
-    row.openings, row.open_until, row.probe, row.probe_until = openings, open_until, '0', 0
+    row.openings, row.open_until, row.probe, row.probe_until, row.failures = openings, open_until, '0', 0, 0
     return next_standing(model, row)
 end
 
@@ -75,6 +77,22 @@ local function after_change(change, now)
         return next_standing(model, row), true
     end
     return after_order(model, row, change, now)
+end
+
+-- A failure that did not open the circuit of the process that met it, the calls answered in all being `successes`: where
+-- that has grown since the last one, the failures were not in a row. One that opens nothing is no change to others.
+local function count_failure(failure, successes, now)
+    local _, model, generation, threshold, until_ms = unpack(failure, 1, 5)
+    local row = get(standings, model)
+    if generation ~= row.generation or row.openings > 0 then return row, false end
+    local failures = successes == row.successes and row.failures + 1 or 1
+    if failures >= threshold then
+        row.dated = now
+        return next_circuit(model, row, 1, until_ms), true
+    end
+    row.failures, row.successes = failures, successes
+    put(standings, model, row)
+    return row, false
 end
 
 -- May this attempt go out, as the probe of its model if the circuit is half-open? false and the row: it may not.
@@ -140,5 +158,5 @@ end
 local function flush_standings()
     flush_hash(standings, cmsgpack.pack)
     flush_hash(health, cmsgpack.pack)
-    if #standings.changed > 0 then redis.call('HINCRBY', L, 'changed', 1) end
+    if standings_moved then redis.call('HINCRBY', L, 'changed', 1) end
 end

@@ -1,0 +1,69 @@
+"""Jobs of dead processes that end here before the ledger was asked: what is on record of them is told all the same.
+
+Their outcome may be there, paid for and never published; so may calls that nobody knows the end of, which they pay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from msgspec import structs
+
+from theo_daemon.flight import Flight, Ticket
+from theo_daemon.job import Failed, JobOutcome
+from theo_daemon.landing import Landings
+from theo_daemon.ledger.port import Claims
+from theo_daemon.ledger.records import Check, Clear, Replay, Verdict
+from theo_daemon.outcomes import Result, earlier
+from theo_daemon.reply import decode_outcome
+
+
+class LookBack:
+    """Ends jobs with what an earlier owner of their entry left."""
+
+    def __init__(self, ledger: Claims, landings: Landings) -> None:
+        self._ledger, self._landings = ledger, landings
+
+    def end(self, ticket: Ticket, outcome: Failed) -> None:
+        """End a job that had no call of its own here."""
+        if not ticket.redelivered:
+            self._landings.finish(ticket, outcome)
+            return
+        ticket.ended = True  # the reply waits for the ledger
+        self._ask(ticket).add_done_callback(partial(self._finish, ticket, outcome))
+
+    async def withdrawn(self, flight: Flight, outcome: Failed) -> Result:
+        """How a flight ends that nobody waits for any more."""
+        if flight.lead.redelivered and flight.sent_attempt is None:
+            match await self._ask(flight.lead):
+                case Replay(kept, own=True):
+                    return Result(decode_outcome(kept), shared=False)
+                case Clear(prior):
+                    flight.list_prior(prior)
+        told = structs.replace(outcome, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))
+        return Result(told, shared=False)
+
+    def _ask(self, ticket: Ticket) -> asyncio.Future[Verdict | None]:
+        return self._ledger.ask(
+            Check(
+                ref=ticket.ref,
+                digest=ticket.key,
+                tenant=ticket.job.tenant,
+                client_id=None if ticket.repeat else ticket.job.client_id,
+                redelivered=True,
+            )
+        )
+
+    def _finish(self, ticket: Ticket, outcome: JobOutcome, look: asyncio.Future[Verdict | None]) -> None:
+        if look.cancelled():
+            return
+        match look.result():
+            case Replay(kept, own=True):
+                outcome = decode_outcome(kept)
+            case Clear(prior):
+                calls = [one for one in sorted(prior, key=lambda one: one.attempt_id) if one.is_call]
+                cost = sum(one.cost_nano for one in calls)
+                outcome = structs.replace(outcome, cost_nano=cost, attempts=tuple(map(earlier, calls)))
+                self._landings.release_id(ticket)  # which the look has taken
+        self._landings.finish(ticket, outcome)

@@ -1,0 +1,105 @@
+"""A process stood still for longer than its leases: what peers took over is theirs, and is not paid for twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.fakes import MemoryBooks, MemoryLedger
+from tests.scenario.stage import Stage, model, staged
+from theo_workers.upstreams.script import Fate
+
+SLOW = Fate(text="hello", latency_ms=1000)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with staged(model("m", SLOW, concurrency=1)) as stage:
+        yield stage
+
+
+def doubt(stage: Stage) -> None:
+    """The leases may have ended."""
+    stage.replies.kept_until = stage.clock.monotonic()
+
+
+def be_sure(stage: Stage) -> None:
+    stage.replies.kept_until = math.inf
+
+
+async def test_nothing_is_called_for_until_the_leases_are_known_to_hold(stage: Stage) -> None:
+    doubt(stage)
+    ref = stage.push()
+    await stage.advance(5)
+    assert stage.upstreams["m"].prompts == []
+    be_sure(stage)
+    await stage.advance(2)
+    assert stage.end(ref) == "ok"
+
+
+async def test_what_a_peer_has_taken_over_is_neither_called_for_nor_answered(stage: Stage) -> None:
+    doubt(stage)
+    lost, kept = stage.push("lost", id="mine"), stage.push("kept")
+    await stage.advance(1)
+    stage.dispatcher.lose([lost])
+    be_sure(stage)
+    await stage.advance(3)
+    assert stage.ends([lost, kept]) == ["waiting", "ok"]
+    assert stage.upstreams["m"].prompts == ["kept"]
+    assert lost in stage.replies.released
+    assert stage.rows(
+        "SELECT count(*) FROM inflight UNION ALL SELECT count(*) FROM attempts WHERE state = 'sent'"
+    ) == [
+        (0,),
+        (0,),
+    ]
+
+
+async def test_a_call_that_is_on_record_goes_on_since_the_peer_waits_for_it(stage: Stage) -> None:
+    ref = stage.push()
+    await stage.advance(0.5)
+    stage.dispatcher.lose([ref])
+    await stage.advance(1)
+    assert (stage.end(ref), stage.upstreams["m"].closed) == ("ok", [])
+
+
+@pytest.mark.parametrize("lost", [0, 1], ids=["the first is lost", "the second is lost"])
+async def test_who_shares_a_question_with_a_lost_job_is_answered(stage: Stage, lost: int) -> None:
+    doubt(stage)
+    refs = stage.push_all(["same", "same"])
+    await stage.advance(1)
+    stage.dispatcher.lose([refs[lost]])
+    be_sure(stage)
+    await stage.advance(3)
+    assert (stage.end(refs[lost]), stage.end(refs[1 - lost])) == ("waiting", "ok")
+    assert stage.upstreams["m"].prompts == ["same"]
+
+
+async def test_a_job_that_waits_in_line_is_left_to_the_peer(stage: Stage) -> None:
+    first = stage.push("first")
+    await stage.advance(0.1)
+    waiting = stage.push("waiting")
+    await stage.advance(0.1)
+    stage.dispatcher.lose([waiting])
+    await stage.advance(5)
+    assert stage.ends([first, waiting]) == ["ok", "waiting"]
+    assert stage.upstreams["m"].prompts == ["first"]
+
+
+async def test_a_claim_that_takes_longer_than_the_lease_is_given_back() -> None:
+    books = MemoryBooks()
+    async with staged(model("m", SLOW), books=books) as stage:
+        assert isinstance(stage.ledger, MemoryLedger)
+        stage.ledger._writer._lag = lambda: 1.0  # type: ignore[attr-defined]
+        ref = stage.push()
+        await stage.advance(0.5)
+        doubt(stage)
+        await stage.advance(5)
+        assert stage.upstreams["m"].prompts == []
+        assert stage.rows("SELECT state FROM attempts") == [("void",)]
+        be_sure(stage)
+        await stage.advance(10)
+        assert stage.end(ref) == "ok"
+    books.close()

@@ -1,0 +1,94 @@
+"""What must be true of calls to providers: none without need, none against orders, none after the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from tests.sim.plan import Plan
+from tests.sim.provider import FOREVER, NOT_BILLED, TERMINAL
+from tests.sim.story import Story, answered, forgotten, keeps_answers, over_at, tell
+from tests.sim.witness import Pushed
+
+
+def unexplained(story: Story) -> Iterable[str]:
+    """Calls made though an earlier one for the same jobs ran or had answered, with no fault to excuse it."""
+    for prompt, calls in story.calls.items():
+        jobs = story.jobs.get(prompt)
+        if jobs is None:
+            yield f"a call for nobody: {prompt!r}"
+            continue
+        if forgotten(story, jobs):
+            continue
+        apart = _apart(story.plan, jobs)
+        excess = sum(answered(story, call) < FOREVER for call in calls) - (apart if apart is not None else 1)
+        if excess > 0:
+            yield f"{excess} calls too many: {tell(story, calls)}"
+        for number, call in enumerate(calls):
+            if apart is not None and apart > 1:
+                continue
+            for before in calls[:number]:
+                if call.started_at < over_at(before):
+                    yield f"a call beside another: {tell(story, calls)}"
+
+
+def _apart(plan: Plan, jobs: Sequence[Pushed]) -> int | None:
+    """How many of these jobs may each have a call of its own; None: all share one."""
+    first = jobs[0].job
+    if first.client_id is not None:
+        unnamed = sum(one.job.client_id is None for one in jobs)
+        return 1 + unnamed if unnamed else None
+    if "cache" in first.fields or not keeps_answers(plan):
+        return len(jobs)
+    return None
+
+
+def resent(story: Story) -> Iterable[str]:
+    """Jobs with `on_unknown = fail` that were sent again after a call that may have been billed."""
+    for prompt, calls in story.calls.items():
+        jobs = story.jobs.get(prompt, ())
+        if len(jobs) != 1 or forgotten(story, jobs):
+            continue
+        policy = jobs[0].job.fields.get("on_unknown", story.plan.config.ledger.on_unknown)
+        if policy != "fail":
+            continue
+        for before, _ in pairwise(calls):
+            on_record = answered(story, before) < FOREVER
+            if before.how not in NOT_BILLED and before.how not in {"closed", "length"} and not on_record:
+                yield f"sent again: {tell(story, calls)}"
+
+
+def after_the_end(story: Story) -> Iterable[str]:
+    """Calls for jobs that all had their final reply: nothing follows a refusal, a cancel, a deadline."""
+    for prompt, calls in story.calls.items():
+        jobs = story.jobs.get(prompt, [])
+        if forgotten(story, jobs):
+            continue
+        ends = [min((end.at for end in story.ends.get(one.ref, ())), default=FOREVER) for one in jobs]
+        for call in calls:
+            if any(one.at <= call.started_at < end for one, end in zip(jobs, ends, strict=True)):
+                continue
+            if any(len(story.witness.takers.get(one.ref, ())) > 1 for one in jobs):
+                continue  # an entry in two hands: who has it last cannot know at once that it is over
+            yield f"a call after the end: {tell(story, [call])}, jobs ended at {ends}"
+
+
+def too_often(story: Story) -> Iterable[str]:
+    """More possibly billed calls for one job than `max_attempts` allows beside one for each model.
+
+    What the provider certainly did not bill counts within one process alone.
+    """
+    config = story.plan.config
+    for prompt, calls in story.calls.items():
+        if forgotten(story, story.jobs.get(prompt, ())):
+            continue
+        jobs = len(story.jobs.get(prompt, ()))
+        most = jobs * (config.routing.max_attempts + len(config.models) - 1)
+        billed = sum(call.how not in NOT_BILLED for call in calls)
+        by_process = Counter(call.boot for call in calls)
+        if max(billed, *by_process.values()) > most:
+            yield f"more than {most} calls: {tell(story, calls)}"
+        for before, after in pairwise(calls):
+            if before.how in TERMINAL and jobs == 1 and after.boot is before.boot:
+                yield f"again after a refusal: {tell(story, calls)}"

@@ -1,0 +1,105 @@
+"""What came of worlds, in numbers and complaints: of one, and of many together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from msgspec import Struct, field
+
+from tests.sim.world import World
+
+SHOWN = 5  # complaints of one kind
+KILLS = ("kill",)
+REDIS_KILLS = ("redis down", "redis wiped", "redis rolled back")
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """Of one world. `trace` is equal for two runs of one seed."""
+
+    seed: int
+    trace: int
+    counts: dict[str, int]
+    faults: dict[str, int]  # that happened, by kind
+    codes: dict[str, int]  # replies by status or error code
+    complaints: dict[str, list[str]]
+
+    @property
+    def good(self) -> bool:
+        return not any(self.complaints.values())
+
+
+class Report(Struct, kw_only=True):
+    """Of many worlds. `by_seed` has those that failed."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    complaints: Counter[str] = field(default_factory=Counter)
+    failed: list[Result] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        self.counts["worlds"] += 1
+        self.counts.update(result.counts)
+        self.faults.update(result.faults)
+        self.codes.update(result.codes)
+        self.complaints.update({name: len(its) for name, its in result.complaints.items()})
+        if not result.good:
+            self.failed.append(result)
+
+    @property
+    def good(self) -> bool:
+        return not self.failed
+
+
+def result_of(world: World) -> Result:
+    """Of a world that has run."""
+    witness = world.witness
+    finals = [fields for reply in witness.replies if (fields := reply.fields)["final"] == "1"]
+    prompts = {call.prompt for call in witness.calls}
+    faults = _by_kind(witness.faults)
+    return Result(
+        seed=world.seed,
+        trace=world.trace,
+        counts={
+            "jobs": len(witness.pushed),
+            "replies": len(finals),
+            "processes started": len(world.fleet.boots),
+            "kills": faults["kill"],
+            "Redis kills": sum(faults[kind] for kind in REDIS_KILLS),
+            "faults in all": faults.total(),
+            "provider calls": len(witness.calls),
+            "calls beyond the first": len(witness.calls) - len(prompts),
+            "commits": world.disk.commits,
+        },
+        faults=faults,
+        codes=Counter(fields.get("error_code", "ok") for fields in finals),
+        complaints=world.complaints,
+    )
+
+
+def show(report: Report) -> str:
+    """For people."""
+    lines = [f"{count:>9,} {what}" for what, count in report.counts.items()]
+    for title, counts in (("replies", report.codes), ("faults", report.faults)):
+        lines.append(
+            f"  {title}: " + ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items()))
+        )
+    lines += [f"{count:>9,} {what}" for what, count in report.complaints.items()]
+    return "\n".join(lines)
+
+
+def complaints_of(result: Result) -> Iterable[str]:
+    """A line for each, up to a few of a kind."""
+    for what, its in result.complaints.items():
+        for one in its[:SHOWN]:
+            yield f"{what}: {one}"
+
+
+def _by_kind(faults: Counter[str]) -> Counter[str]:
+    """Kills and stops at points are counted together, wherever they were."""
+    found: Counter[str] = Counter()
+    for name, count in faults.items():
+        kind = name.partition(":")[0] if name.startswith("kill") else name
+        found["kill" if kind.startswith("kill") else kind] += count
+    return found
