@@ -176,7 +176,9 @@ class Attempts:
         if job.max_cost_nano is None:
             return
         bounds = {
-            model: self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model), tight=True)
+            model: self._fleet.bound_nano(
+                model, flight.route, job, flight.prompt_bounds.get(model), tight=True
+            )
             for model in flight.candidates
         }
         refusals = unaffordable(bounds, limit_nano=job.max_cost_nano, spent_nano=flight.cost_nano)
@@ -236,12 +238,14 @@ class Attempts:
     def _submit(self, flight: Flight, model: str, rival: Rival | None = None) -> Started | None:
         member, job = self._fleet[model], flight.lead.job
         draw = self._fleet.draw(model, flight.route, job)
-        tight = draw.capped or job.max_cost_nano is not None
+        tight = draw.ceiling_nano is not None or job.max_cost_nano is not None
         want = Want(
             attempt_id=self._ledger.next_attempt_id(),
             model=model,
             provider=member.config.provider,
-            bound_nano=self._fleet.bound_nano(model, job, flight.prompt_bounds.get(model), tight=tight),
+            bound_nano=self._fleet.bound_nano(
+                model, flight.route, job, flight.prompt_bounds.get(model), tight=tight
+            ),
             scopes=draw.scopes,
             rate=self._fleet.rate(model, job, flight.lead.size),
             price=member.snapshot,
@@ -251,7 +255,7 @@ class Attempts:
         call = Call(
             request=Request(
                 messages=job.messages,
-                params=self._fleet.capped_params(model, job) if tight else job.params,
+                params=self._fleet.capped_params(model, flight.route, job) if tight else job.params,
                 stream=on_delta is not None,
             ),
             deadline=member.worker.starts_at(self._clock.monotonic()) + member.config.routing.timeout_s,

@@ -21,11 +21,11 @@ ValueT = TypeVar("ValueT")
 
 
 class Draw(Struct, frozen=True):
-    """What a call draws on, until `until_ms` (Unix ms; None: for ever). `capped`: one of them has a ceiling."""
+    """What a call draws on, until `until_ms` (Unix ms; None: for ever)."""
 
     scopes: tuple[Scope, ...]
     until_ms: int | None
-    capped: bool
+    ceiling_nano: int | None  # the lowest; None: none of them has one
 
 
 class Ceiling(Struct, frozen=True, eq=False):
@@ -149,7 +149,8 @@ class Budgets:
         if own is None or own.name != f"{MODEL_SCOPE}{model}":  # what it has cost in all is always on record
             scopes.insert(0, Scope(f"{MODEL_SCOPE}{model}", 0))
         ends = [scope.reset_ms for scope in scopes if scope.reset_ms is not None]
-        return Draw(tuple(scopes), min(ends, default=None), bool(ceilings))
+        lowest = min((one.ceiling_nano for one in ceilings), default=None)
+        return Draw(tuple(scopes), min(ends, default=None), lowest)
 
     def _scope(self, ceiling: Ceiling, names: Mapping[str, str]) -> Scope:
         name = ceiling.scope(names)

@@ -71,7 +71,8 @@ class Dispatcher:
             redis_now_ms=redis_now_ms, observer=observer,
         )  # fmt: skip
         self._look_back = LookBack(ledger, self._landings)
-        self._hold_lines = HoldLines(clock, rng)
+        self.lines: FairQueue[Flight] = FairQueue(config.ingress.lanes)
+        self._hold_lines = HoldLines(clock, rng, peers=lambda: self.lines.peers)
         routing, on_unknown = config.routing, config.ledger.on_unknown
         questions = LedgerQuestions(
             on_unknown=on_unknown,
@@ -84,7 +85,6 @@ class Dispatcher:
             bookings=Bookings(fleet=fleet, observer=observer, clock=clock), hold_lines=self._hold_lines,
             redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
-        self.lines: FairQueue[Flight] = FairQueue(config.ingress.lanes)
         self._turns = TurnQueue(
             self.lines,
             start=attempts.start,

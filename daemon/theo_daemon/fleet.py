@@ -221,7 +221,9 @@ class Fleet:
         elif self._budgets.may_strain and isinstance(verdict, Granted):
             self._budgets.note(want.scopes, verdict.strained)
 
-    def bound_nano(self, model: str, job: Job, prompt_bound: int | None, *, tight: bool) -> int | None:
+    def bound_nano(
+        self, model: str, route: Route, job: Job, prompt_bound: int | None, *, tight: bool
+    ) -> int | None:
         """The most that a call may cost, in nano-dollars; None when its price is unknown.
 
         `prompt_bound` is the most prompt tokens, where they were counted before. Unless `tight`, a cheap and
@@ -236,7 +238,7 @@ class Fleet:
         if cap is None:
             if not tight:
                 return None
-            cap = cap_under_a_ceiling(member.config)
+            cap = self._cap_under_ceilings(member, member.price, route, job)
         if prompt_bound is None:
             bound = self._counter.bound_request if tight else self._counter.loose_bound_request
             prompt_bound = bound(
@@ -246,12 +248,17 @@ class Fleet:
                 return None
         return bound_nano(member.price, prompt_bound, cap)
 
-    def capped_params(self, model: str, job: Job) -> Mapping[str, Any]:
+    def capped_params(self, model: str, route: Route, job: Job) -> Mapping[str, Any]:
         """The job's, for a call under a ceiling: where nothing else caps its answer, with the cap of the bound."""
         member = self._members[model]
-        if member.free or output_cap(job, member.config) is not None:
+        if member.price is None or member.free or output_cap(job, member.config) is not None:
             return job.params
-        return {**job.params, "max_tokens": cap_under_a_ceiling(member.config)}
+        return {**job.params, "max_tokens": self._cap_under_ceilings(member, member.price, route, job)}
+
+    def _cap_under_ceilings(self, member: Member, price: Price, route: Route, job: Job) -> int:
+        return cap_under_a_ceiling(
+            member.config, price, self.draw(member.config.name, route, job).ceiling_nano
+        )
 
     def usd(self, model: str, prompt_tokens: int, completion_tokens: int) -> float:
         """What a call of so many tokens costs, reckoned with what a short prompt costs; 0 when that is unknown."""
@@ -279,7 +286,7 @@ class Fleet:
             name
             for name in models
             if any(scope.name == refused.scope.name for scope in self.draw(name, route, job).scopes)
-            and (bound := self.bound_nano(name, job, prompt_bounds.get(name), tight=True)) is not None
+            and (bound := self.bound_nano(name, route, job, prompt_bounds.get(name), tight=True)) is not None
             and bound >= (refused.bound_nano or 0)
         ]
 

@@ -123,7 +123,9 @@ class Hedging:
             return False
         most = member.config.routing.hedge_max_cost
         return affordable(
-            self._fleet.bound_nano(name, flight.lead.job, flight.prompt_bounds.get(name), tight=True),
+            self._fleet.bound_nano(
+                name, flight.route, flight.lead.job, flight.prompt_bounds.get(name), tight=True
+            ),
             most_nano=None if most is None else to_nano(most),
             left_nano=left_nano,
         )

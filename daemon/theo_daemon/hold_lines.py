@@ -2,7 +2,8 @@
 
 Of those that one budget keeps waiting, one at a time asks the ledger again: a thousand that ask ten times a second
 would leave it no time for anything else, and be refused. When one gets through the next may try, so whatever room there
-is is used as fast as claims are granted.
+is is used as fast as claims are granted. Other processes see it only when they try, so a process that has taken room
+several times in a row leaves them a moment for that: else whoever was first would have it all.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from theo_daemon.ceilings import hold_wait_s
 from theo_daemon.flight import Flight
 from theo_daemon.ledger.records import Scope
 from theo_workers.clock import Clock
 
+IN_A_ROW = 5  # rooms taken before peers get their turn
+TURN_OF_PEERS_S = hold_wait_s(1.0)  # each that waits has tried by then
 TRY_S = 1.0  # who has not come through by then, for want of a slot or a model, keeps nobody else from trying
 
 Row = tuple[str, int]  # a scope's name and its window
@@ -25,19 +28,23 @@ Row = tuple[str, int]  # a scope's name and its window
 class _Line:
     """Those that one budget keeps waiting, and the one of them that tries now."""
 
-    __slots__ = ("timer", "trying", "waiting")
+    __slots__ = ("taken", "timer", "trying", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[Flight, asyncio.Future[None]]] = deque()
         self.trying: Flight | None = None
         self.timer: asyncio.Future[None] | None = None
+        self.taken = 0  # rooms in a row
 
 
 class HoldLines:
-    """Of one process. What other processes give back is noticed by trying now and then."""
+    """Of one process. What other processes give back is noticed by trying now and then.
 
-    def __init__(self, clock: Clock, rng: random.Random) -> None:
-        self._clock, self._rng = clock, rng
+    `peers`: how many other processes there are, as far as is known.
+    """
+
+    def __init__(self, clock: Clock, rng: random.Random, *, peers: Callable[[], int]) -> None:
+        self._clock, self._rng, self._peers = clock, rng, peers
         self._lines: dict[Row, _Line] = {}
         self._trying: dict[Flight, Row] = {}
 
@@ -73,7 +80,9 @@ class HoldLines:
         row = self._trying.get(flight)
         if row is not None:
             self._stop_trying(flight)
-            self._let_go(row, self._lines[row])
+            line = self._lines[row]
+            line.taken += 1
+            self._go_on(row, line)
 
     def freed(self, scopes: Iterable[Scope]) -> None:
         """A call of this process has given back what it held of these."""
@@ -83,7 +92,14 @@ class HoldLines:
             row = (scope.name, scope.window_start_ms)
             line = self._lines.get(row)
             if line is not None and line.trying is None:
-                self._let_go(row, line)
+                self._go_on(row, line)
+
+    def _go_on(self, row: Row, line: _Line) -> None:
+        """There may be room: for the next here, or it is the turn of peers."""
+        if line.taken < IN_A_ROW or not line.waiting or not self._peers():
+            self._let_go(row, line)
+        elif line.timer is None:
+            self._set_timer(row, line, TURN_OF_PEERS_S)
 
     def _let_go(self, row: Row, line: _Line) -> None:
         """Let the first one try."""
@@ -116,7 +132,7 @@ class HoldLines:
         self._clock.call_at(self._clock.monotonic() + seconds, rung)
 
     def _rang(self, row: Row, line: _Line) -> None:
-        line.timer = None
+        line.timer, line.taken = None, 0
         self._let_go(row, line)
 
     def _tidy(self, row: Row, line: _Line) -> None:

@@ -71,6 +71,7 @@ class StreamIntake:
         self._shares = LaneShares(rules.lanes)
         self._head = ("XREADGROUP", "GROUP", rules.group, consumer, "COUNT")
         self._connected = False
+        self._lost_by = "not asked yet"
         self._stopping = False
         self._waiting: asyncio.Task[Any] | None = None
         self._peers: Sequence[Peer] = ()
@@ -83,24 +84,33 @@ class StreamIntake:
         """Are jobs read (or waited for) right now?"""
         return self._connected
 
+    @property
+    def lost_by(self) -> str:
+        """The code of what keeps jobs from being read, or did so last."""
+        return self._lost_by
+
     async def run(self, deliver: Deliver) -> None:
         """Deliver batches until `stop`; survives lost connections, lost streams and refusals."""
-        failures, lost_at = 0, 0.0
+        failures = 0
+        lost_at: float | None = None
         while not self._stopping:
             try:
                 await ensure_groups(self._wire, self._streams.values(), self._rules.group, self._events)
                 self._connected = True
-                if failures:
+                if lost_at is not None:
                     self._events.emit("redis_back", after_s=round(self._clock.monotonic() - lost_at, 3))
+                    lost_at = None
                 while not self._stopping:
                     await self._read_once(deliver)
                     failures = 0
             except RedisError as error:
                 # Error replies too: a server that is READONLY, LOADING or out of memory may be another's
                 # replica by now, and a new connection finds out.
-                if not failures:
+                before, self._lost_by = self._lost_by, error_code(error)
+                if lost_at is None or before != self._lost_by:
+                    self._events.emit("redis_lost", reason=self._lost_by)
+                if lost_at is None:
                     lost_at = self._clock.monotonic()
-                    self._events.emit("redis_lost", reason=error_code(error))
                 failures += 1
                 self._connected = False
                 await self._wire.close()

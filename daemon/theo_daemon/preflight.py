@@ -9,12 +9,16 @@ from msgspec import Struct
 from theo_daemon.config import CAP_UNDER_CEILINGS, ModelConfig
 from theo_daemon.job import Job
 from theo_workers.errors import ContextLengthExceeded
+from theo_workers.prices import Price, output_for
 
 SLACK_TOKENS = (
     3_072  # more than any frame, tool instruction or hidden prompt of a provider adds to a job's bytes
 )
 CERTAIN = {"tokenizer": 1.0, "formula": 0.85, "characters": 0.5}
 """The share of a count, by its source, that the provider will certainly count as well."""
+
+CALLS_UNDER_CEILINGS = 4  # fit under any ceiling at once, if nothing caps them but we
+LEAST_CAP = 16  # tokens: below this an answer is none, and the ceiling forbids it
 
 _APART = ("gemini",)  # a window for what goes in, another for what comes out
 _CUT = ("local",)  # an answer that reaches the end of the window ends there; nothing is refused
@@ -39,10 +43,18 @@ def output_cap(job: Job, config: ModelConfig) -> int | None:
     return config.max_output_tokens
 
 
-def cap_under_a_ceiling(config: ModelConfig) -> int:
-    """What an answer is capped at where money is counted and neither job nor model caps it, in tokens."""
-    window = config.context_window
-    return CAP_UNDER_CEILINGS if window is None else min(CAP_UNDER_CEILINGS, max(1, window // 2))
+def cap_under_a_ceiling(config: ModelConfig, price: Price, ceiling_nano: int | None) -> int:
+    """What an answer is capped at where money is counted and neither job nor model caps it, in tokens.
+
+    `ceiling_nano` is the lowest that others draw on, too. No call holds more than a share of it for its answer:
+    a low ceiling would else be held by one call at a time, or be too low for any.
+    """
+    cap = CAP_UNDER_CEILINGS
+    if config.context_window is not None:
+        cap = min(cap, max(1, config.context_window // 2))
+    if ceiling_nano is not None:
+        cap = min(cap, max(LEAST_CAP, output_for(price, ceiling_nano // CALLS_UNDER_CEILINGS)))
+    return cap
 
 
 def asked_for(job: Job) -> int | None:

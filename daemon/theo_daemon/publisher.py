@@ -18,6 +18,7 @@ from theo_daemon.job import EntryRef, Envelope, JobOutcome
 from theo_daemon.keys import Keys
 from theo_daemon.ports import DeadLetter, Events, Finish
 from theo_daemon.redis_link import error_code
+from theo_daemon.redis_refusals import of_the_server
 from theo_daemon.wire import Script, Wire, Word
 from theo_workers.clock import Clock, sleep
 
@@ -25,6 +26,7 @@ CHUNK_STEPS = 128
 CHUNK_CHARS = 4_000_000
 GOOD_FOR_S = 5.0  # how long a reply key found usable is not asked about again
 GOOD_KEYS = 4_096
+TELL_EVERY_S = 60.0  # while the same refusal lasts
 
 UNUSABLE = Script("""
 local bad = {}
@@ -115,6 +117,9 @@ class StreamPublisher:
         self._work = asyncio.Event()
         self._stopping = False
         self._connected = True
+        self._trouble: str | None = None
+        self._kept_since: float | None = None
+        self._told_until: dict[str, float] = {}  # by code
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -123,9 +128,9 @@ class StreamPublisher:
         return len(self._queue) + len(self._refused)
 
     @property
-    def healthy(self) -> bool:
-        """Does Redis take what we publish?"""
-        return self._connected and not self._refused
+    def trouble(self) -> str | None:
+        """The code of what keeps every final reply back; None while Redis takes them, or there are none."""
+        return self._trouble if self.pending else None
 
     def finish(
         self, envelope: Envelope, outcome: JobOutcome, *, queued_ms: int, dead: DeadLetter | None = None
@@ -200,7 +205,9 @@ class StreamPublisher:
                 self._give_up_deltas()
                 if failures == 1:
                     self._events.emit("publish_stalled", reason=error_code(error), waiting=self.pending)
-                self._connected = False
+                self._connected, self._trouble = False, error_code(error)
+                if self._kept_since is None:
+                    self._kept_since = self._clock.monotonic()
                 await self._wire.close()  # after a failover the next connection finds the new primary
                 await sleep(self._clock, delay_s(failures, self._rng.random()))
                 continue
@@ -257,22 +264,44 @@ class StreamPublisher:
         return found
 
     def _settle(self, chunk: list[_Step], found: list[Any]) -> None:
+        trouble, finals = None, False
         for step, what in zip(chunk, found, strict=True):
             self._queue.popleft()
             if step.answer is None:
                 continue
+            finals = True
             if isinstance(what, bytes):
-                if not self._refused:  # one event for all that is refused until the next try
-                    self._events.emit("publish_refused", entry_id=step.ref.entry_id, reason=what.decode())
+                reason = what.decode("utf-8", "replace")
+                code = reason.partition(" ")[0]
+                if of_the_server(code):
+                    trouble = code
                 self._refused.append(step)
+                self._tell(code, entry_id=step.ref.entry_id, reason=reason, waiting=self.pending)
             elif not step.answer.done():
                 step.answer.set_result(FOUND[what])
+        if finals:
+            self._trouble = trouble
         if not self._refused:
             self._refusals = 0
+            if self._kept_since is not None:
+                self._events.emit(
+                    "publish_back", after_s=round(self._clock.monotonic() - self._kept_since, 3)
+                )
+                self._kept_since = None
+                self._told_until.clear()
         elif self._retry is None:
             # Beside the queue, not in it: what Redis refuses one job must not hold up the others.
             self._refusals += 1
             self._retry = asyncio.create_task(self._requeue(delay_s(self._refusals, self._rng.random())))
+
+    def _tell(self, code: str, **details: Any) -> None:
+        """Of a refusal: at once, and from time to time while it lasts."""
+        now = self._clock.monotonic()
+        if self._kept_since is None:
+            self._kept_since = now
+        if now >= self._told_until.get(code, now):
+            self._told_until[code] = now + TELL_EVERY_S
+            self._events.emit("publish_refused", **details)
 
     async def _requeue(self, delay: float) -> None:
         await sleep(self._clock, delay)

@@ -76,13 +76,16 @@ class RedisSide:
         self._dead: asyncio.Queue[str] = asyncio.Queue()
 
     def attach(self, core: Core, on_order: OnOrder, shut: Callable[[], bool]) -> None:
-        """Build what feeds the core's dispatcher. No jobs are read while `shut`: see `look_again`."""
+        """Build what feeds the core's dispatcher. No jobs are read while `shut`: see `look_again`.
+
+        Nor are any while Redis takes no replies: those that wait free room when they are published.
+        """
         dispatcher = core.dispatcher
         config, keys, link = self._config, self.keys, self._link
         ingress, held = config.ingress, self.held
 
         def room() -> Room:
-            if shut():
+            if shut() or self.publisher.trouble is not None:
                 return Room(0, 0)
             return Room(ingress.max_in_flight - len(held), ingress.max_in_flight_bytes - held.bytes)
 

@@ -18,6 +18,7 @@ from theo_daemon.keys import Keys
 from theo_daemon.ledger.figures import ModelSpend
 from theo_daemon.oldest import age_s, oldest_ids
 from theo_daemon.publisher import StreamPublisher
+from theo_daemon.redis_refusals import in_words
 from theo_daemon.regions import Evicted
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
@@ -76,7 +77,9 @@ class Snapshot:
     def not_ready(self) -> str | None:
         """Why no jobs are read; None while they are."""
         if not self._intake.connected:
-            return "Redis does not answer"
+            return in_words(self._intake.lost_by)
+        if self._publisher.trouble is not None:
+            return f"replies are kept back: {in_words(self._publisher.trouble)}"
         if self._core.ledger.trouble is not None:
             return f"the ledger cannot be written: {self._core.ledger.trouble}"
         return None
@@ -125,7 +128,7 @@ class Snapshot:
         telemetry.gauge(names.LEDGER_WAL_SIZE, {}, lambda: self._core.ledger.wal_size)
         telemetry.gauge(names.LEDGER_WRITABLE, {}, lambda: float(self._core.ledger.trouble is None))
         telemetry.gauge(names.DEAD_LETTERS, {}, lambda: self._dead)
-        telemetry.gauge(names.REDIS_UP, {}, lambda: float(self._intake.connected))
+        telemetry.gauge(names.REDIS_UP, {}, self._redis_up)
         for lane in self._core.config.ingress.lanes:
             telemetry.gauge(names.LANE_DEPTH, {"lane": lane}, partial(self._lane, lane, "depth"))
             telemetry.gauge(names.LANE_OLDEST_AGE, {"lane": lane}, partial(self._lane, lane, "oldest_age_s"))
@@ -139,6 +142,9 @@ class Snapshot:
             telemetry.gauge(names.MODEL_DISABLED, labels, partial(self._disabled, member))
 
     # -- parts ---------------------------------------------------------------------------------------
+
+    def _redis_up(self) -> float:
+        return float(self._intake.connected and self._publisher.trouble is None)
 
     def _lane(self, lane: str, what: str) -> float | None:
         found: float | None = next((getattr(one, what) for one in self._lanes if one.lane == lane), None)

@@ -52,7 +52,7 @@ def names(draw: Draw) -> list[str]:
 
 
 def test_without_any_ceiling_a_model_s_total_is_recorded_and_nothing_refused() -> None:
-    assert drawn(budgets()) == Draw((Scope("model:fast", 0),), None, False)
+    assert drawn(budgets()) == Draw((Scope("model:fast", 0),), None, None)
 
 
 def test_a_model_s_own_ceiling_over_its_total_is_one_row_and_over_a_window_two() -> None:
@@ -64,7 +64,7 @@ def test_a_model_s_own_ceiling_over_its_total_is_one_row_and_over_a_window_two()
         Scope("model:fast", 0),
         Scope("model:fast@1d", MIDNIGHT, 2 * DOLLAR, MIDNIGHT + DAY, round(1.6 * DOLLAR)),
     )
-    assert (daily.until_ms, daily.capped) == (MIDNIGHT + DAY, True)
+    assert (daily.until_ms, daily.ceiling_nano is None) == (MIDNIGHT + DAY, False)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_budget_counts_the_calls_that_its_selectors_fit(
 ) -> None:
     draw = drawn(budgets(budget(**selectors)), **job)
     assert names(draw)[1:] == ([] if scope is None else [scope])
-    assert draw.capped is (scope is not None)
+    assert (draw.ceiling_nano is not None) is (scope is not None)
 
 
 def test_a_call_draws_on_all_that_fit() -> None:

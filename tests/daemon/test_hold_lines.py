@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from tests.fakes import VirtualClock, settle
 from theo_daemon.flight import Flight
-from theo_daemon.hold_lines import TRY_S, HoldLines
+from theo_daemon.hold_lines import IN_A_ROW, TRY_S, HoldLines
 from theo_daemon.ledger.records import Scope
 
 ACME, OTHER = Scope("tenant=acme@total", 0, 100), Scope("tenant=other@total", 0, 100)
@@ -18,9 +18,9 @@ LONGEST_S = 0.15
 class Lines:
     """Flights in lines, and those of them that may try."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, peers: int = 0) -> None:
         self.clock = VirtualClock()
-        self.of = HoldLines(self.clock, random.Random(1))
+        self.of = HoldLines(self.clock, random.Random(1), peers=lambda: peers)
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.flights: dict[str, Flight] = {}
 
@@ -87,6 +87,36 @@ async def test_what_a_call_of_this_process_gives_back_is_tried_for_at_once() -> 
     lines.of.freed((ACME,))
     await settle()
     assert lines.let_go == "a"
+
+
+async def test_who_has_taken_room_several_times_in_a_row_leaves_its_peers_a_turn() -> None:
+    lines = Lines(peers=1)
+    names = "abcdefghijkl"[: IN_A_ROW + 3]
+    for name in names:
+        await lines.wait(name)
+    await lines.clock.advance(LONGEST_S)
+    for name in names[:IN_A_ROW]:
+        await lines.over(name)
+    assert lines.let_go == names[:IN_A_ROW]
+    lines.of.freed([ACME])
+    await lines.clock.advance(LONGEST_S - 0.01)
+    assert lines.let_go == names[:IN_A_ROW], "what is given back meanwhile is theirs"
+    await lines.clock.advance(0.02)
+    assert lines.let_go == names[: IN_A_ROW + 1]
+    await lines.over(names[IN_A_ROW])
+    assert lines.let_go == names[: IN_A_ROW + 2], "and goes on at once"
+
+
+async def test_without_peers_nobody_is_left_a_turn() -> None:
+    lines = Lines()
+    names = "abcdefghijkl"[: IN_A_ROW + 3]
+    for name in names:
+        await lines.wait(name)
+    await lines.clock.advance(LONGEST_S)
+    for name in names:
+        await lines.over(name)
+    assert lines.let_go == names
+    assert lines.empty()
 
 
 async def test_one_that_does_not_come_through_keeps_the_others_only_for_a_moment() -> None:

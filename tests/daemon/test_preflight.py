@@ -8,8 +8,18 @@ import pytest
 
 from theo_daemon.config import ModelConfig
 from theo_daemon.job import EntryRef, Envelope, Job
-from theo_daemon.preflight import SLACK_TOKENS, Misfit, misfit, output_cap, refusal, room, surely_fits
+from theo_daemon.preflight import (
+    SLACK_TOKENS,
+    Misfit,
+    cap_under_a_ceiling,
+    misfit,
+    output_cap,
+    refusal,
+    room,
+    surely_fits,
+)
 from theo_workers.messages import Message
+from theo_workers.prices import FREE, flat
 
 
 def model(
@@ -43,6 +53,29 @@ def test_an_answer_is_as_long_as_job_and_model_both_allow(
 ) -> None:
     params = {} if asked is None else {"max_tokens": asked}
     assert output_cap(job(**params), model(most=most)) == cap
+
+
+@pytest.mark.parametrize(
+    ("ceiling_usd", "window", "cap"),
+    [
+        (None, None, 4_096),  # of a job alone
+        (100.0, None, 4_096),
+        (16.384, None, 4_096),
+        (16.383, None, 4_095),  # a quarter of the ceiling, at a dollar for a thousand tokens
+        (1.0, None, 250),
+        (0.04, None, 16),
+        (0.0, None, 16),
+        (100.0, 1_000, 500),
+        (1.0, 1_000, 250),
+    ],
+)
+def test_an_answer_that_nothing_caps_holds_a_quarter_of_a_low_ceiling(
+    ceiling_usd: float | None, window: int | None, cap: int
+) -> None:
+    ceiling_nano = None if ceiling_usd is None else round(ceiling_usd * 10**9)
+    price = flat(0, 1_000 * 10**9)
+    assert cap_under_a_ceiling(model(window=window), price, ceiling_nano) == cap
+    assert cap_under_a_ceiling(model(window=None), FREE, 10**9) == 4_096
 
 
 @pytest.mark.parametrize(

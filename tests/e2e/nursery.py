@@ -40,6 +40,10 @@ class Forked(Serve):
         self.name, self._pid, self._log = name, pid, log
 
     @property
+    def pid(self) -> int:
+        return self._pid
+
+    @property
     def running(self) -> bool:
         return alive(self._pid)
 
@@ -84,6 +88,7 @@ class Nursery:
         """Another life of the fleet; use `wait_ready` before relying on it."""
         fleet, log = self._fleet, self._fleet.folder / f"{name}.log"
         words = ["theo-router", "serve", "--config", str(fleet.write_config()), "--redis-url", fleet.url]
+        log.touch()  # it may be read before the child has come to it
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"words": words, "log": str(log)}) + "\n")

@@ -109,7 +109,11 @@ class Serve:
 
     def stand_still(self) -> None:
         """SIGSTOP: alive, and doing nothing."""
-        self._process.send_signal(signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT: as if nothing had been."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def wait_exit(self, within_s: float) -> int:
         return self._process.wait(within_s)
@@ -148,8 +152,9 @@ class Fleet:
         path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in self.config.items()))
         return path
 
-    def start(self, name: str = "a", *, folder: Path | None = None) -> Serve:
-        """Start a process; use `wait_ready` before relying on it. In another folder it is as on another host."""
+    def start(self, name: str = "a", *more: str, folder: Path | None = None) -> Serve:
+        """Start a process, with `more` words; use `wait_ready` before relying on it. In another folder it is as on
+        another host."""
         path = self.write_config(folder)
         words = [
             *self.wrapper,
@@ -161,6 +166,7 @@ class Fleet:
             str(path),
             "--redis-url",
             self.url,
+            *more,
         ]
         known = {k: v for k, v in os.environ.items() if not k.startswith(("THEO_", "PYTEST"))}
         paths = f"{ROOT / 'daemon'}{os.pathsep}{ROOT / 'workers'}"

@@ -118,3 +118,32 @@ def test_a_bill_beyond_the_bound_stops_the_model_in_all_processes_also_those_tha
     fleet.redis.xadd(f"{fleet.prefix}:control", {"cmd": "enable", "model": "fast"})
     until(partial(all_are, "closed", late), 3, "enabled")
     assert fleet.ask(prompt="z", params=ONE_DOLLAR)["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("price", "own", "usage"),
+    [
+        # Nothing but a ceiling and a price: the answers' cap is the router's own.
+        ({"input_cost_per_mtok": 0.15, "output_cost_per_mtok": 0.6}, {"model": "gpt-4o-mini"}, (9, 40)),
+        ({"input_cost_per_mtok": 2.0, "output_cost_per_mtok": 8.0}, {"model": "unheard-of"}, (60, 60)),
+        # The longest answer is ten times as long as those that come.
+        ({"input_cost_per_mtok": 0.15, "output_cost_per_mtok": 0.6},
+         {"model": "gpt-4o-mini", "max_output_tokens": 1000}, (20, 100)),
+    ],
+    ids=("known model", "unknown model", "capped model"),
+)  # fmt: skip
+def test_a_ceiling_and_a_price_are_enough_for_most_of_the_calls_that_it_pays_for(
+    fleet: Fleet, price: dict[str, float], own: dict[str, Any], usage: tuple[int, int]
+) -> None:
+    """The bound of a call is many times its bill; what is held waits, and the last few calls are not made."""
+    bill = (price["input_cost_per_mtok"] * usage[0] + price["output_cost_per_mtok"] * usage[1]) / 1e6
+    ceiling = {"spend_ceiling": round(CEILING * bill, 9)}
+    fleet.config["models"] = [fleet.model("fast", concurrency=16, routing=ceiling, **{**own, **price})]
+    fleet.provider.answer(Fate(latency_s=0.05, usage=usage))
+    processes = fleet.start_all("a", "b")
+    replies = fleet.answers(fleet.push_all({"prompt": f"x{n}"} for n in range(JOBS)), 40)
+    made = len(fleet.provider.calls)
+    assert ends(replies) == {"ok": made, "budget_exceeded": JOBS - made}
+    assert min(calls_of(process) for process in processes) >= 10
+    assert made <= CEILING
+    assert sum(float(reply["cost"]) for reply in replies) <= ceiling["spend_ceiling"]

@@ -473,16 +473,6 @@ def test_several_processes_share_the_work_are_replaced_and_drain(
         assert not any(alive(pid) for pid in (*children, int(third["consumer"].split("-")[-2])))
 
 
-def test_processes_drain_when_their_supervisor_is_killed(quiet: Shell) -> None:
-    with Background(quiet, "serve", "--processes", "2") as parent:
-        started = parent.wait_for("process_started", 2)
-        children = [int(line["consumer"].split("-")[-2]) for line in started]
-        parent.signal(signal.SIGKILL)
-        parent.wait()
-        until(lambda: not any(alive(pid) for pid in children), 10.0, children)
-    assert len(parent.events("drain_finished")) == 2
-
-
 def test_an_embedded_server_is_started_and_ends_with_the_daemon(quiet: Shell) -> None:
     quiet.config.write_text(
         '[routing]\ndefault = "echo"\n[telemetry]\nhttp = ""\n[[models]]\nname = "echo"\nprovider = "scripted"\n'

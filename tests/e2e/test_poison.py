@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.nursery import Nursery
 from tests.e2e.processes import Fleet, Serve, until
 from tests.e2e.provider import Fate
+from theo_daemon.lease_scripts import FETCH
 
 pytestmark = pytest.mark.e2e
 
@@ -83,6 +84,20 @@ def test_twenty_crashes_in_a_row_give_up_no_healthy_job(fleet: Fleet) -> None:
         assert [one["error_code"] for one in replies if one["status"] != "ok"] == []
         assert fleet.entries("dead") == []
         fleet.settled()
+    assert marks(fleet).get("void", 0) > 100, "hardly any was ever a suspect"
+
+
+def marks(fleet: Fleet) -> dict[str, int]:
+    """Rehearsals on record, by what became of them."""
     with contextlib.closing(apsw.Connection(str(fleet.folder / "theo-ledger.db"))) as books:
-        states = dict(books.execute("SELECT state, count(*) FROM attempts WHERE model = '' GROUP BY state"))
-    assert states.get("void", 0) > 100, "hardly any was ever a suspect"
+        return dict(books.execute("SELECT state, count(*) FROM attempts WHERE model = '' GROUP BY state"))
+
+
+def test_a_job_that_nobody_died_of_costs_nothing_for_it(own_fleet: Fleet) -> None:
+    fleet = own_fleet
+    serve = fleet.start().wait_ready()
+    replies = fleet.answers(fleet.push_all({"prompt": f"x{n}"} for n in range(200)), 20)
+    assert {one["status"] for one in replies} == {"ok"}
+    assert marks(fleet) == {}
+    assert fleet.redis.script_exists(FETCH.sha) == [False], "an entry was looked at before it was read"
+    assert serve.events("entries_reclaimed") == []

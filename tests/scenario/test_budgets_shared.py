@@ -123,6 +123,21 @@ async def test_a_budget_of_one_model_for_a_tenant_leaves_it_the_other_models() -
         assert [one.attempts[0].model for one in outcomes] == ["dear", "cheap", "cheap"]
 
 
+async def test_under_a_low_ceiling_an_answer_that_nothing_caps_is_capped_lower_than_elsewhere() -> None:
+    """And what is sent is what is held, until too little is left for it."""
+    endless = model("endless", HELLO, output_cost_per_mtok=1000.0)
+    low = [budget(2, tenant="acme"), budget(100)]
+    async with staged(endless, budgets=low) as stage:
+        ends = [await stage.answer(f"job {number}", tenant="acme") for number in range(5)]
+        assert [isinstance(end, Answered) for end in ends] == [True] * 4 + [False]
+        refused = ends[-1]
+        assert isinstance(refused, Failed)
+        assert refused.message == "the budget of tenant acme has spent 2 of 2 USD; this call may cost 0.5 USD"
+        await stage.answer("elsewhere", tenant="other")
+        asked = [params["max_tokens"] for params in stage.upstreams["endless"].params]
+        assert asked == [500] * 4 + [4096]
+
+
 async def test_a_price_that_nobody_knows_is_refused_under_a_budget_and_free_of_it_otherwise() -> None:
     endless = model("endless", HELLO, output_cost_per_mtok=1000.0)
     async with staged(endless, budgets=[budget(1, tenant="acme")]) as stage:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theo_workers.messages import Usage
-from theo_workers.prices import FREE, Price, Rates, Tier, bound_nano, cost_nano, flat
+from theo_workers.prices import FREE, Price, Rates, Tier, bound_nano, cost_nano, flat, output_for
 
 USD = 1_000_000_000  # nano-dollars
 
@@ -64,6 +64,12 @@ def test_a_part_of_a_nano_dollar_is_rounded_up() -> None:
 def test_free_is_zero() -> None:
     assert cost_nano(FREE, Usage(prompt_tokens=10**6, completion_tokens=10**6)) == 0
     assert bound_nano(FREE, 10**6, 10**6) == 0
+
+
+def test_so_much_pays_for_so_much_output_at_the_dearest_rate_of_all() -> None:
+    assert output_for(flat(USD, 2 * USD), 1_000_000) == 500
+    assert output_for(TIERED, 1_000_000) == 25
+    assert output_for(flat(USD, 0), 1) > 10**5
 
 
 def test_the_bound_takes_the_dearest_rate_within_reach() -> None:

@@ -113,14 +113,24 @@ def charge_nano(price: Price | None, usage: Usage) -> int:
     return 0 if price is None else cost_nano(price, usage)
 
 
+def output_for(price: Price, budget_nano: int) -> int:
+    """Tokens of output that so much pays for, whatever the prompt; very many if output is free."""
+    dearest = max(_per_output(rates) for rates in (price.rates, *(tier.rates for tier in price.tiers)))
+    return budget_nano * MTOK // max(1, dearest)
+
+
+def _per_output(rates: Rates) -> int:
+    return max(rates.output, rates.reasoning)
+
+
 def bound_nano(price: Price, prompt_bound: int, max_output: int) -> int:
     """What a call costs at most: every token at the dearest rate that the call can reach."""
     rates = price.rates
     per_input = max(rates.input, rates.cached_input, rates.cache_write_at_most)
-    per_output = max(rates.output, rates.reasoning)
+    per_output = _per_output(rates)
     for tier in price.tiers:
         if prompt_bound > tier.above:
             rates = tier.rates
             per_input = max(per_input, rates.input, rates.cached_input, rates.cache_write_at_most)
-            per_output = max(per_output, rates.output, rates.reasoning)
+            per_output = max(per_output, _per_output(rates))
     return -(-(prompt_bound * per_input + max_output * per_output) // MTOK) + price.per_call

@@ -59,7 +59,10 @@ def serve(
     settings = _settings(config, redis_url)
     with ExitStack() as stack:
         settings, url = _with_redis(settings, embedded, stack)
-        status = _serve_many(settings, url, processes) if processes > 1 else _serve_one(settings, url)
+        if processes > 1:
+            status = _serve_many(settings, url, processes)
+        else:
+            status = _serve_one(settings, url, supervised=supervisor is not None)
     raise typer.Exit(status)
 
 
@@ -88,7 +91,7 @@ def _with_redis(settings: Config, embedded: bool, stack: ExitStack) -> tuple[Con
     return settings, server.url
 
 
-def _serve_one(settings: Config, url: str) -> int:
+def _serve_one(settings: Config, url: str, *, supervised: bool) -> int:
     """Exit status 0 after a clean drain; 1 when a second signal cut it short."""
     # The interpreter's switch interval stays at its 5 ms: a shorter one brings commits back sooner on a busy loop,
     # but they are smaller then, and both threads spend a quarter more CPU on handing the lock back and forth.
@@ -100,10 +103,10 @@ def _serve_one(settings: Config, url: str) -> int:
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_run(settings, url))
+        return runner.run(_run(settings, url, supervised=supervised))
 
 
-async def _run(settings: Config, url: str) -> int:
+async def _run(settings: Config, url: str, *, supervised: bool) -> int:
     from theo_daemon.app import Daemon  # noqa: PLC0415 - a supervisor of processes does without
 
     daemon = Daemon(settings, url)
@@ -120,6 +123,8 @@ async def _run(settings: Config, url: str) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    if supervised:
+        loop.add_signal_handler(signal.SIGHUP, daemon.drain)
     try:
         await daemon.run()
     except RedisError as error:
@@ -163,8 +168,13 @@ def child_command(config: Path) -> list[str]:
 
 
 def _end_with(supervisor: int) -> None:
-    """Drain when the supervisor dies; at once if it did before that was arranged."""
+    """Drain when the supervisor dies; at once if it did before that was arranged.
+
+    Linux tells of it once for each of the supervisor's threads. As SIGTERMs they would be taken for a second signal,
+    and what was sent would be cut off.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(0))
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0)
     if os.getppid() != supervisor:
         sys.exit(0)

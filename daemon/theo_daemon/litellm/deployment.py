@@ -162,7 +162,7 @@ def _check_ceiling(draft: Draft, place: Place) -> None:
     if draft.max_output_tokens is None:
         place.lost(
             "under a ceiling a call needs a known bound: without max_output_tokens, answers to jobs that send no "
-            f"max_tokens are capped at {CAP_UNDER_CEILINGS} tokens"
+            f"max_tokens are capped at {CAP_UNDER_CEILINGS} tokens, or fewer if the ceiling is low"
         )
 
 

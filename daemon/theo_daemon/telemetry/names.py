@@ -338,7 +338,9 @@ GEN_AI_TOKENS = _metric(
 )
 
 EVENTS_TOTAL = _metric("theo.events", Kind.COUNTER, "{event}", "Log events, by name.", labels=("event",))
-REDIS_UP = _metric("theo.redis.connected", Kind.GAUGE, "1", "1 while Redis answers, else 0.")
+REDIS_UP = _metric(
+    "theo.redis.connected", Kind.GAUGE, "1", "1 while jobs are read and Redis takes replies, else 0."
+)
 DEAD_LETTERS = _metric("theo.dead.letters", Kind.GAUGE, "{letter}", "Dead letters that wait for an operator.")
 LEDGER_WRITABLE = _metric(
     "theo.ledger.writable", Kind.GAUGE, "1", "1 while the ledger can be written, else 0: no calls are made."
