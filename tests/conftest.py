@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _pytest.runner import runtestprotocol
 
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.keys import Keys
@@ -65,27 +64,3 @@ async def redis(link: RedisLink) -> AsyncIterator[Any]:
     client = link.client(decode_responses=True)
     yield client
     await client.aclose()
-
-
-_REAL_TIME = ("e2e", "chaos", "scenario", "contract", "daemon")
-
-
-def pytest_runtest_protocol(item: Any, nextitem: Any) -> bool | None:
-    """Tests by the wall clock get a second try, told in the report: a busy machine is no defect of the router.
-
-    What fails twice fails.
-    """
-    if Path(item.fspath).parent.name not in _REAL_TIME:
-        return None
-    hook = item.ihook
-    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    if any(report.failed for report in reports):
-        item._initrequest()
-        reports = runtestprotocol(item, nextitem=nextitem, log=False)
-        for report in reports:
-            report.sections.append(("Second try", "the first try of this test failed"))
-    for report in reports:
-        hook.pytest_runtest_logreport(report=report)
-    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True

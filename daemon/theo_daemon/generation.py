@@ -179,7 +179,7 @@ class Generation:
         if flight.waited_since_ms is not None and isinstance(verdict, Clear | Busy):
             word = await self._ledger.ask(left_word.question(flight))
             if isinstance(word, Hit):
-                return left_word.taken(word.answer)
+                return left_word.taken(flight, word)
         return verdict
 
     async def _heed(self, flight: Flight, verdict: Verdict | None) -> Result | None:

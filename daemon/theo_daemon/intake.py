@@ -77,7 +77,7 @@ class StreamIntake:
         self._peers: Sequence[Peer] = ()
         self._looked_at = float("-inf")
         self._early = keys.early
-        self.behind = False  # is there, or may there be, more to read than is read now?
+        self.behind = asyncio.Event()  # is there, or may there be, more to read than is read now?
 
     @property
     def connected(self) -> bool:
@@ -129,7 +129,10 @@ class StreamIntake:
         if not count:
             return
         fresh, missing = await self._sweep(count)
-        self.behind = not self._shares.all_dry
+        if self._shares.all_dry:
+            self.behind.clear()
+        else:
+            self.behind.set()
         if not fresh and not missing and not self._stopping:
             fresh, missing = await self._wait_for_one()
         if fresh:
@@ -147,7 +150,8 @@ class StreamIntake:
             room = self._room()
             count = self._held.fits(room, self._rules.max_job_bytes)
             if count <= 0:
-                self.behind = was_full = True
+                was_full = True
+                self.behind.set()
                 if room.soon:
                     self._look_again_in(pause)
                     pause = min(2 * pause, LOOK_EVERY_S)
@@ -162,7 +166,7 @@ class StreamIntake:
             if more is None or more > 0:
                 return min(count, self._rules.sweep) if more is None else min(count, more, self._rules.sweep)
             waited_since = now if waited_since is None else waited_since
-            self.behind = True
+            self.behind.set()
             await self._pause(LOOK_EVERY_S)
         return 0
 

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from theo_daemon.flight import Flight
 from theo_daemon.job import Answered, Failed
-from theo_daemon.ledger.records import Ask, CacheWrite
+from theo_daemon.ledger.records import Ask, CacheWrite, Hit
 from theo_daemon.outcomes import Result
 from theo_daemon.reply import decode_outcome, encode_outcome
 from theo_workers.errors import GenerationError
@@ -36,17 +36,20 @@ def question(flight: Flight) -> Ask:
         key=flight.key,
         cache_key=_place(flight.key),
         digest=flight.lead.key,
+        redelivered=flight.lead.redelivered,
         waited_since_ms=flight.waited_since_ms,
     )
 
 
-def taken(word: bytes) -> Result:
-    """What was left, as this flight's own end: free of charge."""
-    match decode_outcome(word):
+def taken(flight: Flight, word: Hit) -> Result:
+    """What was left, as this flight's own end: free of charge, but for calls that dead processes made for its lead."""
+    flight.list_prior(word.prior)
+    own = tuple(flight.attempts)
+    match decode_outcome(word.answer):
         case Answered(answer=answer):
-            return Result(Answered(answer=answer, coalesced=True), shared=True, remember=True)
+            return Result(Answered(answer=answer, coalesced=True, attempts=own), shared=True, remember=True)
         case Failed() as error:
-            outcome = structs.replace(error, cost_nano=0)
+            outcome = structs.replace(error, cost_nano=flight.cost_nano, attempts=own + error.attempts)
             return Result(outcome, shared=True, remember=GenerationError.kind_of(error.code).remembered)
 
 

@@ -119,7 +119,7 @@ class RedisSide:
             wire=link.wire(),
             rules=_scout_rules(config),
             room=room,
-            behind=lambda: self.intake.behind,
+            behind=self.intake.behind,
             waiting=partial(_waiting, core),
             give_way=dispatcher.give_way,
             peers=lambda: dispatcher.lines.peers,

@@ -8,6 +8,7 @@ taken before their time; whose turn it then is, the dispatcher decides as ever.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,9 @@ from theo_workers.clock import Clock, sleep
 
 AGAIN_S = 0.003  # something was taken: it may have started by then
 LOOK_EVERY_S = 0.05
+AT_ONCE = (
+    8  # pages after a while in which there was nothing to look for: the first starts are not over by then
+)
 REST_S = 0.1  # the last look found nothing
 PAGE = 500  # entries in a look: a millisecond or two of the server's time
 PAGE_BYTES = 500_000
@@ -56,7 +60,7 @@ class Scout:
 
     def __init__(
         self, *, wire: Wire, keys: Keys, rules: ScoutRules, consumer: str, held: HeldEntries,
-        room: Callable[[], Room], behind: Callable[[], bool], waiting: Callable[[], Waiting],
+        room: Callable[[], Room], behind: asyncio.Event, waiting: Callable[[], Waiting],
         give_way: Callable[[int], Sequence[EntryRef]], peers: Callable[[], int], clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         """`behind`: is there, or may there be, more in the lanes than is read now? `peers`: others that look, too."""
@@ -69,6 +73,7 @@ class Scout:
         self._streams = {lane: keys.jobs(lane) for lane in rules.lanes}
         self._taken: deque[tuple[float, EntryRef]] = deque()
         self._peek_at = self._shelve_at = 0.0  # monotonic seconds
+        self._at_once = AT_ONCE
         self.wanted = 0  # jobs that are known and would be taken if there were room
 
     async def run(self, deliver: Deliver) -> None:
@@ -88,14 +93,17 @@ class Scout:
     async def _look(self, deliver: Deliver) -> float:
         """One look at each lane; how long to rest after it, in seconds."""
         await self._forget()
-        if not self._behind():
-            self.wanted = 0
-            return REST_S
+        if not self._behind.is_set():
+            self.wanted, self._at_once = 0, AT_ONCE
+            if self._taken:
+                return REST_S
+            await self._behind.wait()
         waiting = self._waiting()
         wants = {lane: self._wants(waiting, lane) for lane in self._rules.lanes}
         now = self._clock.monotonic()
-        if now >= self._peek_at:
+        if now >= self._peek_at or self._at_once:
             found = await self._peek(wants)
+            self._at_once = self._at_once - 1 if found and self._at_once else 0
             self._peek_at = now + (LOOK_EVERY_S if found else REST_S)
         before, wanted = len(self._taken), 0
         for lane in self._rules.lanes:
@@ -103,7 +111,7 @@ class Scout:
         self.wanted = wanted
         if wanted and now >= self._shelve_at and self._room().jobs <= 0:
             await self._make_room(wanted)
-        return AGAIN_S if len(self._taken) > before else LOOK_EVERY_S
+        return AGAIN_S if self._at_once or len(self._taken) > before else LOOK_EVERY_S
 
     def _wants(self, waiting: Waiting, lane: str) -> Wants:
         few = max(

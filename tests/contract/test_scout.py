@@ -54,7 +54,7 @@ class Process:
             room=lambda: Room(self.ahead - len(self.held) - self.scout.wanted, 10**9),
         )  # fmt: skip
         self.scout = Scout(
-            **common, wire=link.wire(), behind=lambda: self.intake.behind, waiting=self.look,
+            **common, wire=link.wire(), behind=self.intake.behind, waiting=self.look,
             rules=ScoutRules(group=GROUP, lanes=tuple(LANES), max_job_bytes=1_000_000, few=few),
             room=lambda: Room(self.most - len(self.held), 10**9), give_way=self.give_way, peers=lambda: self.peers,
         )  # fmt: skip
@@ -291,6 +291,19 @@ async def test_jobs_pushed_later_are_found_too_and_on_every_lane(
             await push(wire, keys.jobs(lane), "quiet", 1)
         await until(process.saw("quiet", 2))
     assert {one.lane for one in process.seen if fields_of(one)["tenant"] == "quiet"} == set(LANES)
+
+
+async def test_the_first_looks_follow_one_another_at_once_and_begin_with_the_backlog(
+    link: RedisLink, keys: Keys, wire: Wire, jobs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("theo_daemon.scout.LOOK_EVERY_S", 600.0)
+    monkeypatch.setattr("theo_daemon.scout.REST_S", 600.0)
+    process = Process(link, keys)
+    async with process.run():
+        await until(lambda: process.intake.connected)
+        await push(wire, jobs, "loud", 1_800)
+        await push(wire, jobs, "quiet", 3)
+        await until(process.saw("quiet", 3))
 
 
 async def test_jobs_that_could_not_start_are_left_where_they_are(

@@ -400,7 +400,7 @@ async def test_only_a_look_claims_nothing(ledger: SqliteLedger) -> None:
     assert rows(ledger, "SELECT count(*) FROM inflight") == [(0,)]
 
 
-async def eventually(condition: object, within_s: float = 5.0) -> None:
+async def eventually(condition: object, within_s: float = 30.0) -> None:
     deadline = time.monotonic() + within_s
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it did not happen"
