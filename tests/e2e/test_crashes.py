@@ -131,9 +131,7 @@ def test_kills_at_random_moments_lose_no_job_and_answer_none_twice(fleet: Fleet)
 def test_a_drain_hands_unsent_jobs_back_at_once_and_finishes_sent_ones(fleet: Fleet) -> None:
     fleet.config["models"] = [fleet.model("fast", concurrency=2)]
     leaver = fleet.start("leaver").wait_ready()
-    fleet.provider.answer(
-        Fate(latency_s=12), prompt="sent"
-    )  # longer than the peer may take on a busy machine
+    fleet.provider.answer(Fate(latency_s=12), prompt="sent")  # longer than a peer takes to start
     sent = fleet.push_all({"prompt": f"sent{n}"} for n in range(2))
     until(lambda: len(fleet.provider.calls) == 2, 5)
     unsent = fleet.push_all({"prompt": f"unsent{n}"} for n in range(10))
