@@ -114,10 +114,8 @@ def deadly(work: Callable[..., Any], of: bytes, words: Callable[..., object]) ->
 def poison() -> None:
     """Make this process, and all it forks, die of certain words."""
     reception.decode = deadly(reception.decode, b"poison:decode", lambda one, **_: one.fields)  # type: ignore[attr-defined]
-    bound = deadly(Models.bound_nano, b"poison:count", lambda _self, _model, job, *_, **__: job.messages)
-    Models.bound_nano = bound  # type: ignore[method-assign]
-    count = deadly(Measuring.count, b"poison:count", lambda _self, job, *_, **__: job.messages)
-    Measuring.count = count  # type: ignore[method-assign]
+    Models.bound_nano = deadly(Models.bound_nano, b"poison:count", messages)  # type: ignore[method-assign]
+    Measuring.count = deadly(Measuring.count, b"poison:count", messages)  # type: ignore[method-assign]
     ask_all = Wire.ask_all
 
     async def read(self: Wire, commands: Any) -> Any:
@@ -127,6 +125,11 @@ def poison() -> None:
         return replies
 
     Wire.ask_all = read  # type: ignore[method-assign]
+
+
+def messages(*args: object, **more: object) -> list[object]:
+    """What the jobs among the arguments say."""
+    return [getattr(one, "messages", None) for one in (*args, *more.values())]
 
 
 def load() -> None:
