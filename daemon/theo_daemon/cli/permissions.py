@@ -54,6 +54,7 @@ def probes(keys: Keys, lanes: Sequence[str], nonce: str) -> Iterator[Probe]:
     yield Probe("XGROUP CREATE", ("XGROUP", "CREATE", key, NOBODY, "0"))
     yield Probe("XGROUP DELCONSUMER", ("XGROUP", "DELCONSUMER", key, NOBODY, NOBODY))
     yield Probe("XINFO CONSUMERS", ("XINFO", "CONSUMERS", key, NOBODY))
+    yield Probe("XINFO GROUPS", ("XINFO", "GROUPS", key))
     written = [keys.replies, keys.reply_prefix + NOBODY, keys.dead, keys.events, *map(keys.jobs, lanes)]
     for name in written:
         yield Probe(f"write {name}", ("XDEL", name, NO_ENTRY))
