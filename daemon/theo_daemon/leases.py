@@ -237,8 +237,8 @@ class Leases:
         """Of these, those that somebody has answered; the others Redis has lost."""
         found: list[EntryRef] = []
         for page in _pages(list(gone)):
-            marks = await self._wire.ask_all([("EXISTS", self._done(ref)) for ref in page])
-            found += [ref for ref, mark in zip(page, marks, strict=True) if _raised(mark)]
+            marks = await self._wire.ask_all([("GET", self._done(ref)) for ref in page])
+            found += [ref for ref, mark in zip(page, marks, strict=True) if _raised(mark) is not None]
         return found
 
     async def _take_from(self, owner: str, deliver: Deliver, *, idle_ms: int, event: str) -> int:

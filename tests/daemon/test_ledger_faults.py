@@ -233,6 +233,20 @@ async def test_a_commit_that_neither_ends_nor_fails_is_trouble(
     await eventually(lambda: told.kinds() == [Troubled, Recovered])
 
 
+async def test_housekeeping_that_neither_ends_nor_fails_is_trouble_too(
+    ledger: SqliteLedger, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(condition, "STUCK_S", 0.05)
+    monkeypatch.setattr(condition, "LOOK_EVERY_S", 0.02)
+    gate = os.open(f"{ledger.path}.lock", os.O_RDWR)
+    fcntl.flock(gate, fcntl.LOCK_EX)
+    pruned = asyncio.ensure_future(ledger._writer.call(lambda _: None, writing=True))
+    await eventually(lambda: "does not end" in str(ledger.trouble))
+    os.close(gate)
+    await asyncio.wait_for(pruned, 5)
+    await eventually(lambda: told.kinds() == [Troubled, Recovered])
+
+
 # -- the file itself -------------------------------------------------------------------------------------
 
 

@@ -48,6 +48,7 @@ def probes(keys: Keys, lanes: Sequence[str], nonce: str) -> Iterator[Probe]:
         *(("XAUTOCLAIM", key, NOBODY, NOBODY, 0, NO_ENTRY), ("XCLAIM", key, NOBODY, NOBODY, 0, "0-1")),
         *(("XPENDING", key, NOBODY), ("XACK", key, NOBODY, NO_ENTRY), ("XDEL", key, NO_ENTRY), ("XLEN", key)),
         *(("SET", key, "1", "XX", "PX", 1), ("GET", key), ("PEXPIRE", key, 1), ("TYPE", key), ("TIME",)),
+        ("EXISTS", key),
         *(("EVAL", "return 1", 1, key), ("EVALSHA", "0" * 40, 1, key)),
     ):
         yield Probe(str(words[0]), words)
@@ -95,6 +96,7 @@ def _hash_probes(key: str) -> Iterator[Probe]:
     place = key.rpartition(":")[0]
     for words in (
         *(("HGET", key, "a"), ("HMGET", key, "a"), ("HGETALL", key), ("HLEN", key), ("HDEL", key, "a")),
+        ("HEXISTS", key, "a"),
         ("HSET", key, "a", "b", "c"),  # a value is missing: it is refused, too, but by another error
     ):
         yield Probe(f"{words[0]} {place}", words)

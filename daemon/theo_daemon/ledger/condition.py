@@ -51,7 +51,7 @@ Tidings = Troubled | Recovered | WalLarge | Unrecorded | Restored
 class Health(Protocol):
     """What a writer of the ledger says of itself."""
 
-    busy_with: int  # the number of the batch that is being committed; 0: none is
+    busy_with: int  # the number of the piece of work that it is at; 0: none
     on_trouble: Callable[[], None]  # called in the loop when `trouble` has changed
 
     @property

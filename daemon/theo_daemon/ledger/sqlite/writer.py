@@ -59,8 +59,8 @@ class Writer:
         self._gave_up = False
         self._calls_posted = self._calls_recorded = 0  # ended ones; each counter belongs to one thread
         self.warnings: list[str] = []  # of the opening
-        self.busy_with = 0  # the number of the batch that is being committed; 0: none is
-        self._batches = 0
+        self.busy_with = 0  # the number of the piece of work that it is at; 0: none
+        self._pieces = 0
         self.trouble: str | None = None  # why the last commit had to wait; None: it did not
         self.on_trouble: Callable[[], None] = _nobody_looks  # called in the loop when that has changed
         self.on_commit: Callable[[float], None] = _nobody_listens  # called on the thread, with seconds
@@ -256,15 +256,21 @@ class Writer:
         self, db: apsw.Connection, committer: Committer, gate: int, batch: list[Waiting]
     ) -> None:
         """Try until it is on disk; given up only to stop."""
-        self._batches += 1
-        self.busy_with = self._batches
-        try:
+        with self._at_work():
             self._commit_in_time(db, committer, gate, batch)
+        if self._checkpoints is not None and self._checkpoints.due:
+            with self._at_work(), _held(gate):
+                self._checkpoints.run()
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """With what may hang: the disk, or a stopped process that holds the gate."""
+        self._pieces += 1
+        self.busy_with = self._pieces
+        try:
+            yield
         finally:
             self.busy_with = 0
-        if self._checkpoints is not None and self._checkpoints.due:
-            with _held(gate):
-                self._checkpoints.run()
 
     def _commit_in_time(
         self, db: apsw.Connection, committer: Committer, gate: int, batch: list[Waiting]
@@ -354,7 +360,7 @@ class Writer:
     def _run_call(self, db: apsw.Connection, gate: int, call: _Call) -> None:
         function, future, writing = call
         try:
-            with _held(gate) if writing else contextlib.nullcontext():
+            with self._at_work(), _held(gate) if writing else contextlib.nullcontext():
                 result = function(db)
         except damage.DAMAGED:
             raise
