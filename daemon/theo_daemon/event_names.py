@@ -37,7 +37,6 @@ EVENTS: Final = MappingProxyType(
         "entries_reclaimed": "entries of a process that does not renew them were taken over",
         "entries_adopted": "entries of this process that had not arrived, or had given way to others, were fetched",
         "entries_vanished": "pending entries were deleted from the job stream by somebody else: lost jobs",
-        "entries_restored": "jobs that others had taken from the group are in it again; details: job_stream, count",
         "group_created": "the consumer group was created, or created again after its stream was lost",
         "duplicate_suppressed": "a second answer to a job was not published; details: entry_id, job_stream, cost",
         "dead_lettered": "a job went to the dead-letter stream, which has the reason; details: code, entry_id",

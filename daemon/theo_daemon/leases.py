@@ -16,7 +16,6 @@ from theo_daemon.keys import Keys
 from theo_daemon.lease_scripts import FORGET, HAND_BACK, RECLAIM, RENEW, TAKE
 from theo_daemon.ports import Events
 from theo_daemon.redis_link import error_code
-from theo_daemon.strays import Strays
 from theo_daemon.suspicion import Suspect
 from theo_daemon.wire import Wire, Word
 from theo_workers.clock import Clock, sleep
@@ -67,9 +66,6 @@ class Leases:
         self._on_suspects = on_suspects
         self._clock, self._rng = clock, rng
         self._lane_of: Mapping[str, str] = {keys.jobs(lane): lane for lane in rules.lanes}
-        self._strays = Strays(
-            wire, list(self._lane_of), group=rules.group, consumer=consumer, idle_ms=2 * self._lease_ms
-        )
         self._done, self._early = keys.done, keys.early
         held.keep(clock.monotonic() + rules.lease_s)
         self._gone: set[EntryRef] = set()
@@ -99,7 +95,6 @@ class Leases:
             self._renew_at = now + self._rules.lease_s / 4
             if not self._leaving:
                 await self.adopt(deliver)
-                await self.restore()
         if self._leaving:
             return
         await self.reclaim(deliver)
@@ -164,11 +159,6 @@ class Leases:
         """Fetch entries that Redis delivered to this process and that never arrived; the number fetched."""
         idle_ms = int(self._rules.adopt_after_s * 1000)
         return await self._take_from(self._consumer, deliver, idle_ms=idle_ms, event="entries_adopted")
-
-    async def restore(self) -> None:
-        """Give the group back what somebody else has taken from it; `reclaim` finds it."""
-        for stream, count in (await self._strays.look()).items():
-            self._events.emit("entries_restored", job_stream=stream, count=count)
 
     async def take_over(self, consumer: str, deliver: Deliver) -> int:
         """Take what a consumer known to be dead held, without waiting for its leases to end; their number.

@@ -15,7 +15,6 @@ from tests.e2e.processes import ROOT, Fleet, until
 from tests.e2e.provider import Fate, Provider
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.scout_scripts import PEEK, TAKE_EARLY
-from theo_daemon.strays import RESTORE
 
 pytestmark = pytest.mark.e2e
 
@@ -104,7 +103,7 @@ def test_jobs_are_pushed_run_taken_over_read_and_operated_without_one_refusal(
     assert world.admin.xlen("theo:jobs") == 0
 
 
-def test_the_daemon_may_look_past_what_was_read_and_give_back_what_was_taken(world: World) -> None:
+def test_the_daemon_may_look_past_what_was_read_and_take_it_early(world: World) -> None:
     daemon, jobs = world.client("daemon"), "theo:jobs"
     world.admin.xgroup_create(jobs, "theo", "0", mkstream=True)
     ids = [world.admin.xadd(jobs, {"prompt": "x", "tenant": f"t{n}"}) for n in range(4)]
@@ -115,7 +114,6 @@ def test_the_daemon_may_look_past_what_was_read_and_give_back_what_was_taken(wor
     assert [seen[2], seen[6]] == ids[2:]
     (taken,) = daemon.eval(TAKE_EARLY.text, 2, jobs, "theo:early", "theo", "a", 60_000, ids[3])
     assert taken[0] == ids[3]
-    assert daemon.eval(RESTORE.text, 1, jobs, "theo", "a", 60_000, "0-0", 10) == ["0-0", 1]
     assert world.denied() == []
 
 

@@ -131,7 +131,6 @@ _STREAM_LEVELS: dict[str, Level] = {
             "lease_lost",
             "entries_reclaimed",
             "entries_vanished",
-            "entries_restored",
             "dead_lettered",
         ),
         "warning",
