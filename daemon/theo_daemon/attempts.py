@@ -296,13 +296,18 @@ class Attempts:
         flight.sent_attempt = want.attempt_id
 
     async def _granted(self, flight: Flight, want: Want) -> Verdict:
-        asked = self._ledger.ask(self._asking.ask(flight, want), orphaned=partial(self._void, flight, want))
+        asked = self._ledger.ask(self._asking.ask(flight, want), orphaned=partial(self._disown, flight, want))
+        flight.asking = True
         try:
             verdict = await asked
         except asyncio.CancelledError:
             if not asked.cancelled():  # answered in the very turn of the loop that we were cancelled in
-                self._void(flight, want, asked.result())
+                self._disown(flight, want, asked.result())
             raise
+        if flight.disowned is not None:  # given up, which the worker does not know yet
+            self._disown(flight, want, verdict)
+            raise asyncio.CancelledError
+        flight.asking = False
         assert verdict is not None
         return verdict
 
@@ -312,13 +317,19 @@ class Attempts:
             self._ledger.tell(Landing(settled=flight.settled))
             flight.settled = None
 
+    def _disown(self, flight: Flight, want: Want, verdict: Verdict | None) -> None:
+        """The claim of a call that nobody wants any more is answered: who ends the job has to know, if he waits."""
+        flight.asking, waits = False, flight.disowned
+        if waits is None or waits.done():
+            self._void(flight, want, verdict)
+        else:
+            waits.set_result(_voided(flight, want) if isinstance(verdict, Granted) else None)
+
     def _void(self, flight: Flight, want: Want, verdict: Verdict | None) -> None:
         """Granted, but never sent: certainly not billed."""
         if isinstance(verdict, Granted):
             flight.holding = False
-            self._ledger.tell(
-                Landing(settled=settled(want, "void", cost_nano=0, latency_ms=0.0), release_key=flight.key)
-            )
+            self._ledger.tell(_voided(flight, want))
 
     async def _next(self, flight: Flight, step: TryOneOf) -> Started | None:
         """The next attempt on one of the step's models; None when none of them takes calls."""
@@ -417,3 +428,7 @@ class Attempts:
             )
         outcome = failed(final, cost_nano=flight.cost_nano, attempts=flight.attempts)
         return Result(outcome, shared=final.shared, remember=final.remembered)
+
+
+def _voided(flight: Flight, want: Want) -> Landing:
+    return Landing(settled=settled(want, "void", cost_nano=0, latency_ms=0.0), release_key=flight.key)

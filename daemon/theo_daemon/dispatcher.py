@@ -341,6 +341,7 @@ class Dispatcher:
             except asyncio.CancelledError:
                 if flight.withdrawn is None:
                     raise
+                flight.landing = True  # whatever else would end the job comes too late
                 result = await self._look_back.withdrawn(flight, flight.withdrawn)
             serves_all = result.shared or not flight.waiters
             if serves_all:

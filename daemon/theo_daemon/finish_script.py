@@ -15,8 +15,8 @@ Returns one item per step:
        1  published, acknowledged and deleted
        2  the entry is gone and nobody had answered: published
       -1  the entry is there but not pending: nothing done, it will be delivered again
-       3  a delta, published if that was possible
-    text  the error of Redis: nothing done, try again
+       3  a delta, published, or needless as the job has been answered
+    text  the error of Redis: nothing done, try again; of a delta, none of the job's must follow
 A reply stream that cannot be written to (another type, no permission, exhausted ids) is replaced by the
 default one, with the field `reply_error`; what refuses both (no memory, a read-only replica) is the error.
 The reply is the first write, because a server out of memory refuses that one cleanly; acknowledging comes
@@ -35,6 +35,7 @@ MAX_WORDS: Final = 7_800  # Lua hands at most 8,000 values to one command
 FOUND: Final = {0: Finish.ALREADY, 1: Finish.PUBLISHED, 2: Finish.ORPHAN, -1: Finish.NOT_PENDING}
 
 DELTA_MARK: Final = -1
+DELTA: Final = 3
 
 FINISH: Final = Script("""
 local default, dead = KEYS[1], KEYS[2]
@@ -90,7 +91,10 @@ while KEYS[key] do
     if dead_words < 0 then
         found = 3
         dead_words = 0
-        if not done and not add(target, first, first + words - 1) then keep(target) end
+        if not done then
+            local trouble = add(target, first, first + words - 1)
+            if trouble then found = trouble else keep(target) end
+        end
     elseif done then
         found = string.sub(done, 2) == token and tonumber(string.sub(done, 1, 1)) or 0
     else

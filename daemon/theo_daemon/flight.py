@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from theo_daemon.ceilings import Barred
 from theo_daemon.job import EntryRef, Failed
-from theo_daemon.ledger.records import PriorAttempt, Scope, Settled
+from theo_daemon.ledger.records import Landing, PriorAttempt, Scope, Settled
 from theo_daemon.outcomes import earlier
 from theo_daemon.reception import Accepted
 from theo_daemon.retry import Tried
@@ -72,7 +72,8 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "aside", "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "doubtful", "flush",
+        "aside", "asking", "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "disowned",
+        "doubtful", "flush",
         "gives_way", "held", "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed",
         "looked", "lost", "measured", "names", "passed", "place", "prior", "prompt_bounds", "queued_at", "records",
         "route", "scopes", "sent_attempt", "settled", "targets", "task", "text", "tried", "tried_before",
@@ -100,6 +101,8 @@ class Flight:
         self.wake: asyncio.Future[None] | None = None  # ends that wait, or the wait for another's call
         self.scopes: tuple[Scope, ...] = ()  # what its last call drew on
         self.holding = False  # the ledger's claim on the key is ours
+        self.asking = False  # the claim of its next call is on its way to the ledger, or its verdict back
+        self.disowned: asyncio.Future[Landing | None] | None = None  # that claim's void, for who ends the job
         self.gives_way = False  # it was parked, and is let go of for jobs that can run
         self.landing = False  # the outcome is being recorded: too late to withdraw
         self.looked = False  # the ledger was asked for answers already
@@ -138,7 +141,7 @@ class Flight:
         self.attempts, self.prior, self.records, self.tried, self.listed = [], [], [], [], set()
         self.cost_nano, self.settled, self.last_error, self.doubtful = 0, None, None, False
         self.looked, self.landing, self.sent_attempt = False, False, None
-        self.withdrawn = None
+        self.withdrawn, self.asking, self.disowned = None, False, None
         self.text = []
 
     @property

@@ -35,6 +35,8 @@ class LookBack:
 
     async def withdrawn(self, flight: Flight, outcome: Failed) -> Result:
         """How a flight ends that nobody waits for any more."""
+        if flight.asking:
+            await self._disowned(flight)
         if flight.lead.redelivered and flight.sent_attempt is None:
             match await self._ask(flight.lead):
                 case Replay(kept, own=True):
@@ -43,6 +45,16 @@ class LookBack:
                     flight.list_prior(prior)
         told = structs.replace(outcome, cost_nano=flight.cost_nano, attempts=tuple(flight.attempts))
         return Result(told, shared=False)
+
+    async def _disowned(self, flight: Flight) -> None:
+        """Its claim may be on record already: if we died now, it would be charged, as a call that was sent.
+
+        So the job is told that it cost nothing only when the record says so.
+        """
+        flight.disowned = asyncio.get_running_loop().create_future()
+        void = await flight.disowned
+        if void is not None:
+            await self._ledger.land(void)
 
     def _ask(self, ticket: Ticket) -> asyncio.Future[Verdict | None]:
         return self._ledger.ask(

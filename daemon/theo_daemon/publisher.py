@@ -13,7 +13,7 @@ from msgspec import Struct
 from redis.exceptions import RedisError
 
 from theo_daemon.backoff import delay_s
-from theo_daemon.finish_script import DELTA_MARK, FINISH, FOUND, MAX_WORDS
+from theo_daemon.finish_script import DELTA, DELTA_MARK, FINISH, FOUND, MAX_WORDS
 from theo_daemon.job import EntryRef, Envelope, JobOutcome
 from theo_daemon.keys import Keys
 from theo_daemon.ports import DeadLetter, Events, Finish
@@ -74,8 +74,8 @@ class StreamPublisher:
     """Implements `ports.Publisher`. `run` must be running for anything to be published.
 
     Whatever becomes of Redis, a final reply is kept and tried again until it is published. Deltas are best
-    effort: when one may have been lost or doubled, that job gets no more of them, so that what a client saw
-    has no gap, and its final reply carries the whole text.
+    effort: when one was refused, or may have been lost or doubled, that job gets no more of them, so that
+    what a client saw has no gap, and its final reply carries the whole text.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class StreamPublisher:
                 found = await self._send(chunk)
             except RedisError as error:
                 failures += 1
-                self._give_up_deltas()
+                self._give_up_deltas({step.ref for step in self._queue if step.answer is None})
                 if failures == 1:
                     self._events.emit("publish_stalled", reason=error_code(error), waiting=self.pending)
                 self._connected, self._trouble = False, error_code(error)
@@ -265,9 +265,12 @@ class StreamPublisher:
 
     def _settle(self, chunk: list[_Step], found: list[Any]) -> None:
         trouble, finals = None, False
+        cut: set[EntryRef] = set()
         for step, what in zip(chunk, found, strict=True):
             self._queue.popleft()
             if step.answer is None:
+                if what != DELTA:
+                    cut.add(step.ref)
                 continue
             finals = True
             if isinstance(what, bytes):
@@ -279,8 +282,13 @@ class StreamPublisher:
                 self._tell(code, entry_id=step.ref.entry_id, reason=reason, waiting=self.pending)
             elif not step.answer.done():
                 step.answer.set_result(FOUND[what])
+        if cut:
+            self._give_up_deltas(cut - {step.ref for step in chunk if step.answer is not None})
         if finals:
             self._trouble = trouble
+        self._see_to_refused()
+
+    def _see_to_refused(self) -> None:
         if not self._refused:
             self._refusals = 0
             if self._kept_since is not None:
@@ -310,9 +318,10 @@ class StreamPublisher:
         self._refused.clear()
         self._work.set()
 
-    def _give_up_deltas(self) -> None:
-        finals = deque(step for step in self._queue if step.answer is not None)
-        if len(finals) < len(self._queue):
-            self._muted.update(step.ref for step in self._queue if step.answer is None)
-            self._muted.difference_update(step.ref for step in finals)
-            self._queue = finals
+    def _give_up_deltas(self, refs: set[EntryRef]) -> None:
+        """These jobs get no more of them: neither those that are queued, nor later ones."""
+        if refs:
+            self._queue = deque(
+                step for step in self._queue if step.answer is not None or step.ref not in refs
+            )
+            self._muted |= refs - {step.ref for step in self._queue if step.answer is not None}

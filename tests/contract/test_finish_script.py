@@ -226,10 +226,11 @@ async def test_deltas_come_before_the_final_reply_and_never_after(stage: Stage, 
     assert replies == [{"delta": "Hel"}, {"delta": "lo"}, {"final": "1"}]
 
 
-async def test_a_delta_for_an_unusable_key_is_dropped_and_ends_nothing(stage: Stage) -> None:
+async def test_a_delta_that_redis_refuses_is_told_as_such_and_ends_nothing(stage: Stage) -> None:
     ref, reply_to = await stage.job(), f"{stage.keys.reply_prefix}x"
     await stage.wire.ask("SET", reply_to, "x")
-    assert await stage.end_one(ref, reply_to=reply_to, words=("delta", "x"), dead=None) == 3
+    refusal = await stage.end_one(ref, reply_to=reply_to, words=("delta", "x"), dead=None)
+    assert refusal.startswith(b"WRONGTYPE")
     assert (await stage.count(stage.keys.replies), await stage.pending()) == (0, 1)
 
 

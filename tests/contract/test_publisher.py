@@ -307,6 +307,55 @@ async def test_deltas_that_may_have_been_published_are_not_repeated_nor_followed
     await desk.close()
 
 
+async def test_after_a_delta_that_redis_refused_the_job_gets_no_more_of_them(
+    own_valkey: EmbeddedValkey, keys: Keys
+) -> None:
+    desk = Desk(RedisLink(own_valkey.url), keys)
+    cut, ends, other = await desk.jobs(3)
+    for job in (cut, ends):
+        desk.publisher.delta(job, attempt=1, seq=0, text="a")
+    await desk.outside.ask("CONFIG", "SET", "maxmemory", "1")
+    async with running(desk.publisher.run()):
+        await until(lambda: cut.ref in desk.publisher._muted)
+        await desk.outside.ask("CONFIG", "SET", "maxmemory", "0")
+        for job in (cut, ends):
+            desk.publisher.delta(job, attempt=1, seq=1, text="b")
+        desk.publisher.delta(other, attempt=1, seq=0, text="c")
+        found = await asyncio.gather(*map(desk.finish, (cut, ends, other)))
+    assert set(found) == {Finish.PUBLISHED}
+    deltas = [(reply["id"], reply["delta"]) for reply in await desk.replies() if reply["final"] == "0"]
+    assert deltas == [(other.id, "c")]
+    assert not desk.publisher._muted
+    await desk.close()
+
+
+async def test_deltas_that_wait_behind_a_refused_one_are_dropped_though_the_job_has_ended_meanwhile(
+    own_valkey: EmbeddedValkey, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(RedisLink(own_valkey.url), keys)
+    (job,) = await desk.jobs(1)
+    run, answers = desk.finishing.run, []
+
+    async def meanwhile(*args: Any) -> Any:
+        if answers:
+            return await run(*args)
+        await desk.outside.ask("CONFIG", "SET", "maxmemory", "1")
+        found = await run(*args)
+        await desk.outside.ask("CONFIG", "SET", "maxmemory", "0")
+        desk.publisher.delta(job, attempt=1, seq=1, text="b")
+        answers.append(desk.finish(job))
+        return found
+
+    monkeypatch.setattr(desk.finishing, "run", meanwhile)
+    desk.publisher.delta(job, attempt=1, seq=0, text="a")
+    async with running(desk.publisher.run()):
+        await until(lambda: bool(answers))
+        assert await answers[0] is Finish.PUBLISHED
+    assert [reply["final"] for reply in await desk.replies()] == ["1"]
+    assert not desk.publisher._muted
+    await desk.close()
+
+
 def losing_the_first_answer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Redis does what it is asked, and the connection is lost before it can say so."""
     run, calls = desk.finishing.run, []
