@@ -213,6 +213,9 @@ def comparable(words: Sequence[Any], reply: Any) -> Any:
             return ("error", _words(error.text.decode()))
         case ResponseError():
             return ("error", _words(f"{reply.status_code or ''} {reply}".strip()))
+        case [verdict, *rest] if words[:2] == ("EVAL", PIN.text):
+            # how long ago, by clocks that are milliseconds apart
+            return [verdict, *(_hours(one) if isinstance(one, int) else comparable((), one) for one in rest)]
         case list():
             return [comparable((), one) for one in reply]
         case int() if words and words[0] == "PTTL":
