@@ -47,6 +47,10 @@ class HeldEntries:
             self._doubted.set_result(None)
             self._doubted = None
 
+    def doubt_from(self, until: float) -> None:
+        """Something was added that is ours until then at most, and from then on only if it is renewed."""
+        self.kept_until = min(self.kept_until, until)
+
     async def kept(self) -> None:
         """Wait until it is known again what of this is ours."""
         if self._doubted is None:

@@ -37,6 +37,7 @@ class IntakeRules(Struct, frozen=True, kw_only=True):
     lanes: Mapping[str, int]
     max_job_bytes: int = 1_000_000
     block_s: float = 1.0
+    lease_s: float = 30.0
     sweep: int = 256  # entries at most in one round trip
     level: LevelRules = LevelRules()
 
@@ -182,7 +183,7 @@ class StreamIntake:
 
     async def _sweep(self, count: int) -> tuple[Sequence[Delivery], bool]:
         """One round trip over the lanes without waiting, each up to its share; and was a group missing?"""
-        shares = self._shares.divide(count)
+        shares, asked_at = self._shares.divide(count), self._clock.monotonic()
         *replies, early = await self._wire.ask_all(
             [
                 *[
@@ -195,18 +196,27 @@ class StreamIntake:
         for (lane, share), reply in zip(shares.items(), replies, strict=True):
             got = 0 if reply is None or isinstance(reply, ResponseError) else len(reply[0][1])
             self._shares.found(lane, asked=share, got=got)
-        return await self._take(replies, early)
+        return await self._take(replies, early, read_at=asked_at)
 
     async def _wait_for_one(self) -> tuple[Sequence[Delivery], bool]:
         """One blocking read over all lanes: a job on any of them wakes it at once."""
         streams = self._streams.values()
         block_ms = int(self._rules.block_s * 1000)
         command: list[Word] = [*self._head, 1, "BLOCK", block_ms, "STREAMS", *streams, *[">"] * len(streams)]
+        read_at = self._clock.monotonic() + self._rules.block_s
         replies = await self._until_stopped(self._wire.ask_all((command, ("HLEN", self._early))))
-        return ((), False) if replies is None else await self._take(replies[:1], replies[1])
+        if replies is None:
+            return (), False
+        return await self._take(replies[:1], replies[1], read_at=read_at)
 
-    async def _take(self, replies: Sequence[Any], early: Any) -> tuple[Sequence[Delivery], bool]:
-        """Hold what was read, but for what was taken early: `early` is how many entries may have been."""
+    async def _take(
+        self, replies: Sequence[Any], early: Any, *, read_at: float
+    ) -> tuple[Sequence[Delivery], bool]:
+        """Hold what was read, but for what was taken early: `early` is how many entries may have been.
+
+        Their leases began when Redis gave them to us (`read_at`), however long its answer took, and no renewal
+        since then was for them.
+        """
         found: list[Delivery] = []
         trouble: ResponseError | None = None
         missing = False
@@ -228,6 +238,8 @@ class StreamIntake:
             passed = await self._pass_by(found)
             found = [delivery for delivery in found if delivery.ref not in passed]
         fresh = self._held.take(found)
+        if fresh:
+            self._held.doubt_from(read_at + self._rules.lease_s)
         if trouble is not None and not fresh:
             raise trouble
         return fresh, missing

@@ -171,6 +171,7 @@ def _intake_rules(config: Config) -> IntakeRules:
         lanes=ingress.lanes,
         max_job_bytes=ingress.max_job_bytes,
         block_s=BLOCK_S,
+        lease_s=ingress.lease_s,
         level=LevelRules(base=LEVEL_BASE),
     )
 

@@ -250,3 +250,25 @@ async def test_no_process_waits_for_a_peer_that_will_not_read(
     reader = Reader(link, keys, level=level)
     async with reader.run():
         await until(reader.saw(400 - len(other.seen)))
+
+
+@pytest.mark.parametrize("delayed_s", [0.0, 0.5])
+async def test_the_lease_of_what_was_read_begins_when_redis_gave_it_however_late_its_answer_comes(
+    link: RedisLink, keys: Keys, wire: Wire, monkeypatch: pytest.MonkeyPatch, delayed_s: float
+) -> None:
+    reader = Reader(link, keys, lease_s=0.3, block_s=0.1)
+    ask_all = reader.wire.ask_all
+
+    async def late(commands: Any) -> Any:
+        replies = await ask_all(commands)
+        if any(command[0] == "XREADGROUP" for command in commands):
+            await asyncio.sleep(delayed_s)
+        return replies
+
+    monkeypatch.setattr(reader.wire, "ask_all", late)
+    await push(wire, keys.jobs())
+    async with reader.run():
+        await until(reader.saw(1))
+        kept = reader.held.kept_until > SystemClock().monotonic()
+    # After the lease a peer may have it: no call is made for it before a renewal has told whose it is.
+    assert kept == (delayed_s == 0.0)

@@ -77,15 +77,18 @@ def after_the_end(story: Story) -> Iterable[str]:
 def too_often(story: Story) -> Iterable[str]:
     """More possibly billed calls for one job than `max_attempts` allows beside one for each model.
 
-    What the provider certainly did not bill counts within one process alone.
+    What the provider certainly did not bill counts within one process alone. A call that a drain has cut off is made
+    again, whatever was allowed: the contract says of a `drain_s` below `timeout_s` that sent calls may be paid twice.
     """
     config = story.plan.config
+    drains = any(fault.kind == "drain" for fault in story.plan.faults)
+    cuts = drains and config.ingress.drain_s < config.routing.timeout_s
     for prompt, calls in story.calls.items():
         if forgotten(story, story.jobs.get(prompt, ())):
             continue
         jobs = len(story.jobs.get(prompt, ()))
         most = jobs * (config.routing.max_attempts + len(config.models) - 1)
-        billed = sum(call.how not in NOT_BILLED for call in calls)
+        billed = sum(call.how not in NOT_BILLED and not (cuts and call.how == "closed") for call in calls)
         by_process = Counter(call.boot for call in calls)
         if max(billed, *by_process.values()) > most:
             yield f"more than {most} calls: {tell(story, calls)}"
