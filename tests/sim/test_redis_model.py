@@ -204,7 +204,7 @@ class Pair:
 def comparable(words: Sequence[Any], reply: Any) -> Any:
     """Errors by their words, times by the hour, ids that are the time without it."""
     if words[:2] == ("XINFO", "GROUPS") and isinstance(reply, list):
-        return [row[:8] for row in reply]
+        return [[comparable((), one) for one in row[:8]] for row in reply]
     places = TIMES.get(words[0], ()) if len(words) > 3 and isinstance(reply, list) else ()
     if places:
         reply = [[_hours(one) if place in places else one for place, one in enumerate(row)] for row in reply]
