@@ -78,7 +78,7 @@ def test_jobs_are_pushed_run_taken_over_read_and_operated_without_one_refusal(
     fleet.config["ledger"] = {"url": ledger}
     victim, peer = fleet.start_all("victim", "peer")
     producer, reader = world.client("producer"), world.client("reader")
-    fleet.provider.answer(Fate(latency_s=1), prompt="slow")
+    fleet.provider.answer(Fate(latency_s=3), prompt="slow")
     jobs = [
         {"prompt": "hi", "id": "1"},
         {"prompt": "streamed", "stream": "1", "reply_to": "theo:reply:me"},
@@ -86,10 +86,12 @@ def test_jobs_are_pushed_run_taken_over_read_and_operated_without_one_refusal(
         {"promt": "typo"},
         *({"prompt": f"slow {n}"} for n in range(6)),
     ]
+    peer.stand_still()  # so that the victim makes the slow calls
     entries = [producer.xadd("theo:jobs", job) for job in jobs]
     high = producer.xadd("theo:jobs:high", {"prompt": "urgent"})
     until(lambda: len(fleet.provider.called("slow")) == 6, 10)
     victim.kill()
+    peer.go_on()
 
     def answered() -> set[str]:
         found = reader.xread({"theo:replies": "0", "theo:reply:me": "0"})
