@@ -54,7 +54,8 @@ def test_the_readmes_redis_lines_do_what_it_says(demo: str) -> None:
         replies = {reply["entry_id"]: reply for _, reply in server.xrange("theo:reply:me")}
     assert {reply["status"] for reply in replies.values()} == {"ok"}
     first, again, failed_over = (replies[entry_id] for entry_id in ids[1:])
-    assert sorted((first["cost"] == "0", again["cost"] == "0")) == [False, True]
+    # One call: the other push shared it while it ran (cost 0), or came later and got the very same reply again.
+    assert len({reply["attempts"] for reply in (first, again) if reply["cost"] != "0"}) == 1
     assert first["output"] == again["output"]
     assert "provider_unavailable" in failed_over["attempts"]
 
