@@ -47,13 +47,15 @@ def test_the_readmes_redis_lines_do_what_it_says(demo: str) -> None:
     *pushes, read = readme_lines()
     with redis.Redis.from_url(demo, decode_responses=True, socket_timeout=20) as client:
         server: Any = client
-        ids = [server.execute_command(*words) for words in pushes]
+        ids = [(words[1], server.execute_command(*words)) for words in pushes]  # an id is its stream's only
         until(lambda: server.xlen("theo:reply:me") == len(ids), 20, "four replies")
         ((_, entries),) = server.execute_command(*read)
         assert len(entries) == len(ids)
-        replies = {reply["entry_id"]: reply for _, reply in server.xrange("theo:reply:me")}
+        replies = {
+            (reply["job_stream"], reply["entry_id"]): reply for _, reply in server.xrange("theo:reply:me")
+        }
     assert {reply["status"] for reply in replies.values()} == {"ok"}
-    first, again, failed_over = (replies[entry_id] for entry_id in ids[1:])
+    first, again, failed_over = (replies[pushed] for pushed in ids[1:])
     # One call: the other push shared it while it ran (cost 0), or came later and got the very same reply again.
     assert len({reply["attempts"] for reply in (first, again) if reply["cost"] != "0"}) == 1
     assert first["output"] == again["output"]
