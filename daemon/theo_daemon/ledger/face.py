@@ -15,6 +15,7 @@ from typing import Protocol
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.condition import Condition, Health, Tidings
 from theo_daemon.ledger.operations import Operation
+from theo_daemon.ledger.poller import Poller
 from theo_daemon.ledger.port import InflightTimeout, OnKey, Orphaned, Token
 from theo_daemon.ledger.records import Ask, Check, Forget, Landing, News, Verdict
 from theo_daemon.ledger.shared import Change, FailureCounted, HealthReport, SharedStanding
@@ -47,27 +48,10 @@ class Recorder(Health, Protocol):
         """
 
 
-class Watching(Protocol):
-    """Looks for what other processes do with the ledger."""
-
-    on_death: Callable[[str], None]
-    on_standings: Callable[[Sequence[SharedStanding]], None]
-
-    @property
-    def busy(self) -> bool:
-        """Does anybody wait?"""
-
-    def wait(self, token: Token) -> asyncio.Future[None]:
-        """Resolves when it is worth asking the ledger again. Cancel it freely."""
-
-    def look_again(self, _landed: object = None) -> None:
-        """This process wrote what somebody may wait for."""
-
-
 class LedgerFace(ABC):
     """Claims, landings and waits for the dispatcher. `name` is this process's, unique to its boot."""
 
-    def __init__(self, name: str, clock: Clock, *, recorder: Recorder, watcher: Watching) -> None:
+    def __init__(self, name: str, clock: Clock, *, recorder: Recorder, watcher: Poller) -> None:
         self.name, self.uuid, self._clock = name, "", clock
         self._recorder, self._watch = recorder, watcher
         self._condition = Condition(recorder, clock)

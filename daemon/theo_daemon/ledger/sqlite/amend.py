@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import apsw
 
+from theo_daemon.ledger.sqlite.gate import held, open_gate
 from theo_daemon.ledger.sqlite.schema import open_ledger
 
 
@@ -60,10 +60,9 @@ def _changed(db: apsw.Connection, sql: str, values: tuple[str, str | int]) -> in
 def _amending(path: Path) -> Iterator[apsw.Connection]:
     """One writing transaction, in turn with the daemons' own commits."""
     db = open_ledger(path)
-    gate = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    gate = open_gate(path)
     try:
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        with db:
+        with held(gate), db:
             yield db
     finally:
         os.close(gate)

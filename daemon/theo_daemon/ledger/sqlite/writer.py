@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import queue
 import threading
@@ -23,6 +22,7 @@ from theo_daemon.ledger.sqlite.ballast import Ballast
 from theo_daemon.ledger.sqlite.checkpoints import PASSING, Checkpoints
 from theo_daemon.ledger.sqlite.commit import Committer
 from theo_daemon.ledger.sqlite.files import LedgerFiles
+from theo_daemon.ledger.sqlite.gate import held, open_gate, path_of
 from theo_daemon.ledger.sqlite.schema import open_ledger
 from theo_daemon.ledger.sqlite.shortage import Shortage, Waiting
 from theo_daemon.ledger.sqlite.sqlite_library import check_library
@@ -164,21 +164,20 @@ class Writer:
 
     def _open(self) -> tuple[apsw.Connection, int, int]:
         """The file, the gate that its writers queue at, and this process's id in it."""
-        gate_path = f"{self._path}.lock"
-        if not self._path.exists() and os.path.exists(gate_path):
+        if not self._path.exists() and os.path.exists(path_of(self._path)):
             self.warnings.append(
                 f"{self._path} was missing though there had been one: its books (spend, cache, ids) start empty"
             )
-        gate = os.open(gate_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        gate = open_gate(self._path)
         # Turning a file to WAL, as the first of several starting processes does, does not wait for locks by itself.
-        with _held(gate):
+        with held(gate):
             db = open_ledger(self._path)
             damage.check(db, self._path)
             return db, gate, owners.register(db, self._name, int(self._wall() * 1000))
 
     def _take_stock(self, db: apsw.Connection, gate: int) -> None:
         self._files, self._checkpoints = LedgerFiles(self._path), Checkpoints(db)
-        with _held(gate):
+        with held(gate):
             if not self._shortage.ballast.restore():
                 self.warnings.append(
                     f"too little room beside {self._path} to keep some for a full disk ({self._shortage.ballast.path})"
@@ -259,7 +258,7 @@ class Writer:
         with self._at_work():
             self._commit_in_time(db, committer, gate, batch)
         if self._checkpoints is not None and self._checkpoints.due:
-            with self._at_work(), _held(gate):
+            with self._at_work(), held(gate):
                 self._checkpoints.run()
 
     @contextlib.contextmanager
@@ -307,7 +306,7 @@ class Writer:
         self, db: apsw.Connection, committer: Committer, gate: int, operations: list[Operation]
     ) -> list[Verdict | None]:
         # A fair queue of processes: SQLite's own busy waiting lets one starve the others.
-        with _held(gate):
+        with held(gate):
             if self._files is not None:
                 self._files.check(db)  # no call is made for a claim in a file that nobody will find
             try:
@@ -345,7 +344,7 @@ class Writer:
 
     def _end_shortage(self, db: apsw.Connection, committer: Committer, gate: int) -> None:
         """If there is room again, carry out what was kept back."""
-        with _held(gate):
+        with held(gate):
             if not self._shortage.ballast.room_again():
                 return
         batch = self._shortage.end()
@@ -360,7 +359,7 @@ class Writer:
     def _run_call(self, db: apsw.Connection, gate: int, call: _Call) -> None:
         function, future, writing = call
         try:
-            with self._at_work(), _held(gate) if writing else contextlib.nullcontext():
+            with self._at_work(), held(gate) if writing else contextlib.nullcontext():
                 result = function(db)
         except damage.DAMAGED:
             raise
@@ -384,15 +383,6 @@ def _resolve(batch: list[Waiting], answers: list[Verdict | None]) -> None:
             future.set_result(answer)
         elif orphaned is not None:
             orphaned(answer)
-
-
-@contextlib.contextmanager
-def _held(gate: int) -> Iterator[None]:
-    fcntl.flock(gate, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(gate, fcntl.LOCK_UN)
 
 
 def _nobody_looks() -> None:
