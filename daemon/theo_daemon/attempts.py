@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Protocol
 
 from msgspec import structs
 
 from theo_daemon.bookings import Bookings, Started
-from theo_daemon.ceilings import Barred, fits, hold_wait_s, last_word, over_ceiling, unaffordable
+from theo_daemon.ceilings import Barred, hold_wait_s, last_word, over_ceiling, unaffordable
+from theo_daemon.claiming import Asking, Claiming, NotGranted
 from theo_daemon.config import RoutingConfig
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fallbacks import Fallbacks
@@ -22,20 +22,13 @@ from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import OnUnknown
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import (
-    Ask,
-    Clear,
-    Granted,
-    Landing,
     OtherWindow,
     OverBudget,
-    PriorAttempt,
     Throttled,
     Unfit,
-    Verdict,
     Want,
 )
-from theo_daemon.outcomes import Result, failed, settled
-from theo_daemon.ports import Holds
+from theo_daemon.outcomes import Result, failed
 from theo_daemon.retry import GiveUp, Limits, TryOneOf, after_failure
 from theo_daemon.retry_budget import repeat_cost
 from theo_workers.clock import Clock, sleep
@@ -52,36 +45,18 @@ from theo_workers.messages import Outcome, Request
 from theo_workers.model_worker import Call, CallFailed, Completed
 
 
-class NotGranted(Exception):
-    """The call of `model` must not go out."""
-
-    def __init__(self, model: str, verdict: Verdict) -> None:
-        self.model, self.verdict = model, verdict
-
-
-class Asking(Protocol):
-    """How the flight asks the ledger, and what earlier owners of its entry forbid."""
-
-    def ask(self, flight: Flight, want: Want | None) -> Ask:
-        """The question for this flight."""
-
-    def heed_prior(self, flight: Flight, prior: Sequence[PriorAttempt]) -> None:
-        """List them with the flight's own. Raises GenerationError when the job must not be sent again."""
-
-
 class Attempts:
     """Runs the attempts of flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, routing: RoutingConfig,
-        on_unknown: OnUnknown, holds: Holds, fallbacks: Fallbacks, bookings: Bookings, hold_lines: HoldLines,
-        redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
+        self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, claiming: Claiming,
+        routing: RoutingConfig, on_unknown: OnUnknown, fallbacks: Fallbacks, bookings: Bookings,
+        hold_lines: HoldLines, clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
-        self._fleet, self._ledger, self._deltas, self._asking = fleet, ledger, deltas, asking
+        self._fleet, self._ledger, self._deltas, self._claiming = fleet, ledger, deltas, claiming
         self._max_attempts, self._max_wait_s = routing.max_attempts, routing.max_wait_s
         self._parks, self._on_unknown = routing.when_unavailable == "park", on_unknown
-        self._fallbacks, self._bookings, self._hold_lines = fallbacks, bookings, hold_lines
-        self._holds, self._redis_now_ms = holds, redis_now_ms
+        self._fallbacks, self._bookings = fallbacks, bookings
         self._clock, self._rng = clock, rng
         self._hedging: Hedging | None = None
         if any(one.config.routing.hedge_after_ms is not None for one in fleet.members()):
@@ -115,7 +90,7 @@ class Attempts:
             step = await self._end_of(flight, started)
             match step:
                 case None:
-                    self._settle(flight)
+                    self._claiming.settle(flight)
                     return None
                 case Result():
                     return step
@@ -138,11 +113,7 @@ class Attempts:
             if flight.under_way and isinstance(refused.verdict, OtherWindow | Throttled | Unfit):
                 return self._decide(flight)
             raise
-        except (
-            WorkerStopped,
-            NotAdmitted,
-            DeadlineExceeded,
-        ):  # the last: of the call, in the worker's mailbox
+        except (WorkerStopped, NotAdmitted, DeadlineExceeded):  # the last: in the worker's mailbox
             if not self._bookings.doubtful(flight, want, Outcome.MAYBE, code="internal_error"):
                 self._fleet[want.model].retries.give_back(started.repeat_cost)
                 return None
@@ -222,17 +193,6 @@ class Attempts:
             return step
         return TryOneOf(step.models, delay_s=max(step.delay_s, hold_wait_s(self._rng.random())))
 
-    def _check_own_ceiling(self, flight: Flight, want: Want) -> None:
-        """Once more, as the job that leads may be another, or a lost call known, since it was looked at."""
-        limit_nano = flight.lead.job.max_cost_nano
-        if limit_nano is not None and not fits(want.bound_nano, limit_nano - flight.cost_nano):
-            raise NotGranted(want.model, Clear())
-
-    def _check_lease(self) -> None:
-        """The commit may have taken so long that the entry is another process's by now."""
-        if self._clock.monotonic() >= self._holds.kept_until:
-            raise NotAdmitted("lease", None)
-
     # -- sending -------------------------------------------------------------------------------------
 
     def _submit(self, flight: Flight, model: str, rival: Rival | None = None) -> Started | None:
@@ -251,7 +211,7 @@ class Attempts:
             price=member.snapshot,
         )
         on_delta = self._deltas.begin(flight) if rival is None else None  # streamed calls have no rivals
-        claim = self._claim if rival is None else rival.claim
+        claim = self._claiming.claim if rival is None else rival.claim
         call = Call(
             request=Request(
                 messages=job.messages,
@@ -268,80 +228,17 @@ class Attempts:
         except (WorkerStopped, MailboxFull):
             return None
 
-    async def _claim(self, flight: Flight, want: Want) -> None:
-        """The last step before the provider is called: the attempt goes on record, its bound is held."""
-        if self._clock.monotonic() >= self._holds.kept_until:
-            self._settle(flight)
-            await self._holds.kept()
-            raise NotAdmitted("lease", None)  # what was admitted before the wait may not be now: another turn
-        want = self._fleet.admitted(want)
-        self._settle(flight)
-        verdict = await self._granted(flight, want)
-        self._fleet.heed(want, verdict)
-        if not isinstance(verdict, Granted):
-            raise NotGranted(want.model, verdict)
-        self._hold_lines.over(flight)
-        flight.holding, flight.scopes, flight.aside = True, want.scopes, frozenset()
-        flight.listed.add(want.attempt_id)
-        try:
-            if verdict.prior:
-                self._asking.heed_prior(flight, verdict.prior)
-            self._check_lease()
-            self._check_own_ceiling(flight, want)
-        except (GenerationError, NotAdmitted, NotGranted):
-            self._void(flight, want, verdict)
-            raise
-        if flight.sent_attempt is None:
-            flight.lead.queued_ms = max(0, self._redis_now_ms() - flight.lead.ref.pushed_ms)
-        flight.sent_attempt = want.attempt_id
-
-    async def _granted(self, flight: Flight, want: Want) -> Verdict:
-        asked = self._ledger.ask(self._asking.ask(flight, want), orphaned=partial(self._disown, flight, want))
-        flight.asking = True
-        try:
-            verdict = await asked
-        except asyncio.CancelledError:
-            if not asked.cancelled():  # answered in the very turn of the loop that we were cancelled in
-                self._disown(flight, want, asked.result())
-            raise
-        if flight.disowned is not None:  # given up, which the worker does not know yet
-            self._disown(flight, want, verdict)
-            raise asyncio.CancelledError
-        flight.asking = False
-        assert verdict is not None
-        return verdict
-
-    def _settle(self, flight: Flight) -> None:
-        """The last attempt's end goes on record: with the next one's claim, in one commit, unless that must wait."""
-        if flight.settled is not None:
-            self._ledger.tell(Landing(settled=flight.settled))
-            flight.settled = None
-
-    def _disown(self, flight: Flight, want: Want, verdict: Verdict | None) -> None:
-        """The claim of a call that nobody wants any more is answered: who ends the job has to know, if he waits."""
-        flight.asking, waits = False, flight.disowned
-        if waits is None or waits.done():
-            self._void(flight, want, verdict)
-        else:
-            waits.set_result(_voided(flight, want) if isinstance(verdict, Granted) else None)
-
-    def _void(self, flight: Flight, want: Want, verdict: Verdict | None) -> None:
-        """Granted, but never sent: certainly not billed."""
-        if isinstance(verdict, Granted):
-            flight.holding = False
-            self._ledger.tell(_voided(flight, want))
-
     async def _next(self, flight: Flight, step: TryOneOf) -> Started | None:
         """The next attempt on one of the step's models; None when none of them takes calls."""
         if step.delay_s > 0:
-            self._settle(flight)
+            self._claiming.settle(flight)
             await sleep(self._clock, step.delay_s)
         costs = self._repeat_costs(flight)
         unpaid = self._unpaid(costs)  # by now, as others were repeated meanwhile
         flight.aim(tuple(model for model in step.models if model not in unpaid))
         started = self._start_or_queue(flight, [model for model in flight.targets if model not in costs])
         if started is None:
-            self._settle(flight)
+            self._claiming.settle(flight)
         elif (cost := costs.get(started.want.model)) is not None:
             self._fleet[started.want.model].retries.take(cost)
             return structs.replace(started, repeat_cost=cost)
@@ -411,7 +308,7 @@ class Attempts:
         )
         if way is None:
             return False
-        self._settle(flight)
+        self._claiming.settle(flight)
         flight.divert(way.models, in_order=way.in_order)
         return True
 
@@ -428,7 +325,3 @@ class Attempts:
             )
         outcome = failed(final, cost_nano=flight.cost_nano, attempts=flight.attempts)
         return Result(outcome, shared=final.shared, remember=final.remembered)
-
-
-def _voided(flight: Flight, want: Want) -> Landing:
-    return Landing(settled=settled(want, "void", cost_nano=0, latency_ms=0.0), release_key=flight.key)

@@ -8,31 +8,24 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from theo_daemon.attempts import Attempts
-from theo_daemon.bookings import AttemptObserver, Bookings
+from theo_daemon.bookings import AttemptObserver
 from theo_daemon.cancellations import Cancel, Cancellations
 from theo_daemon.config import Config
 from theo_daemon.deltas import DeltaFeed
-from theo_daemon.fair_queue import FairQueue
-from theo_daemon.fallbacks import Fallbacks
-from theo_daemon.first_push import FirstPush
+from theo_daemon.engine import build_engine
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight, Ticket, flight_key
-from theo_daemon.generation import Generation, LedgerQuestions
-from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import Delivery, EntryRef, Envelope, Failed
 from theo_daemon.landing import JobObserver, Landings
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import Check, Conflict, Replay, Verdict
 from theo_daemon.lookback import LookBack
 from theo_daemon.manifest import Manifest
-from theo_daemon.measuring import Measuring
 from theo_daemon.outcomes import Result, failed, replayed
 from theo_daemon.ports import Finish, Holds, Publisher
 from theo_daemon.reception import Accepted, Reception, Refused
 from theo_daemon.reply import decode_outcome
-from theo_daemon.suspicion import alone_from
-from theo_daemon.turns import Kind, TurnQueue, kind_of
+from theo_daemon.turns import Kind, kind_of
 from theo_workers.clock import Clock
 from theo_workers.errors import (
     Cancelled,
@@ -62,7 +55,6 @@ class Dispatcher:
         holds: Holds, clock: Clock, redis_now_ms: Callable[[], int], rng: random.Random, observer: DispatchObserver,
     ) -> None:  # fmt: skip
         self._reception, self._ledger, self._publisher, self._holds = reception, ledger, publisher, holds
-        self._measuring = Measuring(fleet)
         self._clock, self._redis_now_ms, self._observer = clock, redis_now_ms, observer
         self._manifest = Manifest(holds)
         deltas = DeltaFeed(publisher, clock)
@@ -71,39 +63,10 @@ class Dispatcher:
             redis_now_ms=redis_now_ms, observer=observer,
         )  # fmt: skip
         self._look_back = LookBack(ledger, self._landings)
-        self.lines: FairQueue[Flight] = FairQueue(config.ingress.lanes)
-        self._hold_lines = HoldLines(clock, rng, peers=lambda: self.lines.peers)
-        routing, on_unknown = config.routing, config.ledger.on_unknown
-        questions = LedgerQuestions(
-            on_unknown=on_unknown,
-            max_attempts=routing.max_attempts,
-            max_deliveries=config.ingress.max_deliveries,
-        )
-        attempts = Attempts(
-            fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, routing=routing,
-            on_unknown=on_unknown, holds=holds, fallbacks=Fallbacks(config),
-            bookings=Bookings(fleet=fleet, observer=observer, clock=clock), hold_lines=self._hold_lines,
-            redis_now_ms=redis_now_ms, clock=clock, rng=rng,
+        self._measuring, self.lines, self._hold_lines, self._turns, self._generation = build_engine(
+            config, fleet=fleet, ledger=ledger, publisher=publisher, holds=holds, deltas=deltas,
+            observer=observer, redis_now_ms=redis_now_ms, clock=clock, rng=rng,
         )  # fmt: skip
-        self._turns = TurnQueue(
-            self.lines,
-            start=attempts.start,
-            look=lambda flight: ledger.ask(questions.ask(flight, None)),
-            fleet=fleet,
-            routing=routing,
-            clock=clock,
-            alone_from=alone_from(config.ingress.max_deliveries, routing.max_attempts),
-        )
-        self._generation = Generation(
-            measuring=self._measuring,
-            ledger=ledger,
-            turns=self._turns,
-            attempts=attempts,
-            questions=questions,
-            hold_lines=self._hold_lines,
-            first_push=FirstPush(ledger, publisher, clock),
-            clock=clock,
-        )
         self._flights: dict[str, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._cancellations = Cancellations()

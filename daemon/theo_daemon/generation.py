@@ -7,8 +7,9 @@ from collections.abc import Container, Sequence
 import msgspec
 
 from theo_daemon import left_word
-from theo_daemon.attempts import Attempts, NotGranted
+from theo_daemon.attempts import Attempts
 from theo_daemon.ceilings import last_word
+from theo_daemon.claiming import NotGranted
 from theo_daemon.first_push import FirstPush
 from theo_daemon.flight import IN_DOUBT, Flight
 from theo_daemon.hold_lines import HoldLines

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 from theo_daemon.bookings import Bookings, Started
+from theo_daemon.claiming import Asking
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.hedge import Allowance, affordable
 from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import OnUnknown
 from theo_daemon.ledger.port import Claims
-from theo_daemon.ledger.records import Ask, Granted, Landing, Verdict, Want
+from theo_daemon.ledger.records import Granted, Landing, Verdict, Want
 from theo_daemon.money import to_nano
 from theo_daemon.outcomes import settled
 from theo_workers.breaker import Closed
@@ -28,13 +28,6 @@ Submit = Callable[[Flight, str, "Rival"], Started | None]
 
 class NotSent(Exception):
     """The ledger did not grant the rival's call."""
-
-
-class Asking(Protocol):
-    """How a flight asks the ledger."""
-
-    def ask(self, flight: Flight, want: Want | None) -> Ask:
-        """The question for this flight."""
 
 
 class Rival:

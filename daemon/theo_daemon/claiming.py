@@ -1,0 +1,126 @@
+"""The last step before a provider is called: its attempt goes on record, and what it may cost is held."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from theo_daemon.ceilings import fits
+from theo_daemon.fleet import Fleet
+from theo_daemon.flight import Flight
+from theo_daemon.hold_lines import HoldLines
+from theo_daemon.ledger.port import Claims
+from theo_daemon.ledger.records import Ask, Clear, Granted, Landing, PriorAttempt, Verdict, Want
+from theo_daemon.outcomes import settled
+from theo_daemon.ports import Holds
+from theo_workers.clock import Clock
+from theo_workers.errors import GenerationError, NotAdmitted
+
+
+class NotGranted(Exception):
+    """The call of `model` must not go out."""
+
+    def __init__(self, model: str, verdict: Verdict) -> None:
+        self.model, self.verdict = model, verdict
+
+
+class Asking(Protocol):
+    """How the flight asks the ledger, and what earlier owners of its entry forbid."""
+
+    def ask(self, flight: Flight, want: Want | None) -> Ask:
+        """The question for this flight."""
+
+    def heed_prior(self, flight: Flight, prior: Sequence[PriorAttempt]) -> None:
+        """List them with the flight's own. Raises GenerationError when the job must not be sent again."""
+
+
+class Claiming:
+    """Claims the calls of flights. Holds nothing of any one of them."""
+
+    def __init__(
+        self, *, fleet: Fleet, ledger: Claims, asking: Asking, holds: Holds, hold_lines: HoldLines,
+        redis_now_ms: Callable[[], int], clock: Clock,
+    ) -> None:  # fmt: skip
+        self._fleet, self._ledger, self._asking = fleet, ledger, asking
+        self._holds, self._hold_lines = holds, hold_lines
+        self._redis_now_ms, self._clock = redis_now_ms, clock
+
+    async def claim(self, flight: Flight, want: Want) -> None:
+        """The last step before the provider is called: the attempt goes on record, its bound is held."""
+        if self._clock.monotonic() >= self._holds.kept_until:
+            self.settle(flight)
+            await self._holds.kept()
+            raise NotAdmitted("lease", None)  # what was admitted before the wait may not be now: another turn
+        want = self._fleet.admitted(want)
+        self.settle(flight)
+        verdict = await self._granted(flight, want)
+        self._fleet.heed(want, verdict)
+        if not isinstance(verdict, Granted):
+            raise NotGranted(want.model, verdict)
+        self._hold_lines.over(flight)
+        flight.holding, flight.scopes, flight.aside = True, want.scopes, frozenset()
+        flight.listed.add(want.attempt_id)
+        try:
+            if verdict.prior:
+                self._asking.heed_prior(flight, verdict.prior)
+            self._check_lease()
+            self._check_own_ceiling(flight, want)
+        except (GenerationError, NotAdmitted, NotGranted):
+            self._void(flight, want, verdict)
+            raise
+        if flight.sent_attempt is None:
+            flight.lead.queued_ms = max(0, self._redis_now_ms() - flight.lead.ref.pushed_ms)
+        flight.sent_attempt = want.attempt_id
+
+    async def _granted(self, flight: Flight, want: Want) -> Verdict:
+        asked = self._ledger.ask(self._asking.ask(flight, want), orphaned=partial(self._disown, flight, want))
+        flight.asking = True
+        try:
+            verdict = await asked
+        except asyncio.CancelledError:
+            if not asked.cancelled():  # answered in the very turn of the loop that we were cancelled in
+                self._disown(flight, want, asked.result())
+            raise
+        if flight.disowned is not None:  # given up, which the worker does not know yet
+            self._disown(flight, want, verdict)
+            raise asyncio.CancelledError
+        flight.asking = False
+        assert verdict is not None
+        return verdict
+
+    def settle(self, flight: Flight) -> None:
+        """The last attempt's end goes on record: with the next one's claim, in one commit, unless that must wait."""
+        if flight.settled is not None:
+            self._ledger.tell(Landing(settled=flight.settled))
+            flight.settled = None
+
+    def _disown(self, flight: Flight, want: Want, verdict: Verdict | None) -> None:
+        """The claim of a call that nobody wants any more is answered: who ends the job has to know, if he waits."""
+        flight.asking, waits = False, flight.disowned
+        if waits is None or waits.done():
+            self._void(flight, want, verdict)
+        else:
+            waits.set_result(_voided(flight, want) if isinstance(verdict, Granted) else None)
+
+    def _void(self, flight: Flight, want: Want, verdict: Verdict | None) -> None:
+        """Granted, but never sent: certainly not billed."""
+        if isinstance(verdict, Granted):
+            flight.holding = False
+            self._ledger.tell(_voided(flight, want))
+
+    def _check_own_ceiling(self, flight: Flight, want: Want) -> None:
+        """Once more, as the job that leads may be another, or a lost call known, since it was looked at."""
+        limit_nano = flight.lead.job.max_cost_nano
+        if limit_nano is not None and not fits(want.bound_nano, limit_nano - flight.cost_nano):
+            raise NotGranted(want.model, Clear())
+
+    def _check_lease(self) -> None:
+        """The commit may have taken so long that the entry is another process's by now."""
+        if self._clock.monotonic() >= self._holds.kept_until:
+            raise NotAdmitted("lease", None)
+
+
+def _voided(flight: Flight, want: Want) -> Landing:
+    return Landing(settled=settled(want, "void", cost_nano=0, latency_ms=0.0), release_key=flight.key)
