@@ -15,9 +15,8 @@ from typing import Generic, TypeVar
 
 ItemT = TypeVar("ItemT", bound=Hashable)
 
-BURST = (
-    10  # turns that a tenant of which little waits here may have at once where other processes serve the rest
-)
+# Turns that a tenant of which little waits here may have at once where other processes serve the rest.
+BURST = 10
 REGAINED_EVERY = 8  # starts: so often it gets one of them back
 LITTLE = 4  # times less than what a tenant of the lane has waiting on average
 REMEMBERED = 1_024  # tenants that have used some of their burst

@@ -11,9 +11,8 @@ from theo_daemon.job import Job
 from theo_workers.errors import ContextLengthExceeded
 from theo_workers.prices import Price, output_for
 
-SLACK_TOKENS = (
-    3_072  # more than any frame, tool instruction or hidden prompt of a provider adds to a job's bytes
-)
+# More than any frame, tool instruction or hidden prompt of a provider adds to a job's bytes.
+SLACK_TOKENS = 3_072
 CERTAIN = {"tokenizer": 1.0, "formula": 0.85, "characters": 0.5}
 """The share of a count, by its source, that the provider will certainly count as well."""
 

@@ -12,9 +12,8 @@ from typing import Literal
 from msgspec import Struct
 
 RECENT_S = 30.0  # a model that answered within this is well, whatever the others of its region do
-UNTESTED_S = (
-    60.0  # for so long an evicted region waits for a probe of circuits that nobody asks; then it is let in
-)
+# For so long an evicted region waits for a probe of circuits that nobody asks; then it is let in.
+UNTESTED_S = 60.0
 
 State = Literal["closed", "half_open", "open"]
 

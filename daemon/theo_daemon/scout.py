@@ -27,9 +27,8 @@ from theo_workers.clock import Clock, sleep
 
 AGAIN_S = 0.003  # something was taken: it may have started by then
 LOOK_EVERY_S = 0.05
-AT_ONCE = (
-    8  # pages after a while in which there was nothing to look for: the first starts are not over by then
-)
+# Pages after a while in which there was nothing to look for: the first starts are not over by then.
+AT_ONCE = 8
 REST_S = 0.1  # the last look found nothing
 PAGE = 500  # entries in a look: a millisecond or two of the server's time
 PAGE_BYTES = 500_000

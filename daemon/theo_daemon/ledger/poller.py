@@ -19,16 +19,14 @@ class Poller(ABC):
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.on_death: Callable[[str], None] = (
-            _nobody_listens  # hears the name of a process once it is buried
-        )
+        # Hears the name of a process once it is buried.
+        self.on_death: Callable[[str], None] = _nobody_listens
         # Hears the standings of all models after other processes wrote to the ledger.
         self.on_standings: Callable[[Sequence[SharedStanding]], None] = _nobody_listens
         self._waiting: dict[Token, list[asyncio.Future[None]]] = {}
         self._rest: asyncio.Future[None] | None = None
-        self._look_again = (
-            True  # though nothing seems to have changed: somebody new waits, or the last look failed
-        )
+        # Though nothing seems to have changed: somebody new waits, or the last look failed.
+        self._look_again = True
 
     def wait(self, token: Token) -> asyncio.Future[None]:
         """Resolves when it is worth asking the ledger again. Cancel it freely."""

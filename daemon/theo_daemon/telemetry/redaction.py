@@ -11,9 +11,8 @@ from msgspec import Struct
 
 MASK = "***"
 MAX_BYTES = 2048
-_HALF = (
-    8_192  # of a longer text only both ends are looked at, so that a huge one costs no more than a long one
-)
+# Of a longer text only both ends are looked at, so that a huge one costs no more than a long one.
+_HALF = 8_192
 _HEAD, _TAIL = 1_200, 720  # a traceback tells most at its end
 _SHORTEST = 4
 _MAX_DEPTH, _MAX_ITEMS, _MAX_KNOWN = 6, 64, 4_096

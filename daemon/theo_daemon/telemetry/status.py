@@ -39,9 +39,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     breaker: BreakerState = "closed"
     retry_in_s: float | None = None  # until an open or paused model is tried again
     running: int = 0
-    slots: int = (
-        0  # calls at a time as things are: fewer than `concurrency` while it recovers or is overloaded
-    )
+    # Calls at a time as things are: fewer than `concurrency` while it recovers or is overloaded.
+    slots: int = 0
     concurrency: int = 0
     total_successes: int = 0
     total_failures: int = 0

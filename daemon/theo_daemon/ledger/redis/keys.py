@@ -10,9 +10,8 @@ from msgspec import Struct
 
 from theo_daemon.job import EntryRef
 
-OUTCOME_S: Final = (
-    86_400.0  # what is published is deleted soon after; the rest must outlive a Redis that is away
-)
+# What is published is deleted soon after; the rest must outlive a Redis that is away.
+OUTCOME_S: Final = 86_400.0
 STALE_ANSWER_S: Final = 60.0  # an answer past its time still serves those who waited for it
 LATE_S: Final = 86_400.0  # so long the truth about a call taken for lost may come
 DOUBTFUL: Final = 10_000  # attempts that may have been billed for nothing: about so many are listed

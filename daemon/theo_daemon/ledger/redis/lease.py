@@ -24,9 +24,8 @@ from theo_workers.clock import Clock, SystemClock, timeout_at
 from theo_workers.errors import LedgerError
 
 BEATS: Final = 5  # to a lease
-QUIET: Final = (
-    0.4  # of a lease: so long without any process's beat is not their death, but the server's absence
-)
+# Of a lease: so long without any process's beat is not their death, but the server's absence.
+QUIET: Final = 0.4
 JOIN_S: Final = 10.0
 
 
@@ -50,9 +49,8 @@ class Lease:
         self._waiting: list[asyncio.Future[None]] = []
         self._lost = False
         self.on_lost: Callable[[LedgerError], None] = _nobody_listens  # it was buried, or can beat no more
-        self.last_batch: Callable[[], int] = (
-            int  # the token of the last one that was answered; asked on the thread
-        )
+        # The token of the last one that was answered; asked on the thread.
+        self.last_batch: Callable[[], int] = int
         self.on_behind: Callable[[], None] = _nobody_looks  # Redis does not know that one
         self.on_dead: Callable[[Sequence[int]], None] = _nobody_hears
         self.on_silence: Callable[[str | None], None] = _nobody_minds  # why beats fail; None: they do not
