@@ -15,7 +15,7 @@ import yaml
 from theo_daemon.cli.commands import COMMANDS
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.metrics import Metrics
-from theo_daemon.telemetry.names import Kind, Metric
+from theo_daemon.telemetry.signals import Kind, Metric
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

@@ -13,7 +13,7 @@ from theo_daemon.ledger.port import Books
 from theo_daemon.money import to_usd
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.facade import Telemetry
-from theo_daemon.telemetry.names import Metric
+from theo_daemon.telemetry.signals import Metric
 from theo_daemon.telemetry.status import BudgetStatus, ScopeStatus
 from theo_workers.clock import Clock, sleep
 from theo_workers.errors import LedgerError

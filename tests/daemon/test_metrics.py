@@ -6,7 +6,7 @@ from telemetry_samples import CLAUDE, FAST, answered, attempt_record, failed, jo
 
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.metrics import Distribution, Metrics
-from theo_daemon.telemetry.names import Kind, Metric
+from theo_daemon.telemetry.signals import Kind, Metric
 from theo_workers.messages import Outcome
 
 

@@ -8,8 +8,9 @@ from telemetry_samples import FAST, attempt_record, job_record
 
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.metrics import Metrics, ModelName
-from theo_daemon.telemetry.names import METRICS, Kind, Metric
+from theo_daemon.telemetry.names import METRICS
 from theo_daemon.telemetry.prometheus import render_prometheus
+from theo_daemon.telemetry.signals import Kind, Metric
 
 SERIES = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)')
 LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\.)*)"')

@@ -20,9 +20,9 @@ from theo_daemon.telemetry import names
 from theo_daemon.telemetry.daemon_thread import in_daemon_thread
 from theo_daemon.telemetry.export import Export
 from theo_daemon.telemetry.metrics import Metrics
-from theo_daemon.telemetry.names import Kind
 from theo_daemon.telemetry.redaction import Redactor
 from theo_daemon.telemetry.resource import make_resource
+from theo_daemon.telemetry.signals import Kind
 from theo_daemon.telemetry.tracing import Tracing
 from theo_workers.clock import FakeClock
 from theo_workers.messages import Outcome

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from theo_daemon.telemetry.logs import Logs
 from theo_daemon.telemetry.metrics import Metrics
-from theo_daemon.telemetry.names import Metric
 from theo_daemon.telemetry.records import AttemptRecord, JobRecord
+from theo_daemon.telemetry.signals import Metric
 
 
 class Tracer(Protocol):

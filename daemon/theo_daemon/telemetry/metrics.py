@@ -14,8 +14,8 @@ from typing import NamedTuple
 from theo_daemon.job import Answered
 from theo_daemon.money import NANO
 from theo_daemon.telemetry import names
-from theo_daemon.telemetry.names import Metric
 from theo_daemon.telemetry.records import AttemptRecord, JobRecord
+from theo_daemon.telemetry.signals import Metric
 from theo_daemon.telemetry.status import JobTotals
 from theo_workers.errors import GenerationError
 from theo_workers.messages import Outcome

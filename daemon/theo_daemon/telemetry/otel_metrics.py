@@ -32,7 +32,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from theo_daemon.telemetry import names
 from theo_daemon.telemetry.daemon_thread import in_daemon_thread
 from theo_daemon.telemetry.metrics import Distribution, Family, Metrics
-from theo_daemon.telemetry.names import Kind, Metric
+from theo_daemon.telemetry.signals import Kind, Metric
 from theo_workers.clock import Clock, sleep
 
 _EXPORT_TIMEOUT_S = 5.0

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import accumulate
 
 from theo_daemon.telemetry.metrics import Distribution, Family
-from theo_daemon.telemetry.names import Metric
+from theo_daemon.telemetry.signals import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LABEL_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
