@@ -194,7 +194,7 @@ def test_redis_is_killed_amid_jobs_and_each_is_answered_and_paid_once(
             assert all(process.running for process in processes)
             for process in processes:  # in the log: events that come while Redis is away may be dropped
                 assert process.events("ledger_trouble")
-                assert process.events("ledger_back")
+                until(partial(process.events, "ledger_back"), 10)
         finally:
             hosts.close()
 
