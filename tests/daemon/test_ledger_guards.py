@@ -143,29 +143,8 @@ async def test_another_process_hears_of_a_change_though_it_waits_for_nothing(
     assert (await two.standings())[0] == [mine.standing]
 
 
-async def test_of_two_processes_that_open_a_circuit_one_makes_the_news(
-    pair: Pair,
-) -> None:
-    found = await asyncio.gather(
-        *(changed(ledger, CircuitOpened("fast", 0, NOW + n, 1)) for n, ledger in enumerate(pair))
-    )
-    assert sorted(one.news for one in found) == [False, True]
-    assert found[0].standing == found[1].standing
-
-
 async def half_open(ledger: SqliteLedger) -> SharedStanding:
     return (await changed(ledger, CircuitOpened("fast", 0, NOW, 1))).standing
-
-
-async def test_one_process_probes_until_its_call_ends(pair: Pair) -> None:
-    one, two = pair
-    await half_open(one)
-    far = int(time.time() * 1000) + 60_000
-    probe = call(one, 1, probe_until_ms=far)
-    assert isinstance(await one.ask(probe), Granted)
-    assert isinstance(await two.ask(call(two, 2, probe_until_ms=far)), Unfit)
-    await one.land(ended(probe, "failed"))
-    assert isinstance(await two.ask(call(two, 2, probe_until_ms=far)), Granted)
 
 
 async def test_what_a_probe_showed_is_known_before_the_next_may_go(
@@ -208,50 +187,6 @@ async def stepped(clock: VirtualClock, wanted: Awaitable[T]) -> T:
     task = asyncio.ensure_future(wanted)
     await clock.advance(0)
     return task.result()
-
-
-async def test_two_processes_share_a_rate(pair: Pair) -> None:
-    one, two = pair
-    rate = Rate(5, None)
-    asks = [(ledger, call(ledger, 10 * n + m, rate=rate)) for n, ledger in enumerate(pair) for m in range(5)]
-    verdicts = await asyncio.gather(*(ledger.ask(asked) for ledger, asked in asks))
-    assert [type(one) for one in verdicts].count(Granted) == 5
-    refused = next(one for one in verdicts if isinstance(one, Throttled))
-    assert 59_000 <= refused.pace.from_ms - time.time() * 1000 <= 61_100
-    assert await two.ask(call(two, 99)) == Granted(), "who has no rate is not asked for one"
-    assert isinstance(await one.ask(call(one, 98, rate=rate)), Throttled)
-
-
-@pytest.mark.parametrize(
-    ("state", "fields", "fits"),
-    [
-        ("ok", {"prompt_tokens": 50, "completion_tokens": 49}, True),
-        ("ok", {"prompt_tokens": 400, "completion_tokens": 300}, False),
-        ("failed", {}, True),
-        ("void", {}, True),
-        ("maybe", {}, False),
-    ],
-)
-async def test_a_call_that_ends_takes_the_tokens_that_it_used(
-    pair: Pair, state: str, fields: dict[str, int], fits: bool
-) -> None:
-    one, two = pair
-    large, small = Rate(None, 1_000, 600), Rate(None, 1_000, 900)
-    asked = call(one, 1, rate=large)
-    assert isinstance(await one.ask(asked), Granted)
-    await one.land(ended(asked, state, **fields))
-    assert isinstance(await two.ask(call(two, 2, rate=small)), Granted if fits else Throttled)
-
-
-async def test_a_call_that_was_not_sent_gives_its_place_in_the_rate_back(
-    pair: Pair,
-) -> None:
-    one, two = pair
-    asked = call(one, 1, rate=Rate(1, None))
-    assert isinstance(await one.ask(asked), Granted)
-    assert isinstance(await two.ask(call(two, 2, rate=Rate(1, None))), Throttled)
-    await one.land(ended(asked, "void"))
-    assert isinstance(await two.ask(call(two, 2, rate=Rate(1, None))), Granted)
 
 
 async def test_health_records_of_processes_add_up_and_touch_no_standing(
