@@ -66,7 +66,7 @@ class Scripts:
 
     def _command(self, *words: Any) -> Any:
         try:
-            return self._to_lua(self._ask([_word(word) for word in words]))
+            return self._to_lua(self._ask([word if type(word) is bytes else _word(word) for word in words]))
         except Error as error:
             return self._table({b"err": error.text})
 
@@ -92,7 +92,8 @@ class Scripts:
         if kind is bytes or kind is int:
             return reply
         if kind is list:
-            return self._table([self._to_lua(one) for one in reply])
+            to_lua = self._to_lua
+            return self._table([one if type(one) is bytes else to_lua(one) for one in reply])
         if kind is Status:
             return self._table({b"ok": bytes(reply)})
         return False  # a null
@@ -105,14 +106,18 @@ class Scripts:
             return int(value)
         if kind is bool or value is None:
             return 1 if value else None
+        # An array ends at its first nil.
+        items: list[Any] = list(value.values()) if (size := len(value)) else []
+        if size:
+            if len(items) != size:
+                items = [value[at] for at in range(1, size + 1)]
+            from_lua = self._from_lua
+            return [one if type(one) is bytes else from_lua(one) for one in items]
         if (trouble := value[b"err"]) is not None:
             return Error(trouble.decode())
         if (status := value[b"ok"]) is not None:
             return Status(status)
-        found: list[Any] = []
-        while (item := value[len(found) + 1]) is not None:
-            found.append(self._from_lua(item))
-        return found
+        return []
 
 
 def _word(value: Any) -> bytes:
