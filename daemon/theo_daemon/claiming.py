@@ -17,6 +17,7 @@ from theo_daemon.outcomes import settled
 from theo_daemon.ports import Holds
 from theo_workers.clock import Clock
 from theo_workers.errors import GenerationError, NotAdmitted
+from theo_workers.standing import Unavailable
 
 
 class NotGranted(Exception):
@@ -66,6 +67,7 @@ class Claiming:
             if verdict.prior:
                 self._asking.heed_prior(flight, verdict.prior)
             self._check_lease()
+            self._check_standing(want)
             self._check_own_ceiling(flight, want)
         except (GenerationError, NotAdmitted, NotGranted):
             self._void(flight, want, verdict)
@@ -120,6 +122,14 @@ class Claiming:
         """The commit may have taken so long that the entry is another process's by now."""
         if self._clock.monotonic() >= self._holds.kept_until:
             raise NotAdmitted("lease", None)
+
+    def _check_standing(self, want: Want) -> None:
+        """The commit may have taken so long that the model has been found out meanwhile, here or elsewhere."""
+        if want.probe_until_ms is not None:
+            return  # the right to probe is granted by what is on record just now
+        match self._fleet[want.model].worker.availability(self._clock.monotonic()):
+            case Unavailable(reason=reason, until=until) if reason != "stopped":  # a drain lets it finish
+                raise NotAdmitted(reason, until)
 
 
 def _voided(flight: Flight, want: Want) -> Landing:
