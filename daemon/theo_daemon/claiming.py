@@ -110,7 +110,7 @@ class Claiming:
         """Granted, but never sent: certainly not billed."""
         if isinstance(verdict, Granted):
             flight.holding = False
-            self._ledger.tell(_voided(flight, want))
+            flight.leave_loose(self._ledger.land(_voided(flight, want)))
 
     def _check_own_ceiling(self, flight: Flight, want: Want) -> None:
         """Once more, as the job that leads may be another, or a lost call known, since it was looked at."""
