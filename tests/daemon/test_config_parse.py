@@ -94,6 +94,10 @@ BAD_TABLES = [
     ("[routing]\ncircuit_breaker_window_s = 0", ["circuit_breaker_window_s: 0", "above 0"]),
     ("[routing]\ncircuit_breaker_ramp_s = -1", ["circuit_breaker_ramp_s: -1", "at least 0"]),
     ("[routing]\ncircuit_breaker_adaptive = 1", ["circuit_breaker_adaptive: 1", "true or false"]),
+    (
+        "[routing]\ncircuit_breaker_adaptive = 'drift'",
+        ['circuit_breaker_adaptive: "drift"', 'true or false or one of "history", "throttle"'],
+    ),
     ("[routing]\nadaptive_concurrency = 'yes'", ["adaptive_concurrency", "true or false"]),
     (
         "[routing]\ncircuit_breaker_failure_rate = 0.5",
