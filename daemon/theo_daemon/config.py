@@ -128,7 +128,7 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     circuit_breaker_minimum_calls: ShortCount = 20
     circuit_breaker_window_s: Seconds = 60.0
     circuit_breaker_ramp_s: PauseSeconds = 10.0
-    circuit_breaker_adaptive: bool = False
+    circuit_breaker_adaptive: bool | Literal["history", "throttle"] = False  # true: both
     adaptive_concurrency: bool = False
     cache_enabled: bool = True
     cache_ttl_seconds: PauseSeconds = 300.0

@@ -38,6 +38,7 @@ from theo_workers.prices import Price
 from theo_workers.slots import Slots
 from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
+from theo_workers.throttle import Throttle
 from theo_workers.tokens.count import TokenCounter
 from theo_workers.upstreams.build import build_upstream
 from theo_workers.upstreams.room import Room
@@ -217,7 +218,8 @@ def _breaker(routing: RoutingConfig) -> Breaker:
         threshold=routing.circuit_breaker_threshold,
         timeout_s=routing.circuit_breaker_timeout_s,
         rate=rate,
-        adaptive=routing.circuit_breaker_adaptive,
+        adaptive=routing.circuit_breaker_adaptive in (True, "history"),
+        throttle=Throttle() if routing.circuit_breaker_adaptive in (True, "throttle") else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from functools import partial
@@ -83,6 +84,36 @@ def test_the_ceiling_holds_when_one_of_the_processes_is_killed_over_its_calls(fl
     assert answered < CEILING, "it was killed over nothing"
     assert len(fleet.provider.calls) <= CEILING
     assert sum(float(reply["cost"]) for reply in replies) <= CEILING
+
+
+def test_under_kill_the_ceiling_holds_and_most_of_it_is_used_when_bills_are_below_their_bounds(
+    fleet: Fleet,
+) -> None:
+    """Fifty bills' worth, each two fifths of what is held for it; the calls of the dead are charged at their bound."""
+    capped(fleet, TENANT, latency_s=0.4)
+    bill, ceiling = 0.4, 0.4 * CEILING
+    fleet.config["budgets"] = [{**TENANT, "spend_ceiling": ceiling}]
+    fleet.provider.answer(Fate(latency_s=0.4, usage=(10, 400)))
+    victim, survivor = fleet.start_all("a", "b")
+    pushed = push(fleet)
+    until(lambda: len(fleet.provider.calls) >= 22 and calls_of(survivor) > 2, 15, "calls of both")
+    victim.kill()
+    replies = fleet.answers(pushed, 40)
+    answered = ends(replies)["ok"]
+    assert ends(replies) == {"ok": answered, "budget_exceeded": JOBS - answered}
+    lost = len(until(lambda: fleet.events("outcome_unknown"), 5, "calls that were lost"))
+    (budget,) = until(lambda: settled_budgets(survivor), 5, "nothing is held any more")
+    assert budget["spent_usd"] == pytest.approx(bill * answered + 1.0 * lost)
+    assert budget["spent_usd"] <= ceiling
+    assert ceiling - budget["spent_usd"] < 1.0, "a job was refused that could be paid for"
+    assert 20 <= len(fleet.provider.calls) <= CEILING
+    assert len(fleet.events("budget_exhausted")) == 1
+
+
+def settled_budgets(process: Serve) -> list[dict[str, Any]]:
+    """The budgets once no call holds anything of them."""
+    budgets: list[dict[str, Any]] = json.loads(process.get("/status")[1])["budgets"]
+    return budgets if budgets and not any(one["held_usd"] for one in budgets) else []
 
 
 def test_a_tenant_s_refusal_names_its_budget_and_leaves_other_tenants_alone(fleet: Fleet) -> None:
