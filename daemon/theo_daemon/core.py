@@ -139,6 +139,11 @@ class Core:
         assert self._supervising is not None
         return self._supervising
 
+    @property
+    def background(self) -> list[asyncio.Task[None]]:
+        """What must not fail, beside the workers."""
+        return [task for task in (self._repricing, self._saving) if task is not None]
+
     def dispatch(
         self,
         *,
