@@ -17,7 +17,8 @@ from theo_daemon.outcomes import settled
 from theo_daemon.ports import Holds
 from theo_workers.clock import Clock
 from theo_workers.errors import GenerationError, NotAdmitted
-from theo_workers.standing import Unavailable
+
+LONG_S = 0.1  # on its way: what the worker knew of its model when it admitted the call may not hold any more
 
 
 class NotGranted(Exception):
@@ -50,7 +51,8 @@ class Claiming:
 
     async def claim(self, flight: Flight, want: Want) -> None:
         """The last step before the provider is called: the attempt goes on record, its bound is held."""
-        if self._clock.monotonic() >= self._holds.kept_until:
+        asked_at = self._clock.monotonic()
+        if asked_at >= self._holds.kept_until:
             self.settle(flight)
             await self._holds.kept()
             raise NotAdmitted("lease", None)  # what was admitted before the wait may not be now: another turn
@@ -66,8 +68,7 @@ class Claiming:
         try:
             if verdict.prior:
                 self._asking.heed_prior(flight, verdict.prior)
-            self._check_lease()
-            self._check_standing(want)
+            self._check_time(want, asked_at)
             self._check_own_ceiling(flight, want)
         except (GenerationError, NotAdmitted, NotGranted):
             self._void(flight, want, verdict)
@@ -118,18 +119,13 @@ class Claiming:
         if limit_nano is not None and not fits(want.bound_nano, limit_nano - flight.cost_nano):
             raise NotGranted(want.model, Clear())
 
-    def _check_lease(self) -> None:
-        """The commit may have taken so long that the entry is another process's by now."""
-        if self._clock.monotonic() >= self._holds.kept_until:
+    def _check_time(self, want: Want, asked_at: float) -> None:
+        """The commit may have taken so long that the entry is another process's by now, or the model's circuit open."""
+        now = self._clock.monotonic()
+        if now >= self._holds.kept_until:
             raise NotAdmitted("lease", None)
-
-    def _check_standing(self, want: Want) -> None:
-        """The commit may have taken so long that the model has been found out meanwhile, here or elsewhere."""
-        if want.probe_until_ms is not None:
-            return  # the right to probe is granted by what is on record just now
-        match self._fleet[want.model].worker.availability(self._clock.monotonic()):
-            case Unavailable(reason=reason, until=until) if reason != "stopped":  # a drain lets it finish
-                raise NotAdmitted(reason, until)
+        if now - asked_at > LONG_S and not self._fleet.still_takes(want, now):
+            raise NotAdmitted("circuit_open", None)
 
 
 def _voided(flight: Flight, want: Want) -> Landing:

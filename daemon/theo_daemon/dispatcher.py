@@ -309,7 +309,7 @@ class Dispatcher:
             serves_all = result.shared or not flight.waiters
             if serves_all:
                 self._flights.pop(
-                    flight.key, None
+                    flight.place, None
                 )  # who comes now finds the answer in the ledger, or flies anew
             await self._landings.land(flight, result, all_of_it=serves_all)
             self._hold_lines.freed(flight.scopes)

@@ -229,6 +229,15 @@ class Fleet:
         lease_s = member.config.routing.timeout_s + PROBE_SLACK_S
         return structs.replace(want, probe_until_ms=int((self._clock.wall() + lease_s) * 1000))
 
+    def still_takes(self, want: Want, now: float) -> bool:
+        """Would its model take the call that was admitted a while ago? Who has the right to probe has it on record."""
+        member = self._members[want.model]
+        if want.probe_until_ms is not None:
+            return True
+        return isinstance(member.breaker.state, Closed) and isinstance(
+            member.worker.availability(now), Available
+        )
+
     def heed(self, want: Want, verdict: Verdict) -> None:
         """What the claim's answer tells of its model, or of its budgets."""
         if want.rate is not None or want.probe_until_ms is not None:

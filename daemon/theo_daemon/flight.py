@@ -137,6 +137,7 @@ class Flight:
     def restart(self) -> None:
         """The next waiting job takes over: with attempts and costs of its own."""
         self._promote()
+        self.key = flight_key(self.lead)
         self.names = self.candidates = self.targets = self.route.names
         self.line, self.barred, self.passed = self.route.name, {}, frozenset()
         self.aside = frozenset()
@@ -180,7 +181,7 @@ class Flight:
         self.waiters.insert(0, self.lead)
         self._forget_prior()
         self.lead, first.flight = first, self
-        self.key = flight_key(first)  # with `cache = off` it is the entry's own
+        self.key = flight_key(first)
 
     def hand_over(self) -> None:
         """The lead has left: the next job that waits goes on with the call, under its own ceiling."""
@@ -222,11 +223,17 @@ class Flight:
 
 
 def flight_key(ticket: Ticket) -> str:
-    """Jobs with one key share a call. `refresh` shares with `refresh` only, `off` with nobody."""
+    """Jobs with one key share a call. `refresh` shares with `refresh` only, `off` with pushes of its own id.
+
+    It must not depend on which of those leads: the call may go on for another of them, whose entry a peer may have by
+    then, and who looks there whether it is made.
+    """
     match ticket.job.cache:
         case "use":
             return ticket.key
         case "refresh":
             return f"{ticket.key}:refresh"
+        case "off" if ticket.job.client_id is not None:
+            return f"{ticket.key}:id:{ticket.job.client_id}"
         case "off":
             return f"{ticket.key}:{ticket.ref.stream}:{ticket.ref.entry_id}"

@@ -113,6 +113,7 @@ class Leases:
         """
         asked_at = self._clock.monotonic()
         late = asked_at >= self._held.kept_until
+        self._held.renewing()
         lost, gone = await self._renew(list(self._held))
         if late:  # we stood still, or Redis was away: a peer may even have finished some of them
             lost += await self._finished(gone)
@@ -137,7 +138,7 @@ class Leases:
         while cursors and (count := self._fits()) > 0:
             share = min(PAGE, max(1, count // len(cursors)))
             head = (self._rules.group, self._consumer, self._rules.suspect_from, self._lease_ms)
-            asked = list(cursors)
+            asked, asked_at = list(cursors), self._clock.monotonic()
             replies = await self._wire.run_all(
                 RECLAIM, [((stream, self._early), (*head, at, share)) for stream, at in cursors.items()]
             )
@@ -148,7 +149,7 @@ class Leases:
                     del cursors[stream]  # the intake creates it
                     continue
                 cursor, *found = reply
-                taken += self._take(deliver, stream, found, "entries_reclaimed")
+                taken += self._take(deliver, stream, found, "entries_reclaimed", asked_at)
                 if cursor == b"0-0":
                     del cursors[stream]
                 else:
@@ -242,8 +243,9 @@ class Leases:
             seen += len(ids)
             for page in _pages(ids[: max(0, self._fits())]):
                 args = (self._rules.group, self._consumer, self._rules.suspect_from, owner, idle_ms, *page)
+                asked_at = self._clock.monotonic()
                 found = await self._wire.run(TAKE, (stream, self._early), args)
-                taken += self._take(deliver, stream, found, event)
+                taken += self._take(deliver, stream, found, event, asked_at)
         return seen, taken
 
     async def _pending(self, stream: str, owner: str, *, idle_ms: int) -> Any:
@@ -272,8 +274,11 @@ class Leases:
         for name in sorted(names):
             self._events.emit("consumer_removed", consumer=name.decode("utf-8", "replace"))
 
-    def _take(self, deliver: Deliver, stream: str, found: Sequence[Any], event: str) -> int:
-        """Hold what a script has given us and pass it on; how many that were."""
+    def _take(self, deliver: Deliver, stream: str, found: Sequence[Any], event: str, asked_at: float) -> int:
+        """Hold what a script has given us and pass it on; how many that were.
+
+        Their leases began when Redis gave them, which was not before `asked_at`, however late its answer came.
+        """
         entries, suspects, vanished = found
         lane = self._lane_of[stream]
         # Redis before 7 gives a nil in the place of an entry that was deleted.
@@ -287,6 +292,7 @@ class Leases:
         doubtful = [one for one in doubtful if one.ref in new]
         count = len(fresh) + len(doubtful)
         if count:
+            self._held.doubt_from(asked_at + self._rules.lease_s)
             self._events.emit(event, job_stream=stream, count=count)
         if fresh:
             deliver(fresh)

@@ -28,7 +28,8 @@ class Boot:
     def __init__(self, name: str, pid: int, log: Path) -> None:
         self.name, self.pid, self.log = name, pid, log
         self.end: Word | None = None
-        self.began_at = time.monotonic()
+        self.killed = False
+        self.began_at, self.began_unix = time.monotonic(), time.time()
         self._serves = False
 
     @property
@@ -62,9 +63,10 @@ def _config(boot: str, provider_urls: Sequence[str], ledger: str, timeout_s: flo
         }
         for place, name in enumerate(MODELS)
     ]  # fmt: skip
+    # Kills are frequent and the rehearsal's doing: no job is to be given up for them.
     tables = {
         "redis": {"prefix": "theo"},
-        "ingress": {"lease_s": LEASE_S[ledger], "max_in_flight": 64, "drain_s": 10.0},
+        "ingress": {"lease_s": LEASE_S[ledger], "max_in_flight": 64, "drain_s": 10.0, "max_deliveries": 20},
         "reply": {"max_len": 1_000_000},
         "routing": {
             "default": "chat", "timeout_s": timeout_s, "cache_ttl_seconds": 3600.0, "cache_max_entries": 1_000_000,
@@ -134,21 +136,26 @@ class Fleet:
             boot = self.boots[word.pid]
             boot.end = word
             if word.status != -signal.SIGKILL and word.pid not in self.left:
-                self.died[word.pid] = word.at - UNSEEN_S
+                # One that gives up as it boots closes its ledger at any time before its end.
+                self.died[word.pid] = word.at - UNSEEN_S if boot.serves else boot.began_unix
                 unasked.append(boot)
         return unasked
 
     @property
+    def alive(self) -> list[Boot]:
+        return [boot for boot in self.places if boot.end is None and not boot.killed]
+
+    @property
     def serving(self) -> list[Boot]:
-        return [boot for boot in self.places if boot.end is None and boot.serves]
+        return [boot for boot in self.alive if boot.serves]
 
     @property
     def booting(self) -> list[Boot]:
-        return [boot for boot in self.places if boot.end is None and not boot.serves]
+        return [boot for boot in self.alive if not boot.serves]
 
     def kill(self, boot: Boot) -> float:
         """When it was killed, monotonic."""
-        self.died[boot.pid] = time.time()
+        self.died[boot.pid], boot.killed = time.time(), True
         return boot.send(signal.SIGKILL)
 
     @property

@@ -69,13 +69,17 @@ def slow_to_return(
 def returns(
     pushed: Iterable[Pushed], replies: Mapping[Entry, Sequence[Reply]], wipes: Sequence[Wipe]
 ) -> list[float]:
-    """Seconds from each wipe to the first such reply; 0 where nothing was pushed before the next wipe."""
-    first = dict.fromkeys((job.age for job in pushed if job.certain), FOREVER)
+    """Seconds from each wipe to the first such reply, or to the next wipe."""
+    first: dict[int, float] = {}
     for job in pushed:
         for reply in replies.get(job.entry, ()):
             if job.certain:
-                first[job.age] = min(first[job.age], reply.seen_at)
-    return [max(0.0, first.get(age, wipe.at) - wipe.at) for age, wipe in enumerate(wipes, 1)]
+                first[job.age] = min(first.get(job.age, FOREVER), reply.seen_at)
+    nexts = [wipe.at for wipe in wipes[1:]]
+    return [
+        min(first.get(age, FOREVER), next_at) - wipe.at
+        for (age, wipe), next_at in zip(enumerate(wipes, 1), [*nexts, FOREVER], strict=True)
+    ]
 
 
 def strangers(pushed: Iterable[Pushed], replies: Mapping[Entry, Sequence[Reply]]) -> list[str]:
@@ -96,9 +100,15 @@ def strangers(pushed: Iterable[Pushed], replies: Mapping[Entry, Sequence[Reply]]
 
 
 def unexplained(
-    pushed: Iterable[Pushed], calls: Sequence[Call], replies: Mapping[Entry, Sequence[Reply]], faults: Faults
+    pushed: Iterable[Pushed],
+    calls: Sequence[Call],
+    replies: Mapping[Entry, Sequence[Reply]],
+    faults: Faults,
+    slowness: float = 1.0,
 ) -> list[str]:
     """Calls made though an earlier one for the same jobs ran or had answered, with no fault to excuse it.
+
+    `slowness`: how much longer everything took than on a machine that has nothing else to do.
 
     One group of jobs needs one call. Another may follow only after the one before was in doubt or had failed.
     """
@@ -111,7 +121,7 @@ def unexplained(
             found.append(f"a call for nobody: {prompt!r}")
         excused_at = -FOREVER
         for before, call in pairwise(its):
-            excused_at = max(excused_at, _excused_at(before, faults, seen, stops))
+            excused_at = max(excused_at, _excused_at(before, faults, seen, stops, slowness))
             if call.started_at < excused_at - SLACK_S:
                 found.append(f"unexplained call: {_tell(its, faults, seen)}")
                 break
@@ -148,19 +158,21 @@ def _first_quoted(replies: Mapping[Entry, Sequence[Reply]]) -> dict[int, float]:
     return seen
 
 
-def _excused_at(call: Call, faults: Faults, seen: Mapping[int, float], stops: Sequence[Stop]) -> float:
+def _excused_at(
+    call: Call, faults: Faults, seen: Mapping[int, float], stops: Sequence[Stop], slowness: float
+) -> float:
     """From when on another call is no surprise; FOREVER: never."""
     if call.how not in {"ok", "closed", "unended"}:
         return call.ended_at
     killed_at = faults.kills.get(call.boot, FOREVER)
-    recorded_by = min(_settled_by(call, stops), seen.get(call.number, FOREVER))
+    recorded_by = min(_settled_by(call, stops, slowness), seen.get(call.number, FOREVER))
     # Its request may still have been in the kernel when its process was killed.
     return killed_at if call.started_at - SLACK_S <= killed_at <= recorded_by else FOREVER
 
 
-def _settled_by(call: Call, stops: Sequence[Stop]) -> float:
+def _settled_by(call: Call, stops: Sequence[Stop], slowness: float) -> float:
     """When its answer is on record at the latest; whoever stands still may hold the others up. `stops`: in order."""
-    end = call.ended_at + RECORDED_WITHIN_S
+    end = call.ended_at + RECORDED_WITHIN_S * slowness
     if call.how != "ok":
         return FOREVER
     for stop in stops:

@@ -44,6 +44,7 @@ class Records(Struct, kw_only=True):
     unrest: list[str]
     unclean: list[str]
     times: dict[str, float]
+    slowness: float = 1.0
 
 
 def judge(records: Records) -> Report:
@@ -54,7 +55,7 @@ def judge(records: Records) -> Report:
         "lost": oracles.lost(pushed, replies, wipes),
         "doubled": oracles.doubled(replies, faults),
         "wrong replies": oracles.strangers(pushed, replies) + oracles.unlike(pushed, replies),
-        "unexplained calls": oracles.unexplained(pushed, calls, replies, faults),
+        "unexplained calls": oracles.unexplained(pushed, calls, replies, faults, records.slowness),
         "sent again against orders": oracles.resent(pushed, calls, faults),
         "not at rest": records.unrest,
         "crashed or left badly": faults.crashes + records.unclean,

@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import redis as redis_client
 from msgspec import Struct
 
 from tests.chaos import books, redis_books
 from tests.chaos.books import Books
 from tests.chaos.fleet import FILE, LEASE_S, REDIS, TIMEOUT_S, Fleet
-from tests.chaos.records import Entry, Reply, read_calls
+from tests.chaos.records import FOREVER, Entry, Reply, read_calls
 from tests.chaos.report import Records, Report, judge, show
 from tests.chaos.traffic import JOBS, PREFIX, Driver, Reader, client
 from tests.chaos.trouble import TICK_S, Rates, Trouble
@@ -49,7 +50,7 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
 
     @property
     def wiped(self) -> bool:
-        return self.rates.wipe_s < self.seconds * 2
+        return self.rates.wipe_s < FOREVER
 
 
 def rehearse(folder: Path, zygote: Zygote, plan: Rehearsal) -> Report:
@@ -81,6 +82,7 @@ def rehearse(folder: Path, zygote: Zygote, plan: Rehearsal) -> Report:
         reader.stop()
         kept = _read_books(fleet, folder, server.url, reader.replies)
         stored = _count_stored(server.url)
+    (folder / "faults.json").write_bytes(msgspec.json.encode(trouble.faults))
     calls = read_calls(sorted(folder.glob("provider-*.log")))
     report = judge(
         Records(
@@ -94,6 +96,7 @@ def rehearse(folder: Path, zygote: Zygote, plan: Rehearsal) -> Report:
             stored=stored,
             unrest=unrest,
             unclean=unclean,
+            slowness=max(1.0, (calm - started) / plan.seconds),
             times={
                 "under fire": calm - started,
                 "of them jobs were held back": driver.held_back_s,

@@ -55,10 +55,12 @@ class Trouble:
             (rates.stop_s, self._stop),
             (rates.redis_kill_s, self._kill_redis),
             (rates.cut_s, self._cut),
-            (rates.wipe_s, self._wipe),
         ):
             for _ in range(0 if every_s == FOREVER else max(1, round(seconds / every_s))):
                 self._at(self._random.uniform(0, seconds), work)
+        for number in range(0 if rates.wipe_s == FOREVER else round(seconds / rates.wipe_s)):
+            # Not two in a row: between them jobs have to be answered.
+            self._at(rates.wipe_s * (number + self._random.uniform(0.1, 0.7)), self._wipe)
 
     @property
     def over(self) -> bool:
