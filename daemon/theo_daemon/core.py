@@ -40,6 +40,7 @@ from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
 from theo_workers.throttle import Throttle
 from theo_workers.tokens.count import TokenCounter
+from theo_workers.tokens.families import family_for
 from theo_workers.upstreams.build import build_upstream
 from theo_workers.upstreams.room import Room
 
@@ -198,7 +199,9 @@ class Core:
             if model.region is not None:
                 self.regions.add(Watched(model.name, model.region, breaker, worker))
         usual = UsualLatency(worker.health)
-        return Member(model, worker, self._price(model), breaker, retries, usual, place=place)
+        return Member(
+            model, worker, self._price(model), breaker, retries, usual, place=place, unseen=_unseen(model)
+        )
 
     def _price(self, model: ModelConfig) -> Price | None:
         return price_for(
@@ -261,6 +264,12 @@ def _spec(model: ModelConfig) -> ModelSpec:
         script=model.script,
         script_end=model.script_end,
     )
+
+
+def _unseen(model: ModelConfig) -> int:
+    if model.hidden_tokens is None:
+        return 0
+    return model.hidden_tokens - family_for(model.provider, model.model).hidden
 
 
 def _fingerprint(model: ModelConfig) -> str:

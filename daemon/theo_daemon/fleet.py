@@ -52,6 +52,7 @@ class Member(Struct, frozen=True):
     free: bool = False  # certainly nothing is charged
     place: int = 0  # of its region, in order of preference
     snapshot: str | None = None  # of the price, for the books
+    unseen: int = 0  # prompt tokens that a call's bound has more, or fewer, than is usual for its kind
 
 
 class Fleet:
@@ -271,7 +272,7 @@ class Fleet:
             )
             if prompt_bound is None:
                 return None
-        return bound_nano(member.price, prompt_bound, cap)
+        return bound_nano(member.price, prompt_bound + member.unseen, cap)
 
     def capped_params(self, model: str, route: Route, job: Job) -> Mapping[str, Any]:
         """The job's, for a call under a ceiling: where nothing else caps its answer, with the cap of the bound."""
