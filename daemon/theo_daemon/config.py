@@ -165,6 +165,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     tpm: Count | None = None
     context_window: Count | None = None
     max_output_tokens: Count | None = None
+    hidden_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None  # None: as measured of its kind
     input_cost_per_mtok: Usd | None = None  # None: as in the price table
     output_cost_per_mtok: Usd | None = None
     routing: RoutingConfig = RoutingConfig()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
+from theo_daemon import process_memory
 from theo_daemon.budgets import Budgets
 from theo_daemon.catalogue import Catalogue
 from theo_daemon.config import Config, ModelConfig, RoutingConfig
@@ -40,6 +41,7 @@ from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
 from theo_workers.throttle import Throttle
 from theo_workers.tokens.count import TokenCounter
+from theo_workers.tokens.families import family_for
 from theo_workers.upstreams.build import build_upstream
 from theo_workers.upstreams.room import Room
 
@@ -75,7 +77,7 @@ class Core:
         self.config, self.ledger, self.clock = config, ledger, clock
         self._observer = observer
         self._rng = rng or random.Random()
-        self._room = Room()
+        self._room = Room(on_left=process_memory.trim)
         self.catalogue = Catalogue(config)
         self.counter = TokenCounter()
         self.regions = _regions(config, clock, observer)
@@ -139,6 +141,11 @@ class Core:
         assert self._supervising is not None
         return self._supervising
 
+    @property
+    def background(self) -> list[asyncio.Task[None]]:
+        """What must not fail, beside the workers."""
+        return [task for task in (self._repricing, self._saving) if task is not None]
+
     def dispatch(
         self,
         *,
@@ -193,7 +200,9 @@ class Core:
             if model.region is not None:
                 self.regions.add(Watched(model.name, model.region, breaker, worker))
         usual = UsualLatency(worker.health)
-        return Member(model, worker, self._price(model), breaker, retries, usual, place=place)
+        return Member(
+            model, worker, self._price(model), breaker, retries, usual, place=place, unseen=_unseen(model)
+        )
 
     def _price(self, model: ModelConfig) -> Price | None:
         return price_for(
@@ -256,6 +265,12 @@ def _spec(model: ModelConfig) -> ModelSpec:
         script=model.script,
         script_end=model.script_end,
     )
+
+
+def _unseen(model: ModelConfig) -> int:
+    if model.hidden_tokens is None:
+        return 0
+    return model.hidden_tokens - family_for(model.provider, model.model).hidden
 
 
 def _fingerprint(model: ModelConfig) -> str:

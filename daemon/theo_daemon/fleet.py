@@ -31,6 +31,7 @@ from theo_workers.messages import Usage
 from theo_workers.model_worker import ModelWorker
 from theo_workers.prices import MTOK, Price, bound_nano, cost_nano, snapshot
 from theo_workers.standing import Available
+from theo_workers.texts import Text
 from theo_workers.tokens.count import TokenCounter
 
 LARGE_BYTES = 16_384  # above this, tokens are counted in a thread, or reckoned from the size
@@ -52,6 +53,7 @@ class Member(Struct, frozen=True):
     free: bool = False  # certainly nothing is charged
     place: int = 0  # of its region, in order of preference
     snapshot: str | None = None  # of the price, for the books
+    unseen: int = 0  # prompt tokens that a call's bound has more, or fewer, than is usual for its kind
 
 
 class Fleet:
@@ -271,7 +273,7 @@ class Fleet:
             )
             if prompt_bound is None:
                 return None
-        return bound_nano(member.price, prompt_bound, cap)
+        return bound_nano(member.price, prompt_bound + member.unseen, cap)
 
     def capped_params(self, model: str, route: Route, job: Job) -> Mapping[str, Any]:
         """The job's, for a call under a ceiling: where nothing else caps its answer, with the cap of the bound."""
@@ -315,7 +317,7 @@ class Fleet:
             and bound >= (refused.bound_nano or 0)
         ]
 
-    def estimate(self, model: str, job: Job, output: str) -> Usage:
+    def estimate(self, model: str, job: Job, output: Text) -> Usage:
         """Usage counted by ourselves, for a provider that reported none."""
         config = self._members[model].config
         prompt = self._counter.count_request(

@@ -269,6 +269,7 @@ BAD_MODELS = [
     (with_model("rmp = 5"), ['[[models]] #1 "fast" rmp: unknown key', '"rpm"']),
     (with_model("rpm = 0"), ['"fast" rpm: 0', "at least 1"]),
     (with_model("concurrency = 0"), ['"fast" concurrency: 0', "at least 1 and at most 100000"]),
+    (with_model("hidden_tokens = -1"), ['"fast" hidden_tokens: -1', "at least 0"]),
     (with_model("context_window = 1e5"), ['"fast" context_window: 100000', "a whole number"]),
     (with_model("input_cost_per_mtok = -1"), ['"fast" input_cost_per_mtok: -1', "at least 0"]),
     (with_model("routing = 3"), ['[[models]] #1 "fast" routing: this is a number']),

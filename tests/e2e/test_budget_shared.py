@@ -160,8 +160,11 @@ def test_a_bill_beyond_the_bound_stops_the_model_in_all_processes_also_those_tha
         # The longest answer is ten times as long as those that come.
         ({"input_cost_per_mtok": 0.15, "output_cost_per_mtok": 0.6},
          {"model": "gpt-4o-mini", "max_output_tokens": 1000}, (20, 100)),
+        # Answers of a few tokens, from a server that is known to add nothing unseen.
+        ({"input_cost_per_mtok": 1.0, "output_cost_per_mtok": 2.0},
+         {"model": "unheard-of", "max_output_tokens": 50, "hidden_tokens": 0}, (10, 5)),
     ],
-    ids=("known model", "unknown model", "capped model"),
+    ids=("known model", "unknown model", "capped model", "own server"),
 )  # fmt: skip
 def test_a_ceiling_and_a_price_are_enough_for_most_of_the_calls_that_it_pays_for(
     fleet: Fleet, price: dict[str, float], own: dict[str, Any], usage: tuple[int, int]
