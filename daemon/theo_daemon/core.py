@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
+from theo_daemon import process_memory
 from theo_daemon.budgets import Budgets
 from theo_daemon.catalogue import Catalogue
 from theo_daemon.config import Config, ModelConfig, RoutingConfig
@@ -76,7 +77,7 @@ class Core:
         self.config, self.ledger, self.clock = config, ledger, clock
         self._observer = observer
         self._rng = rng or random.Random()
-        self._room = Room()
+        self._room = Room(on_left=process_memory.trim)
         self.catalogue = Catalogue(config)
         self.counter = TokenCounter()
         self.regions = _regions(config, clock, observer)
@@ -139,6 +140,11 @@ class Core:
         """Ends only when a worker crashed too often, or all are drained."""
         assert self._supervising is not None
         return self._supervising
+
+    @property
+    def background(self) -> list[asyncio.Task[None]]:
+        """What must not fail, beside the workers."""
+        return [task for task in (self._repricing, self._saving) if task is not None]
 
     def dispatch(
         self,

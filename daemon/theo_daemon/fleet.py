@@ -31,6 +31,7 @@ from theo_workers.messages import Usage
 from theo_workers.model_worker import ModelWorker
 from theo_workers.prices import MTOK, Price, bound_nano, cost_nano, snapshot
 from theo_workers.standing import Available
+from theo_workers.texts import Text
 from theo_workers.tokens.count import TokenCounter
 
 LARGE_BYTES = 16_384  # above this, tokens are counted in a thread, or reckoned from the size
@@ -316,7 +317,7 @@ class Fleet:
             and bound >= (refused.bound_nano or 0)
         ]
 
-    def estimate(self, model: str, job: Job, output: str) -> Usage:
+    def estimate(self, model: str, job: Job, output: Text) -> Usage:
         """Usage counted by ourselves, for a provider that reported none."""
         config = self._members[model].config
         prompt = self._counter.count_request(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -129,14 +130,17 @@ class RedisSide:
         """It may not be shut any more."""
         self.held.freed.set()
 
-    async def start(self, stack: AsyncExitStack) -> None:
+    async def start(self, stack: AsyncExitStack) -> list[asyncio.Task[None]]:
         """Start what must run before the first job is read, and until the last reply is out."""
         await self.control.catch_up()
-        await stack.enter_async_context(running(self.publisher.run(), stop=self.publisher.stop))
-        await stack.enter_async_context(running(self.events.run(), stop=self.events.stop))
-        await stack.enter_async_context(running(self.time.run()))
-        await stack.enter_async_context(running(self.control.run()))
-        await stack.enter_async_context(running(self._link.watch(self._clock)))
+        works = (
+            running(self.publisher.run(), stop=self.publisher.stop),
+            running(self.events.run(), stop=self.events.stop),
+            running(self.time.run()),
+            running(self.control.run()),
+            running(self._link.watch(self._clock)),
+        )
+        return [await stack.enter_async_context(work) for work in works]
 
 
 def _bounds(config: Config) -> ReplyBounds:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from theo_workers.messages import Message
+from theo_workers.texts import Text, text_pieces
 from theo_workers.tokens.bound import bound_from_bytes, bound_from_count
 from theo_workers.tokens.definitions import Definitions
 from theo_workers.tokens.encodings import encoding_for
@@ -57,8 +58,12 @@ class TokenCounter:
         for ranks in sorted({_ranks_for_model(model) for model in models}):
             self._loaded[ranks] = Tokenizer(await asyncio.to_thread(self._encodings.get, ranks))
 
-    def count_text(self, text: str, model: str) -> Count:
-        """The tokens of a bare text, without any frame of a request."""
+    def count_text(self, text: Text, model: str) -> Count:
+        """The tokens of a bare text, without any frame of a request. Of a long one only the beginning is counted."""
+        if isinstance(text, Raw):
+            beginning = next(text_pieces(text), "")
+            share = len(memoryview(text)) / max(1, byte_length(beginning))
+            return Count(ceil(self.count_text(beginning, model).tokens * share), "characters")
         tokens = self._tokens(_ranks_for_model(model))
         if tokens is None:
             return Count(_by_length(text), "characters")
