@@ -200,6 +200,20 @@ async def test_an_entry_that_redis_has_not_any_more_has_vanished(
     await elsewhere.close()
 
 
+async def test_an_entry_is_answered_once_its_final_reply_is_out(
+    desk: Desk, own_valkey: EmbeddedValkey
+) -> None:
+    ended, other = await desk.jobs(2)
+    assert not await desk.publisher.answered(ended.ref)
+    await desk.finish(ended)
+    assert await desk.publisher.answered(ended.ref)
+    assert not await desk.publisher.answered(other.ref)
+    elsewhere = Desk(RedisLink(own_valkey.url), Keys("x"))
+    own_valkey.kill()
+    assert not await elsewhere.publisher.answered(ended.ref)  # nobody can say
+    await elsewhere.close()
+
+
 async def test_a_refused_reply_is_kept_without_holding_up_the_others(desk: Desk) -> None:
     stuck, *others = await desk.jobs(3)
     await desk.outside.ask("SET", desk.keys.replies, "not a stream")
