@@ -7,6 +7,7 @@ import contextlib
 import random
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from theo_daemon import __version__, process_memory
@@ -192,10 +193,11 @@ class Daemon:
         dispatcher = core.dispatcher
         leasing = asyncio.create_task(side.leases.run(dispatcher.deliver))
         reading = asyncio.create_task(side.intake.run(dispatcher.deliver))
-        inheriting = asyncio.create_task(side.heir(dispatcher))
+        take_over = partial(side.leases.take_over, deliver=dispatcher.deliver)
+        inheriting = asyncio.create_task(side.heir.run(take_over))
         scouting = asyncio.create_task(side.scout.run(dispatcher.deliver))
         rehearsing = asyncio.create_task(side.quarantine.run())
-        core.ledger.on_death(side.inherit)
+        core.ledger.on_death(side.heir.inherit)
         side.events.emit("process_joined", consumer=self.consumer)
         try:
             await self._until_drained(

@@ -14,6 +14,7 @@ from theo_daemon.learner import Seen
 from theo_daemon.ledger.records import CacheWrite, Settled, Want
 from theo_daemon.money import to_usd
 from theo_daemon.outcomes import Result, attempt, settled
+from theo_daemon.reply import encode_answer
 from theo_daemon.retry import Tried
 from theo_daemon.telemetry.records import AttemptRecord
 from theo_workers.clock import Clock
@@ -22,8 +23,6 @@ from theo_workers.failures import CONSEQUENCES, Billed, FailureClass, NextStep
 from theo_workers.messages import Attempt, BilledUsage, Completion, Outcome, Usage
 from theo_workers.model_worker import CallFailed, Completed
 from theo_workers.prices import Price, charge_nano
-
-_encode_answer = msgspec.json.Encoder().encode
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -187,7 +186,7 @@ class Bookings:
         reusable = routing.cache_enabled and answer.finish_reason in ("stop", "tool_calls")
         return CacheWrite(
             key=flight.lead.key,
-            answer=_encode_answer(answer),
+            answer=encode_answer(answer),
             ttl_ms=int(routing.cache_ttl_seconds * 1000) if reusable else 0,
             max_entries=routing.cache_max_entries,
         )

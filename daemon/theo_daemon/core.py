@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
+from theo_daemon import process_memory
 from theo_daemon.budgets import Budgets
 from theo_daemon.catalogue import Catalogue
 from theo_daemon.config import Config, ModelConfig, RoutingConfig
@@ -38,7 +39,9 @@ from theo_workers.prices import Price
 from theo_workers.slots import Slots
 from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
+from theo_workers.throttle import Throttle
 from theo_workers.tokens.count import TokenCounter
+from theo_workers.tokens.families import family_for
 from theo_workers.upstreams.build import build_upstream
 from theo_workers.upstreams.room import Room
 
@@ -74,7 +77,7 @@ class Core:
         self.config, self.ledger, self.clock = config, ledger, clock
         self._observer = observer
         self._rng = rng or random.Random()
-        self._room = Room()
+        self._room = Room(on_left=process_memory.trim)
         self.catalogue = Catalogue(config)
         self.counter = TokenCounter()
         self.regions = _regions(config, clock, observer)
@@ -197,7 +200,9 @@ class Core:
             if model.region is not None:
                 self.regions.add(Watched(model.name, model.region, breaker, worker))
         usual = UsualLatency(worker.health)
-        return Member(model, worker, self._price(model), breaker, retries, usual, place=place)
+        return Member(
+            model, worker, self._price(model), breaker, retries, usual, place=place, unseen=_unseen(model)
+        )
 
     def _price(self, model: ModelConfig) -> Price | None:
         return price_for(
@@ -222,7 +227,8 @@ def _breaker(routing: RoutingConfig) -> Breaker:
         threshold=routing.circuit_breaker_threshold,
         timeout_s=routing.circuit_breaker_timeout_s,
         rate=rate,
-        adaptive=routing.circuit_breaker_adaptive,
+        adaptive=routing.circuit_breaker_adaptive in (True, "history"),
+        throttle=Throttle() if routing.circuit_breaker_adaptive in (True, "throttle") else None,
     )
 
 
@@ -259,6 +265,12 @@ def _spec(model: ModelConfig) -> ModelSpec:
         script=model.script,
         script_end=model.script_end,
     )
+
+
+def _unseen(model: ModelConfig) -> int:
+    if model.hidden_tokens is None:
+        return 0
+    return model.hidden_tokens - family_for(model.provider, model.model).hidden
 
 
 def _fingerprint(model: ModelConfig) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from theo_daemon.ceilings import Barred
-from theo_daemon.job import EntryRef, Failed
+from theo_daemon.job import EntryRef, Failed, Word
 from theo_daemon.ledger.records import Landing, PriorAttempt, Scope, Settled
 from theo_daemon.outcomes import earlier
 from theo_daemon.reception import Accepted
@@ -24,10 +24,9 @@ class Ticket:
     """One job from delivery to reply. Exactly one outcome is published for it."""
 
     __slots__ = (
-        "attempts_before", "deadline", "deadline_timer", "deaths", "delta_attempt", "delta_chars", "doubtful_calls",
-        "ended", "fields", "flight", "held", "job", "key", "queued_ms", "received", "records", "redelivered", "ref",
-        "repeat", "route", "seq", "size",
-        "stored",
+        "attempts_before", "deadline", "deadline_timer", "deaths", "delta_attempt", "deltas", "doubtful_calls",
+        "ended", "fields", "flight", "held", "job", "key", "queued_ms", "received", "records", "redelivered",
+        "ref", "repeat", "route", "seq", "size", "stored",
     )  # fmt: skip
 
     def __init__(self, accepted: Accepted, *, received: float) -> None:
@@ -51,7 +50,7 @@ class Ticket:
         self.deadline_timer: asyncio.Future[None] | None = None
         # Of earlier owners of the entry: more than they can have streamed, so that clients tell their texts from ours.
         self.attempts_before = 0
-        self.delta_attempt = self.delta_chars = self.seq = 0  # what was streamed to it so far
+        self.delta_attempt = self.deltas = self.seq = 0  # what was streamed to it so far
 
     def set_timer(
         self, clock: Clock, redis_now_ms: Callable[[], int], ring: Callable[[asyncio.Future[None]], None]
@@ -77,8 +76,8 @@ class Flight:
         "doubtful", "flush",
         "gives_way", "held", "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed",
         "looked", "loose", "lost", "measured", "names", "passed", "place", "prior", "prompt_bounds", "queued_at",
-        "records", "route", "scopes", "sent_attempt", "settled", "targets", "task", "text", "tried", "tried_before",
-        "waited_since_ms", "waiters", "wake", "withdrawn",
+        "records", "route", "scopes", "sent", "sent_attempt", "settled", "streamed", "targets", "task", "text",
+        "tried", "tried_before", "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, key: str, lead: Ticket) -> None:
@@ -126,7 +125,9 @@ class Flight:
         self.settled: Settled | None = None  # the last attempt's end, to be recorded with the outcome
         self.prompt_bounds: dict[str, int] = {}  # most prompt tokens by model, where counted beforehand
         self.attempt_number = 0  # grows through all rounds, so that deltas of an earlier one are told apart
-        self.text: list[str] = []  # streamed so far in this attempt
+        self.text: list[Word] = []  # streamed so far in this attempt
+        self.sent = 0  # of these, how many were sent
+        self.streamed = False  # the answer was, to the end
         self.held: object = None  # what its large answer takes of the process's room
         self.flush: asyncio.Future[None] | None = None  # rings when the next delta is due
 
@@ -146,7 +147,7 @@ class Flight:
         self.cost_nano, self.settled, self.last_error, self.doubtful = 0, None, None, False
         self.looked, self.landing, self.sent_attempt = False, False, None
         self.withdrawn, self.asking, self.disowned = None, False, None
-        self.text = []
+        self.text, self.sent, self.streamed = [], 0, False
 
     def leave_loose(self, end: asyncio.Future[Any]) -> None:
         """The job must not be told what it cost before this."""

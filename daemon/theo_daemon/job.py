@@ -7,9 +7,11 @@ from typing import Any, Literal, NamedTuple
 from msgspec import Raw, Struct
 
 from theo_workers.messages import Attempt, FinishReason, Message, Usage
+from theo_workers.texts import Text
 
 CacheMode = Literal["use", "refresh", "off"]
 OnUnknown = Literal["retry", "fail"]
+Word = str | bytes | memoryview  # a name or a value in a reply
 
 
 class EntryRef(NamedTuple):
@@ -73,7 +75,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 
     model: str  # the configured name of the model that answered
     provider: str
-    output: str
+    output: Text
     finish_reason: FinishReason
     usage: Usage
     latency_ms: float

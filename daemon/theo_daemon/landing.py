@@ -48,6 +48,8 @@ class Landings:
     async def land(self, flight: Flight, result: Result, *, all_of_it: bool) -> None:
         """End the flight for all its jobs, or (not `all_of_it`) for its lead alone."""
         flight.landing = True
+        if result.answer is not None:  # its own call's
+            self._deltas.end(flight)
         landed = flight.tickets if all_of_it else [flight.lead]
         ends = [(ticket, self._outcome_for(ticket, flight, result)) for ticket in landed]
         await self._record(flight, result, ends)

@@ -159,14 +159,16 @@ class Leases:
     async def adopt(self, deliver: Deliver) -> int:
         """Fetch entries that Redis delivered to this process and that never arrived; the number fetched."""
         idle_ms = int(self._rules.adopt_after_s * 1000)
-        return await self._take_from(self._consumer, deliver, idle_ms=idle_ms, event="entries_adopted")
+        _, taken = await self._take_from(self._consumer, deliver, idle_ms=idle_ms, event="entries_adopted")
+        return taken
 
     async def take_over(self, consumer: str, deliver: Deliver) -> int:
-        """Take what a consumer known to be dead held, without waiting for its leases to end; their number.
+        """Take what a consumer known to be dead held, without waiting for its leases to end.
 
-        As far as there is room; the rest is reclaimed later.
+        As far as there is room. Returns how many entries are left with it.
         """
-        return await self._take_from(consumer, deliver, idle_ms=0, event="entries_reclaimed")
+        found, taken = await self._take_from(consumer, deliver, idle_ms=0, event="entries_reclaimed")
+        return found - taken
 
     async def hand_back(self, refs: Iterable[EntryRef]) -> bool:
         """Stop holding these; a peer's next look takes them over at once.
@@ -232,17 +234,19 @@ class Leases:
             found += [ref for ref, mark in zip(page, marks, strict=True) if _raised(mark) is not None]
         return found
 
-    async def _take_from(self, owner: str, deliver: Deliver, *, idle_ms: int, event: str) -> int:
-        taken = 0
+    async def _take_from(self, owner: str, deliver: Deliver, *, idle_ms: int, event: str) -> tuple[int, int]:
+        """How many were found with the owner, and how many of them are taken."""
+        seen = taken = 0
         for stream in self._lane_of:
             pending = [ref async for ref in self._pending(stream, owner, idle_ms=idle_ms)]
             ids = [ref.entry_id for ref in pending if ref not in self._held]
+            seen += len(ids)
             for page in _pages(ids[: max(0, self._fits())]):
                 args = (self._rules.group, self._consumer, self._rules.suspect_from, owner, idle_ms, *page)
                 asked_at = self._clock.monotonic()
                 found = await self._wire.run(TAKE, (stream, self._early), args)
                 taken += self._take(deliver, stream, found, event, asked_at)
-        return taken
+        return seen, taken
 
     async def _pending(self, stream: str, owner: str, *, idle_ms: int) -> Any:
         start = "-"

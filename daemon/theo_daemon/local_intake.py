@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from theo_daemon.job import EntryRef, Envelope, JobOutcome
+from theo_daemon.job import EntryRef, Envelope, JobOutcome, Word
 from theo_daemon.ports import DeadLetter, Finish
 
 STREAM = "local"
@@ -46,7 +46,7 @@ class LocalReplies:
             waiting.set_result(outcome)
         return done
 
-    def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: str) -> None:
+    def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: Word) -> None:
         """The library face returns whole answers."""
 
     async def answered(self, ref: EntryRef) -> bool:  # noqa: ARG002 - nobody else has it

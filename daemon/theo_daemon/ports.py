@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from theo_daemon.job import Delivery, EntryRef, Envelope, JobOutcome
+from theo_daemon.job import Delivery, EntryRef, Envelope, JobOutcome, Word
 
 
 class Intake(Protocol):
@@ -48,7 +48,7 @@ class Publisher(Protocol):
     ) -> asyncio.Future[Finish]:
         """Never raises for Redis trouble: it keeps the reply and tries again until it is published."""
 
-    def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: str) -> None:
+    def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: Word) -> None:
         """Publish one `delta` reply, best effort, before the final one."""
 
     async def answered(self, ref: EntryRef) -> bool:

@@ -24,6 +24,16 @@ def tune() -> None:
         mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
+def trim() -> None:
+    """After a large answer: what its small pieces took lies between others, and is free in whole pages only by and by.
+
+    It takes some milliseconds.
+    """
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
 def freeze() -> None:
     """Once everything is loaded: price tables and vocabularies stay, and need no walking through again."""
     gc.freeze()

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from theo_daemon.backoff import delay_s
 from theo_daemon.finish_script import DELTA, DELTA_MARK, FINISH, FOUND, MAX_WORDS
 from theo_daemon.job import EntryRef, Envelope, JobOutcome
+from theo_daemon.job import Word as Said
 from theo_daemon.keys import Keys
 from theo_daemon.ports import DeadLetter, Events, Finish
 from theo_daemon.redis_link import error_code
@@ -41,15 +42,13 @@ return bad
 class FinalFields(Protocol):
     """`reply.final_fields`: a final reply as name, value, name, value..."""
 
-    def __call__(
-        self, envelope: Envelope, outcome: JobOutcome, *, queued_ms: int
-    ) -> Sequence[str | bytes]: ...
+    def __call__(self, envelope: Envelope, outcome: JobOutcome, *, queued_ms: int) -> Sequence[Said]: ...
 
 
 class DeltaFields(Protocol):
     """`reply.delta_fields`."""
 
-    def __call__(self, envelope: Envelope, *, attempt: int, seq: int, text: str) -> Sequence[str | bytes]: ...
+    def __call__(self, envelope: Envelope, *, attempt: int, seq: int, text: Said) -> Sequence[Said]: ...
 
 
 class ReplyBounds(Struct, frozen=True, kw_only=True):
@@ -153,7 +152,7 @@ class StreamPublisher:
         self._push(envelope, args, size, answer)
         return answer
 
-    def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: str) -> None:
+    def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: Said) -> None:
         """Publish one delta, best effort, before anything that is finished later."""
         ref = envelope.ref
         if ref in self._muted:
@@ -221,6 +220,7 @@ class StreamPublisher:
             failures = 0
             self._connected = True
             self._settle(chunk, found)
+            del chunk  # large answers may be in it, and it may be long until the next one
             if any(isinstance(what, bytes) and what.startswith(b"READONLY") for what in found):
                 await self._wire.close()  # it is a replica by now, and the next connection finds the primary
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import msgspec
 
-from theo_daemon.job import Answer, Answered, Envelope, Failed, JobOutcome
+from theo_daemon.job import Answer, Answered, Envelope, Failed, JobOutcome, Word
 from theo_daemon.money import format_usd
+from theo_workers.texts import Held, Json, Text, plain, utf8
 
-Word = str | bytes
+LARGE_BYTES = 262_144
+
+_GAP_BYTE = b"\1"  # in JSON there is none
+_GAP = msgspec.Raw(_GAP_BYTE)
 
 _encode = msgspec.json.Encoder().encode
 _decode_outcome = msgspec.json.Decoder(JobOutcome).decode
@@ -34,15 +40,22 @@ def final_fields(envelope: Envelope, outcome: JobOutcome, *, queued_ms: int) -> 
     return words
 
 
-def delta_fields(envelope: Envelope, *, attempt: int, seq: int, text: str) -> list[Word]:
+def delta_fields(envelope: Envelope, *, attempt: int, seq: int, text: Word) -> list[Word]:
     """A piece of the text, before the final reply. `attempt` counts from 1, `seq` from 0 within an attempt."""
     words = _head(envelope, "delta", "0")
-    words += "attempt", str(attempt), "seq", str(seq), "delta", _word(text)
+    words += "attempt", str(attempt), "seq", str(seq), "delta", word(text) if isinstance(text, str) else text
     return words
 
 
-def encode_outcome(outcome: JobOutcome) -> bytes:
+def encode_answer(answer: Answer) -> Json:
+    """An answer as the ledger keeps it, for other jobs."""
+    return _in_pieces(answer, answer) if _is_large(answer) else _encode(answer)
+
+
+def encode_outcome(outcome: JobOutcome) -> Json:
     """An outcome as the ledger keeps it, for replays."""
+    if isinstance(outcome, Answered) and _is_large(outcome.answer):
+        return _in_pieces(outcome, outcome.answer)
     try:
         return _encode(outcome)
     except UnicodeEncodeError:
@@ -87,7 +100,7 @@ def _add_answer(words: list[Word], answer: Answer) -> None:
     words += (
         "model", answer.model,
         "provider", answer.provider,
-        "output", _word(answer.output),
+        "output", word(answer.output),
         "finish_reason", answer.finish_reason,
         "latency_ms", _milliseconds(answer.latency_ms),
         "prompt_tokens", str(usage.prompt_tokens),
@@ -95,13 +108,14 @@ def _add_answer(words: list[Word], answer: Answer) -> None:
         "usage", _encode(usage),
     )  # fmt: skip
     if answer.tool_calls is not None:
-        words += "tool_calls", _encode(answer.tool_calls)
+        calls = answer.tool_calls
+        words += "tool_calls", memoryview(calls) if _is_long(calls) else _encode(calls)
 
 
 def _add_error(words: list[Word], failed: Failed) -> None:
     words += (
         "error_code", failed.code,
-        "error_message", _word(failed.message),
+        "error_message", word(failed.message),
         "error_retryable", "1" if failed.retryable else "0",
         "cost", format_usd(failed.cost_nano),
     )  # fmt: skip
@@ -115,8 +129,11 @@ def _add_error(words: list[Word], failed: Failed) -> None:
         words += "attempts", _encode(failed.attempts)
 
 
-def _word(text: str) -> Word:
-    return text if text.isascii() else clean_text(text).encode()
+def word(text: Text) -> Word:
+    """A text as a value in Redis."""
+    if isinstance(text, str):
+        return text if text.isascii() else clean_text(text).encode()
+    return utf8(text)
 
 
 def _milliseconds(value: float) -> str:
@@ -124,10 +141,33 @@ def _milliseconds(value: float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".")
 
 
+def _is_long(value: object) -> TypeGuard[msgspec.Raw]:
+    return type(value) is msgspec.Raw and len(value) > LARGE_BYTES
+
+
+def _is_large(answer: Answer) -> bool:
+    return _is_long(answer.output) or _is_long(answer.tool_calls)
+
+
+def _in_pieces(told: Answer | Answered, answer: Answer) -> Json:
+    """`told`, in which `answer` is, without a copy of what is long in it."""
+    long = [value for value in (answer.output, answer.tool_calls) if _is_long(value)]
+    slim = msgspec.structs.replace(
+        answer,
+        output=_GAP if _is_long(answer.output) else answer.output,
+        tool_calls=_GAP if _is_long(answer.tool_calls) else answer.tool_calls,
+    )
+    around = _encode(slim if told is answer else msgspec.structs.replace(told, answer=slim)).split(_GAP_BYTE)
+    pieces: list[Held] = [around[0]]
+    for value, following in zip(long, around[1:], strict=True):
+        pieces += memoryview(value), following
+    return tuple(pieces)
+
+
 def _clean(outcome: JobOutcome) -> JobOutcome:
     replace = msgspec.structs.replace
     match outcome:
         case Answered(answer=answer):
-            return replace(outcome, answer=replace(answer, output=clean_text(answer.output)))
+            return replace(outcome, answer=replace(answer, output=clean_text(plain(answer.output))))
         case Failed(message=message):
             return replace(outcome, message=clean_text(message))

@@ -27,6 +27,7 @@ from theo_workers.clock import Clock, SystemClock
 from theo_workers.errors import GenerationError, LedgerError
 from theo_workers.health import ModelHealth
 from theo_workers.messages import Attempt, FinishReason, Usage
+from theo_workers.texts import plain
 
 __all__ = ["GenerationError", "Ledger", "LedgerTransaction", "ModelHealth", "RoutedGeneration", "Router"]
 
@@ -196,7 +197,7 @@ def _routed(ended: Answered) -> RoutedGeneration:
     return RoutedGeneration(
         model=answer.model,
         provider=answer.provider,
-        output=answer.output,
+        output=plain(answer.output),
         finish_reason=answer.finish_reason,
         latency_ms=answer.latency_ms,
         cost=to_usd(ended.cost_nano),

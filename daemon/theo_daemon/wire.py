@@ -24,7 +24,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-Word = str | bytes | int | float
+Word = str | bytes | memoryview | int | float
 
 # Refusals of a server that is not, or not any more, the one for these keys. An ASK is not followed: while a slot
 # is on its way, a command with several keys is at home on neither side, and only waiting helps.

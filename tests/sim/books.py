@@ -190,7 +190,12 @@ class SimWriter(Writer):
         if self._shortage.active:
             self._end_shortage(self._db, self._committer, self._disk.gate)
         batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
-        if self._point("commit begins"):
+        waits = self._point("commit begins")
+        if type(waits) is float:
+            self._queue[:0] = batch
+            self._wake(waits)
+            return
+        if waits:
             return
         left = self._attempt(self._db, self._committer, self._disk.gate, batch)
         self._queue[:0] = left

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from theo_workers.texts import Text
+
 FinishReason = Literal["stop", "length", "tool_calls", "other"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -54,7 +56,7 @@ class BilledUsage(Usage, frozen=True, kw_only=True):
 class Completion(Struct, frozen=True, kw_only=True):
     """A model's answer. `tool_calls` is JSON in OpenAI's form, or None."""
 
-    output: str
+    output: Text
     finish_reason: FinishReason
     usage: Usage | None  # None: the provider reported none, the caller estimates
     tool_calls: Raw | None = None

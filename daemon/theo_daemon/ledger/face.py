@@ -159,7 +159,7 @@ class LedgerFace(ABC):
         return self._recorder.wal_size
 
     def on_death(self, told: Callable[[str], None]) -> None:
-        self._watch.on_death = told
+        self._watch.listen(told)
 
     def on_commit(self, told: Callable[[float], None]) -> None:
         self._recorder.on_commit = told

@@ -8,6 +8,7 @@ from theo_daemon.job import EntryRef
 from theo_daemon.ledger.rates import Pace, Rate
 from theo_daemon.ledger.shared import SharedStanding
 from theo_workers.messages import Outcome
+from theo_workers.texts import Json
 
 NO_MODEL = ""  # of what is on record as an attempt without being a call: the rehearsal of a suspect job
 
@@ -190,7 +191,7 @@ class CacheWrite(Struct, frozen=True, gc=False):
     """An answer to keep for other jobs; or a whole outcome, for those who wait for it in other processes."""
 
     key: str
-    answer: bytes
+    answer: Json
     ttl_ms: int
     max_entries: int  # of this model
 
@@ -217,7 +218,7 @@ class JobEnd(Struct, frozen=True, kw_only=True, gc=False):
     """One job ended with an outcome that must survive a crash before it is published."""
 
     ref: EntryRef
-    outcome: bytes | None  # None: nothing to publish again, e.g. a hit
+    outcome: Json | None  # None: nothing to publish again, e.g. a hit
     digest: str = ""  # as in the job's Ask
     tenant: str = ""
     client_id: str | None = None

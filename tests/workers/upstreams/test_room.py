@@ -18,6 +18,7 @@ from theo_workers.clock import SystemClock
 from theo_workers.errors import ProviderUnavailable
 from theo_workers.messages import Message, Request
 from theo_workers.model_spec import ModelSpec
+from theo_workers.texts import plain
 from theo_workers.upstreams.openai import OpenAIUpstream
 from theo_workers.upstreams.room import SMALL_BYTES, STEP_BYTES, Room, Share
 
@@ -141,7 +142,7 @@ async def test_large_answers_come_one_after_another_and_all_of_them_come() -> No
         async def ask() -> int:
             completion = await upstream.generate(REQUEST, deadline=CLOCK.monotonic() + 20, on_delta=None)
             assert completion.held is not None
-            return len(completion.output)
+            return len(plain(completion.output))
 
         assert await asyncio.gather(*[ask() for _ in range(12)]) == [6 * SMALL_BYTES] * 12
         await upstream.close()
@@ -196,7 +197,7 @@ async def _ask_for_all_at_once(url: str) -> None:
         asked = Request(messages=(Message(role="user", content=str(kind)),), params={})
         try:
             completion = await upstream.generate(asked, deadline=CLOCK.monotonic() + 60, on_delta=None)
-            return str(len(completion.output))
+            return str(len(plain(completion.output)))
         except ProviderUnavailable as error:
             return error.detail
 

@@ -7,16 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from theo_workers.messages import Message
+from theo_workers.texts import Text, text_pieces
 from theo_workers.tokens.bound import bound_from_bytes, bound_from_count
 from theo_workers.tokens.definitions import Definitions
 from theo_workers.tokens.encodings import encoding_for
 from theo_workers.tokens.families import Family, Linear, OpenAI, family_for
 from theo_workers.tokens.formulas import count_linear, count_openai
 from theo_workers.tokens.parts import content_of, encode, open_ended
-from theo_workers.tokens.ranks import Encodings, RanksDamagedError
+from theo_workers.tokens.ranks import ENCODINGS, Encodings, RanksDamagedError
 from theo_workers.tokens.tokenizer import Tokenizer, byte_length
 
 LARGE_CHARS = 16_384  # above this a count holds the event loop for more than about 2 ms
@@ -47,7 +48,7 @@ class TokenCounter:
     """May be shared by threads. Encodings load on first use, which blocks; `warm` loads them beforehand."""
 
     def __init__(self, encodings: Encodings | None = None) -> None:
-        self._encodings = Encodings() if encodings is None else encodings
+        self._encodings = ENCODINGS if encodings is None else encodings
         self._loaded: dict[str, Tokenizer] = {}
         self._damaged: set[str] = set()
         self._definitions = Definitions()
@@ -57,8 +58,12 @@ class TokenCounter:
         for ranks in sorted({_ranks_for_model(model) for model in models}):
             self._loaded[ranks] = Tokenizer(await asyncio.to_thread(self._encodings.get, ranks))
 
-    def count_text(self, text: str, model: str) -> Count:
-        """The tokens of a bare text, without any frame of a request."""
+    def count_text(self, text: Text, model: str) -> Count:
+        """The tokens of a bare text, without any frame of a request. Of a long one only the beginning is counted."""
+        if isinstance(text, Raw):
+            beginning = next(text_pieces(text), "")
+            share = len(memoryview(text)) / max(1, byte_length(beginning))
+            return Count(ceil(self.count_text(beginning, model).tokens * share), "characters")
         tokens = self._tokens(_ranks_for_model(model))
         if tokens is None:
             return Count(_by_length(text), "characters")

@@ -9,6 +9,7 @@ from msgspec import Raw, Struct
 
 from theo_workers.errors import ContentFiltered
 from theo_workers.messages import Completion, FinishReason, Usage
+from theo_workers.texts import Text, clean
 from theo_workers.upstreams.origin import Origin
 
 _FINISH: dict[str, FinishReason] = {
@@ -61,7 +62,7 @@ _encoder = msgspec.json.Encoder()
 def completion(
     origin: Origin,
     *,
-    text: str,
+    text: Text,
     refused: str | None,
     finish: str | None,
     calls: list[dict[str, Any]] | None,
@@ -82,17 +83,12 @@ def completion(
             f"the provider broke off its answer ({finish})", provider_request_id=identity, usage=usage
         )
     return Completion(
-        output=clean(text),
+        output=clean(text) if isinstance(text, str) else text,
         finish_reason="tool_calls" if calls else _FINISH.get(finish or "", "other"),
         usage=usage,
         tool_calls=_tool_calls(origin, calls, identity, usage) if calls else None,
         provider_request_id=identity,
     )
-
-
-def clean(text: str) -> str:
-    """NUL is the one character left, after decoding, that ends strings early in other people's code."""
-    return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
 def count(told: Any) -> int:
@@ -139,11 +135,13 @@ def _shaped(call: dict[str, Any], identity: str) -> dict[str, Any]:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise TypeError
     arguments = function.get("arguments") or "{}"
-    if not isinstance(arguments, str):  # old Ollama sends the object itself
-        arguments = _encoder.encode(arguments).decode()
+    if isinstance(arguments, str):
+        arguments = clean(arguments)
+    elif not isinstance(arguments, Raw):  # old Ollama sends the object itself
+        arguments = clean(_encoder.encode(arguments).decode())
     return {
         "id": call.get("id") or identity,
         "type": "function",
-        "function": {**function, "arguments": clean(arguments)},
+        "function": {**function, "arguments": arguments},
         **{name: value for name, value in call.items() if name not in _CALL},
     }

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from theo_workers.messages import Completion, Usage
+from theo_workers.texts import Text
 from theo_workers.upstreams.answer import completion, count, lenient
 from theo_workers.upstreams.origin import Origin
 
@@ -50,8 +51,14 @@ def completed(
     stop_reason: str | None,
     usage: Usage | None,
     identity: str | None,
+    text: Text | None = None,
 ) -> Completion:
-    """The completion made of these blocks. Raises ContentFiltered for a refusal."""
+    """The completion made of these blocks; `text` is what a stream has delivered of them.
+
+    Raises ContentFiltered for a refusal.
+    """
+    if text is None:
+        text = "".join(block.text for block in blocks if block.type == "text" and isinstance(block.text, str))
     calls: list[dict[str, Any]] = [
         {"id": block.id, "function": {"name": block.name, "arguments": block.input}}
         for block in blocks
@@ -62,7 +69,7 @@ def completed(
         calls[0]["extra_content"] = {"anthropic": {"thinking_blocks": thoughts}}
     return completion(
         origin,
-        text="".join(block.text for block in blocks if block.type == "text" and isinstance(block.text, str)),
+        text=text,
         refused=None,
         finish=stop_reason,
         calls=calls,

@@ -9,9 +9,11 @@ from msgspec import Raw, Struct
 
 from theo_workers.errors import UpstreamError
 from theo_workers.messages import Completion
-from theo_workers.upstreams.answer import clean, latest
+from theo_workers.texts import clean
+from theo_workers.upstreams.answer import latest
 from theo_workers.upstreams.anthropic_answer import Block, UsageTold, completed, read_usage, usage_told
 from theo_workers.upstreams.complaint import complaint_of
+from theo_workers.upstreams.gathered import Gathered
 from theo_workers.upstreams.origin import Origin, request_id
 from theo_workers.upstreams.refusals import refusal_in_answer
 from theo_workers.upstreams.sse import SseEvent
@@ -50,6 +52,7 @@ class AnthropicStream:
     def __init__(self, origin: Origin, *, identity: str | None) -> None:
         self._origin, self._identity = origin, identity
         self._blocks: list[_BlockParts] = []
+        self._texts = Gathered()
         self._usage = UsageTold()
         self._stop_reason: str | None = None
         self.kept = 0
@@ -69,7 +72,7 @@ class AnthropicStream:
                 self.kept += len(text) or len(event.data)
                 return text
             case "content_block_start" if told.content_block is not None:
-                self._blocks.append(_BlockParts(told.index, told.content_block))
+                self._blocks.append(_BlockParts(told.index, told.content_block, self._texts))
                 self.kept += len(event.data)
                 return self._blocks[-1].begin()
             case "message_start" if told.message is not None:
@@ -95,7 +98,12 @@ class AnthropicStream:
             )
         blocks = [parts.joined() for parts in self._blocks]
         return completed(
-            self._origin, blocks, stop_reason=self._stop_reason, usage=usage, identity=self._identity
+            self._origin,
+            blocks,
+            stop_reason=self._stop_reason,
+            usage=usage,
+            identity=self._identity,
+            text=self._texts.whole(),
         )
 
     def _begin(self, message: _Message) -> None:
@@ -122,44 +130,42 @@ class AnthropicStream:
 class _BlockParts:
     """One content block while its pieces arrive."""
 
-    def __init__(self, index: Any, block: Block) -> None:
+    def __init__(self, index: Any, block: Block, texts: Gathered) -> None:
+        """`texts` are those of the whole answer."""
         self.index = index
-        self._block = block
-        self._texts: list[str] = []
-        self._json: list[str] = []
-        self._thoughts: list[str] = []
-        self._signatures: list[str] = []
+        self._block, self._texts = block, texts
+        self._json, self._thoughts, self._signatures = Gathered(), Gathered(), Gathered()
 
     def begin(self) -> str:
         """Text that the block begins with; usually it is empty."""
         text = self._block.text
+        if self._block.type == "thinking" and isinstance(self._block.thinking, str):
+            self._thoughts.add(self._block.thinking)
         return self._say(text) if self._block.type == "text" and isinstance(text, str) else ""
 
     def add(self, delta: _Delta) -> str:
         """Text of the answer in this piece, often none."""
         if delta.partial_json:
-            self._json.append(delta.partial_json)
+            self._json.add(delta.partial_json)
         if delta.thinking:
-            self._thoughts.append(delta.thinking)
+            self._thoughts.add(delta.thinking)
         if delta.signature:
-            self._signatures.append(delta.signature)
+            self._signatures.add(delta.signature)
         return self._say(delta.text) if delta.text and self._block.type == "text" else ""
 
     def joined(self) -> Block:
         """The whole block. The arguments of a call stay the text that they came as."""
         block = self._block
         match block.type:
-            case "text":
-                block.text = "".join(self._texts)
             case "tool_use" if self._json:
-                block.input = "".join(self._json)
+                block.input = self._json.whole()
             case "thinking":
-                block.thinking = (block.thinking or "") + "".join(self._thoughts)
-                block.signature = "".join(self._signatures) or block.signature
+                block.thinking = self._thoughts.whole()
+                block.signature = self._signatures.whole() or block.signature
         return block
 
     def _say(self, text: str) -> str:
         text = clean(text)
         if text:
-            self._texts.append(text)
+            self._texts.add(text)
         return text

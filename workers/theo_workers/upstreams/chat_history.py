@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
 from theo_workers.messages import Message
@@ -33,7 +33,7 @@ def keeping(
     dialect: Dialect, calls: list[dict[str, Any]] | None, reasoning: Any
 ) -> list[dict[str, Any]] | None:
     """The calls of an answer, the first one with the reasoning that must come back with them."""
-    if not calls or dialect.reasoning is None or not isinstance(reasoning, str) or not reasoning:
+    if not calls or dialect.reasoning is None or not isinstance(reasoning, str | Raw) or not reasoning:
         return calls
     kept = {dialect.reasoning: {"reasoning_content": reasoning}}
     return [{**calls[0], "extra_content": kept}, *calls[1:]]

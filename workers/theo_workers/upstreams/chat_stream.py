@@ -9,11 +9,13 @@ from msgspec import Raw, Struct
 
 from theo_workers.errors import UpstreamError
 from theo_workers.messages import Completion, Usage
-from theo_workers.upstreams.answer import clean, completion
+from theo_workers.texts import clean
+from theo_workers.upstreams.answer import completion
 from theo_workers.upstreams.chat_dialects import Dialect
 from theo_workers.upstreams.chat_history import keeping
 from theo_workers.upstreams.chat_words import joined_text, read_usage
 from theo_workers.upstreams.complaint import complaint_of
+from theo_workers.upstreams.gathered import Gathered
 from theo_workers.upstreams.origin import Origin, request_id
 from theo_workers.upstreams.refusals import refusal_in_answer
 from theo_workers.upstreams.sse import SseEvent
@@ -59,8 +61,7 @@ class ChatStream:
         self._origin = origin
         self._identity = identity
         self._dialect = dialect
-        self._thoughts: list[str] = []
-        self._texts: list[str] = []
+        self._thoughts, self._texts = Gathered(), Gathered()
         self._refusals: list[str] = []
         self._calls: list[_CallParts] = []
         self._finish: str | None = None
@@ -105,10 +106,10 @@ class ChatStream:
             )
         return completion(
             self._origin,
-            text="".join(self._texts),
+            text=self._texts.whole(),
             refused="".join(self._refusals) or None,
             finish=self._finish,
-            calls=keeping(self._dialect, [call.joined() for call in self._calls], "".join(self._thoughts)),
+            calls=keeping(self._dialect, [call.joined() for call in self._calls], self._thoughts.whole()),
             usage=self._usage,
             identity=self._identity,
         )
@@ -131,12 +132,12 @@ class ChatStream:
         for piece in delta.tool_calls or ():
             self._call_of(piece).add(piece)
         if self._dialect.reasoning is not None and isinstance(delta.reasoning_content, str):
-            self._thoughts.append(delta.reasoning_content)
+            self._thoughts.add(delta.reasoning_content)
         if delta.refusal:
             self._refusals.append(delta.refusal)
         text = clean(joined_text(delta.content))
         if text:
-            self._texts.append(text)
+            self._texts.add(text)
             self.kept += len(text)
         return text
 
@@ -167,7 +168,8 @@ class _CallParts:
         self.identity: object = None
         self._first: dict[str, Any] = {}
         self._function: dict[str, Any] = {}
-        self._arguments: list[Any] = []
+        self._arguments = Gathered()
+        self._odd_arguments: Any = None  # the object itself, as of old Ollama
 
     def add(self, piece: dict[str, Any]) -> None:
         self.identity = self.identity or piece.get("id")
@@ -177,12 +179,13 @@ class _CallParts:
         function = piece.get("function")
         if isinstance(function, dict):
             for name, value in function.items():
-                if name == "arguments":
-                    self._arguments.append(value)
+                if name == "arguments" and isinstance(value, str):
+                    self._arguments.add(value)
+                elif name == "arguments":
+                    self._odd_arguments = value or self._odd_arguments
                 elif value not in (None, ""):
                     self._function.setdefault(name, value)
 
     def joined(self) -> dict[str, Any]:
-        pieces = [piece for piece in self._arguments if piece]
-        whole = "".join(pieces) if all(isinstance(piece, str) for piece in pieces) else pieces[-1]
+        whole = self._odd_arguments or self._arguments.whole()
         return {**self._first, "function": {**self._function, "arguments": whole}}

@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 
 from theo_workers.errors import ContentFiltered
 from theo_workers.messages import Completion, Usage
+from theo_workers.texts import Text
 from theo_workers.upstreams.answer import completion, count, lenient
 from theo_workers.upstreams.origin import Origin
 
@@ -81,7 +82,7 @@ def completed(
     origin: Origin,
     parts: Sequence[Part],
     *,
-    text: str,
+    text: Text,
     finish: str | None,
     usage: Usage | None,
     identity: str | None,

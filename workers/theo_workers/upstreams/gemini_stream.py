@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from theo_workers.messages import Completion
-from theo_workers.upstreams.answer import clean, latest
+from theo_workers.texts import clean
+from theo_workers.upstreams.answer import latest
 from theo_workers.upstreams.complaint import complaint_of
+from theo_workers.upstreams.gathered import Gathered
 from theo_workers.upstreams.gemini_answer import (
     Candidate,
     Chunk,
@@ -33,7 +35,7 @@ class GeminiStream:
 
     def __init__(self, origin: Origin, *, identity: str | None) -> None:
         self._origin, self._identity = origin, identity
-        self._texts: list[str] = []
+        self._texts = Gathered()
         self._calls: list[Part] = []
         self._finish: str | None = None
         self._blocked: PromptFeedback | None = None
@@ -77,7 +79,7 @@ class GeminiStream:
         return completed(
             self._origin,
             self._calls,
-            text="".join(self._texts),
+            text=self._texts.whole(),
             finish=self._finish,
             usage=usage,
             identity=self._identity,
@@ -95,6 +97,6 @@ class GeminiStream:
             self.kept += size
         text = clean(text_of(parts))
         if text:
-            self._texts.append(text)
+            self._texts.add(text)
             self.kept += len(text)
         return text

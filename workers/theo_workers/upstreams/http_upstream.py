@@ -9,9 +9,11 @@ from msgspec.structs import replace
 from theo_workers.clock import Clock
 from theo_workers.errors import InvalidRequest, UpstreamError
 from theo_workers.messages import Completion, DeltaSink, Request
+from theo_workers.texts import plain, text_pieces
 from theo_workers.upstreams.http import Body, HttpEndpoint
+from theo_workers.upstreams.long_strings import Cuttings
 from theo_workers.upstreams.origin import Origin
-from theo_workers.upstreams.room import Share
+from theo_workers.upstreams.room import SMALL_BYTES, Share
 from theo_workers.upstreams.sse import EventTooLongError, SseParser
 from theo_workers.upstreams.wire import Headers, StreamedAnswer, WireFormat
 
@@ -82,7 +84,31 @@ class HttpUpstream:
         kind = body.headers.get("content-type")
         if kind is not None and "json" not in kind.lower():
             raise self._origin.garbage(f"the answer is {kind.partition(';')[0]}, not JSON")
+        if len(body.data) > SMALL_BYTES:
+            return self._large(body)
         return self._wire.decode(body.headers, body.data)
+
+    def _large(self, body: Body) -> Completion:
+        """Decoded without its long strings, as it would else be there several times over."""
+        odd = "invalid JSON"
+        try:
+            cuttings = Cuttings(body.data)
+            if not cuttings.too_much:
+                try:
+                    completion = self._wire.decode(body.headers, cuttings.rest)
+                except UpstreamError:  # told again, in the provider's own words
+                    return self._wire.decode(body.headers, body.data)
+                return replace(
+                    completion,
+                    output=cuttings.text(plain(completion.output)),
+                    tool_calls=cuttings.json(completion.tool_calls) if completion.tool_calls else None,
+                )
+            odd = "too many values"
+        except UnicodeDecodeError:
+            odd = "invalid UTF-8"
+        except ValueError:
+            pass
+        raise self._origin.garbage(f"the answer is {odd}")
 
 
 class _Streamed:
@@ -110,7 +136,10 @@ class _Streamed:
 
     @property
     def kept(self) -> int:
-        return self.plain.kept if self.answer is None else self.answer.kept + self._parser.kept
+        if self.answer is None:
+            return self.plain.kept
+        # Who hears the pieces keeps them, too.
+        return self.answer.kept * (1 if self._on_delta is None else 2) + self._parser.kept
 
     @property
     def midway(self) -> bool:
@@ -142,8 +171,10 @@ class _Streamed:
         answer = self.answer
         if answer is None:
             completion = whole(self.plain)
-            if self._on_delta is not None and completion.output:
-                self._on_delta(completion.output)
+            output = completion.output
+            if self._on_delta is not None and output:
+                for piece in (output,) if isinstance(output, str) else text_pieces(output):
+                    self._on_delta(piece)
             return completion
         if not answer.sufficient:  # perhaps the last event lacks its blank line
             for event in self._parser.close():

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from theo_workers.messages import Completion, Usage
+from theo_workers.texts import Text
 from theo_workers.upstreams.answer import completion, count, lenient
 from theo_workers.upstreams.bill import Charged, billed
 from theo_workers.upstreams.complaint import complaint_of
@@ -70,7 +71,7 @@ def completed(
     output: list[Item] | None,
     *,
     identity: str | None,
-    text: str | None = None,
+    text: Text | None = None,
 ) -> Completion:
     """The completion of a response with these items; `text` is what a stream has delivered of it already."""
     if identity is None and isinstance(told.id, str):

@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from theo_workers.errors import UpstreamError
 from theo_workers.messages import Completion
-from theo_workers.upstreams.answer import clean
+from theo_workers.texts import clean
 from theo_workers.upstreams.complaint import complaint_of
+from theo_workers.upstreams.gathered import Gathered
 from theo_workers.upstreams.origin import Origin
 from theo_workers.upstreams.refusals import refusal_in_answer
 from theo_workers.upstreams.responses_answer import Item, ResponseObject, completed, spoken
@@ -37,7 +38,7 @@ class ResponsesStream:
 
     def __init__(self, origin: Origin, *, identity: str | None) -> None:
         self._origin, self._identity = origin, identity
-        self._texts: list[str] = []
+        self._texts = Gathered()
         self._items: list[Item] = []
         self._response: ResponseObject | None = None
         self._begun = False
@@ -80,19 +81,22 @@ class ResponsesStream:
             self._response,
             self._response.output or self._items,
             identity=self._identity,
-            text="".join(self._texts) if self._texts else None,
+            text=self._texts.whole() if self._texts else None,
         )
 
     def _rest(self, response: ResponseObject) -> str:
         """Text that the last event brings and no delta did, as from servers that send none."""
-        said, delivered = clean(spoken(response.output or ())[0]), "".join(self._texts)
+        said = clean(spoken(response.output or ())[0])
+        if self._texts.size >= len(said):
+            return ""
+        delivered = self._texts.so_far()
         return self._say(said[len(delivered) :]) if said.startswith(delivered) else ""
 
     def _say(self, delta: Any) -> str:
         if not isinstance(delta, str) or not delta:
             return ""
         text = clean(delta)
-        self._texts.append(text)
+        self._texts.add(text)
         self.kept += len(text)
         return text
 

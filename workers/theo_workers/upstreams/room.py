@@ -13,14 +13,15 @@ from collections.abc import Callable
 
 SMALL_BYTES = 262_144  # an answer of up to this much needs no room
 STEP_BYTES = 1_048_576
-ROOM_BYTES = 8 * STEP_BYTES
+ROOM_BYTES = 4 * STEP_BYTES
 
 
 class Room:
     """One per process; for one event loop."""
 
-    def __init__(self, size: int = ROOM_BYTES) -> None:
-        self._left = size
+    def __init__(self, size: int = ROOM_BYTES, *, on_left: Callable[[], None] | None = None) -> None:
+        """`on_left` is called when one that went on without room, as the largest do, is over."""
+        self._left, self._on_left = size, on_left
         self._waiting: deque[Share] = deque()  # those that let go meanwhile included
         self._ridden = False  # somebody goes on without room
 
@@ -41,6 +42,8 @@ class Room:
         self._left += share.taken
         if share.rides:
             self._ridden = False
+            if self._on_left is not None:
+                self._on_left()
         while self._waiting:
             first = self._waiting[0]
             if first.resume is not None:

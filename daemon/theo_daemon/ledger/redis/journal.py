@@ -17,6 +17,7 @@ from theo_daemon.ledger.operations import Operation
 from theo_daemon.ledger.records import Ask, Bury, Check, Forget, Granted, Landing, Verdict
 from theo_daemon.ledger.redis.told import Buried
 from theo_workers.clock import Clock
+from theo_workers.texts import length
 
 KEEP_S: Final = 10.0
 KEEP_BYTES: Final = 32_000_000  # of answers and outcomes
@@ -94,6 +95,6 @@ def _size(operation: Recorded) -> int:
     if not isinstance(operation, Landing):
         return 0
     settled = operation.settled
-    answer = 0 if settled is None or settled.cache is None else len(settled.cache.answer)
-    answer += 0 if operation.for_waiters is None else len(operation.for_waiters.answer)
-    return answer + sum(len(end.outcome or b"") for end in operation.ends)
+    answer = 0 if settled is None or settled.cache is None else length(settled.cache.answer)
+    answer += 0 if operation.for_waiters is None else length(operation.for_waiters.answer)
+    return answer + sum(length(end.outcome or b"") for end in operation.ends)

@@ -179,7 +179,7 @@ class RedisLedger(LedgerFace):
         return [f"{where}: {lost}. CONFIG SET appendonly yes"]
 
     def _buried(self, name: str) -> None:
-        self._watcher.on_death(name)
+        self._watcher.tell_of(name)
 
     def _look_behind(self) -> None:
         """Redis has lost what it had acknowledged: the next batch finds that out, and this one does for all."""

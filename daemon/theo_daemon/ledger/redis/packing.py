@@ -31,6 +31,7 @@ from theo_daemon.ledger.shared import (
     Ordered,
     PauseAsked,
 )
+from theo_workers.texts import Json, joined
 
 FIRST_TEXT: Final = 8  # the place of the first long text among the script's arguments
 _SCOPES: Final = 1_024  # lists of scopes that are kept packed
@@ -145,8 +146,8 @@ class Packer:
     def _forget(self, forget: Forget) -> _Packed:
         return ("forget", [entry_name(ref) for ref in forget.refs])
 
-    def _text(self, text: bytes) -> int:
-        self._texts.append(text)
+    def _text(self, text: Json) -> int:
+        self._texts.append(joined(text))
         return FIRST_TEXT + len(self._texts) - 1
 
     def _place_of(self, scopes: tuple[Scope, ...]) -> int:

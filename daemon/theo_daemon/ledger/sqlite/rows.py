@@ -8,7 +8,6 @@ from typing import TypeVar
 import apsw
 
 _CHUNK = 64  # rows of one statement
-_LARGE_BYTES = 262_144
 Bind = str | int | float | None
 _BindT = TypeVar("_BindT", str, int)
 
@@ -22,23 +21,6 @@ def insert_rows(db: apsw.Connection, head: str, rows: Sequence[tuple[Bind, ...]]
         sql = f"{head} VALUES {','.join([one] * size)} {tail}"
         db.execute(sql, [value for row in rows[start : start + size] for value in row])
         start += size
-
-
-def insert_texts(
-    db: apsw.Connection, head: str, rows: Sequence[tuple[tuple[Bind, ...], bytes]], tail: str = ""
-) -> None:
-    """`insert_rows`, each row with a text in UTF-8 as its last column.
-
-    Large texts go one at a time, and by a statement that is not kept: a kept one holds what it was bound to.
-    """
-    small = [(*binds, text.decode()) for binds, text in rows if len(text) <= _LARGE_BYTES]
-    insert_rows(db, head, small, tail)
-    if len(small) == len(rows):
-        return
-    for binds, text in rows:
-        if len(text) > _LARGE_BYTES:
-            sql = f"{head} VALUES ({marks(len(binds) + 1)}) {tail}"
-            db.execute(sql, (*binds, text.decode()), can_cache=False)
 
 
 def chunk(left: int) -> int:

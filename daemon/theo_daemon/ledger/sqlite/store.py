@@ -15,7 +15,8 @@ from theo_daemon.job import EntryRef
 from theo_daemon.ledger.records import Ask, CacheWrite, Check, JobEnd, PriorAttempt, Scope, Settled
 from theo_daemon.ledger.rules import Claims, KeptAnswer, Known, Remembered
 from theo_daemon.ledger.sqlite import balances
-from theo_daemon.ledger.sqlite.rows import Bind, chunk, insert_rows, insert_texts, marks, padded
+from theo_daemon.ledger.sqlite.rows import Bind, chunk, insert_rows, marks, padded
+from theo_daemon.ledger.sqlite.texts import TextColumn, insert_texts
 from theo_daemon.ledger.unknown_calls import LATE_ANSWER
 
 _decode_known = msgspec.json.Decoder(list[tuple[str, str, str, str | int | None, str | None]]).decode
@@ -199,7 +200,8 @@ def write_cache(db: apsw.Connection, writes: Sequence[tuple[CacheWrite, str]], n
     newest = {write.key: (write, model) for write, model in writes}
     insert_texts(
         db,
-        "INSERT OR REPLACE INTO cache(key, model, created_at, fresh_until, answer)",
+        "INSERT OR REPLACE",
+        TextColumn("cache", "key, model, created_at, fresh_until", "answer"),
         [
             ((write.key, model, now_ms, now_ms + write.ttl_ms), write.answer)
             for write, model in newest.values()
@@ -220,7 +222,8 @@ def write_ends(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None
     """Outcomes that must survive a crash, and what repeated ids are answered."""
     insert_texts(
         db,
-        "INSERT INTO outcomes(stream, entry_id, created_at, outcome)",
+        "INSERT",
+        TextColumn("outcomes", "stream, entry_id, created_at", "outcome"),
         [
             ((*end.ref, now_ms), end.outcome)
             for end in ends
@@ -253,7 +256,8 @@ def _remember(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None:
     """Only the push that holds the id decides what it is answered."""
     insert_texts(
         db,
-        "INSERT INTO ids(tenant, client_id, digest, stream, entry_id, created_at, outcome)",
+        "INSERT",
+        TextColumn("ids", "tenant, client_id, digest, stream, entry_id, created_at", "outcome"),
         [((end.tenant, end.client_id, end.digest, *end.ref, now_ms), end.outcome or b"") for end in ends],
         "ON CONFLICT(client_id, tenant) DO UPDATE SET outcome = excluded.outcome"
         " WHERE ids.stream = excluded.stream AND ids.entry_id = excluded.entry_id",

@@ -235,6 +235,7 @@ class Writer:
                 continue
             batch, call, end = ([], None, True) if mail is None else self._gather(mail)
             self._commit_batch(db, committer, gate, batch)
+            del mail, batch  # large answers may be in it, and it may be long until the next one
             if call is not None:
                 self._run_call(db, gate, call)
             if end:

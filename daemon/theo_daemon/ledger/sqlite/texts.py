@@ -1,0 +1,72 @@
+"""JSON texts in rows. A large one is written piece by piece: whoever has it keeps the only copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeGuard
+
+import apsw
+
+from theo_daemon.ledger.sqlite.rows import Bind, insert_rows, marks
+from theo_workers.texts import Json, length
+
+LARGE_BYTES = 262_144
+_FEW_PAGES = -4_096  # KiB
+_STEP_BYTES = 1_048_576
+_PLACE = "CAST(zeroblob(?) AS TEXT)"
+
+
+class TextColumn(NamedTuple):
+    """Where texts lie, and what lies beside them, in the order in which it is written."""
+
+    table: str
+    beside: str
+    name: str
+
+    @property
+    def into(self) -> str:
+        return f"INTO {self.table}({self.beside}, {self.name})"
+
+
+def insert_texts(
+    db: apsw.Connection,
+    verb: str,
+    column: TextColumn,
+    rows: Sequence[tuple[tuple[Bind, ...], Json]],
+    tail: str = "",
+) -> None:
+    """`insert_rows`, each row with a JSON text as its last value."""
+    small = [(*binds, text.decode()) for binds, text in rows if _is_small(text)]
+    insert_rows(db, f"{verb} {column.into}", small, tail)
+    if len(small) == len(rows):
+        return
+    (pages,) = db.execute("PRAGMA cache_size").fetchone() or (0,)
+    db.execute(
+        f"PRAGMA cache_size = {_FEW_PAGES}"
+    )  # the rest goes to the WAL at once, not through all that memory
+    try:
+        for binds, text in rows:
+            if not _is_small(text):
+                values = f"VALUES ({marks(len(binds))}, {_PLACE})"
+                _insert_large(db, column, f"{verb} {column.into} {values} {tail}", (binds, text))
+    finally:
+        db.execute(f"PRAGMA cache_size = {pages}")
+
+
+def _insert_large(
+    db: apsw.Connection, column: TextColumn, sql: str, row: tuple[tuple[Bind, ...], Json]
+) -> None:
+    """A place for it first: bound to a statement it would be copied, and kept with that."""
+    binds, text = row
+    place = db.execute(f"{sql} RETURNING rowid", (*binds, length(text)), can_cache=False).fetchone()
+    if place is None:
+        return  # `tail` forbids it
+    with db.blob_open("main", column.table, column.name, int(place[0]), True) as blob:
+        for piece in (text,) if isinstance(text, bytes) else text:
+            held = memoryview(piece)
+            for start in range(0, len(held), _STEP_BYTES):
+                blob.write(held[start : start + _STEP_BYTES])
+
+
+def _is_small(text: Json) -> TypeGuard[bytes]:
+    return isinstance(text, bytes) and len(text) <= LARGE_BYTES
