@@ -69,7 +69,7 @@ def test_a_process_that_is_started_again_goes_on_at_once_though_leases_are_long(
     killed.kill()
     fleet.provider.answer(Fate(), prompt="x")
     fleet.start()
-    assert [reply["status"] for reply in fleet.answers(entries, 10)] == ["ok"] * 6
+    assert [reply["status"] for reply in fleet.answers(entries, 20)] == ["ok"] * 6
 
 
 def test_a_reply_after_a_crash_tells_the_lost_attempt_and_its_cost(fleet: Fleet) -> None:
