@@ -101,7 +101,7 @@ class Claiming:
             if not asked.cancelled():  # answered in the very turn of the loop that we were cancelled in
                 self._disown(flight, want, asked.result())
             raise
-        if flight.disowned is not None:  # given up, which the worker does not know yet
+        if flight.disowned is not None or flight.lost:  # given up, which the worker does not know yet
             self._disown(flight, want, verdict)
             raise asyncio.CancelledError
         flight.asking = False

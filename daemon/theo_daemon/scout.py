@@ -97,10 +97,14 @@ class Scout:
             if self._taken:
                 return REST_S
             await self._behind.wait()
+        now = self._clock.monotonic()
+        peeks = now >= self._peek_at or self._at_once
+        if not peeks and not any(backlog.known() for backlog in self._backlogs.values()):
+            self.wanted = 0
+            return LOOK_EVERY_S
         waiting = self._waiting()
         wants = {lane: self._wants(waiting, lane) for lane in self._rules.lanes}
-        now = self._clock.monotonic()
-        if now >= self._peek_at or self._at_once:
+        if peeks:
             found = await self._peek(wants)
             self._at_once = self._at_once - 1 if found and self._at_once else 0
             self._peek_at = now + (LOOK_EVERY_S if found else REST_S)
@@ -116,10 +120,14 @@ class Scout:
         few = max(
             1, self._rules.few // (1 + self._peers())
         )  # the sooner they start, the more hands they are in
+        wanted: dict[Kind, int] = {}  # it is asked several times in a look
 
         def wants(kind: Kind) -> int:
-            number = waiting(lane, kind)
-            return 0 if number is None else max(0, few - number)
+            found = wanted.get(kind)
+            if found is None:
+                number = waiting(lane, kind)
+                found = wanted[kind] = 0 if number is None else max(0, few - number)
+            return found
 
         return wants
 
@@ -142,12 +150,15 @@ class Scout:
     async def _take(self, lane: str, wants: Wants, deliver: Deliver) -> int:
         """Take what is wanted and fits, of the rarest kinds first; how many more are known and wanted."""
         backlog = self._backlogs[lane]
+        known = backlog.known()
+        if not known:
+            return 0
         early = sum(ref in self._held for _, ref in self._taken)
         room = min(self._held.fits(self._room(), self._rules.max_job_bytes), self._rules.most - early)
         ids: list[str] = []
         wanted = 0
-        for kind, known in sorted(backlog.known().items(), key=lambda one: -wants(one[0])):
-            wanted += min(known, wants(kind), self._rules.most - early - wanted)
+        for kind, number in sorted(known.items(), key=lambda one: -wants(one[0])):
+            wanted += min(number, wants(kind), self._rules.most - early - wanted)
             ids += backlog.take(kind, min(wants(kind), room - len(ids)))
         if not ids:
             return wanted

@@ -18,6 +18,7 @@ TIMEOUT_S = 4.0
 FILE, REDIS = "file", "redis"  # where the ledger may be
 LEASE_S = {FILE: 3.0, REDIS: 6.0}  # a process that stands still must not be taken for dead
 UNSEEN_S = 1.0  # a process that ended by itself is noticed within this
+BUSY_AFTER_S = 0.25  # from when it serves
 AGAIN_AFTER_S = 0.25  # and its place is empty for so long
 ENDED_WITHIN_S = 10.0  # of a SIGKILL
 
@@ -30,14 +31,23 @@ class Boot:
         self.end: Word | None = None
         self.killed = False
         self.began_at, self.began_unix = time.monotonic(), time.time()
-        self._serves = False
+        self._serves_since: float | None = None
 
     @property
     def serves(self) -> bool:
         """Has it come as far as reading jobs?"""
-        if not self._serves and self.log.exists():
-            self._serves = b'"process_started"' in self.log.read_bytes()
-        return self._serves
+        if self._serves_since is None and self.log.exists() and b'"process_started"' in self.log.read_bytes():
+            self._serves_since = time.monotonic()
+        return self._serves_since is not None
+
+    @property
+    def at_work(self) -> bool:
+        """Has it had the time to begin something?"""
+        return (
+            self.serves
+            and self._serves_since is not None
+            and time.monotonic() > self._serves_since + BUSY_AFTER_S
+        )
 
     def send(self, number: signal.Signals) -> float:
         """Send a signal; when, monotonic. One that has just ended by itself does not mind."""
@@ -148,6 +158,10 @@ class Fleet:
     @property
     def serving(self) -> list[Boot]:
         return [boot for boot in self.alive if boot.serves]
+
+    @property
+    def at_work(self) -> list[Boot]:
+        return [boot for boot in self.alive if boot.at_work]
 
     @property
     def booting(self) -> list[Boot]:

@@ -23,7 +23,7 @@ STOP_S = (1.0, 2.5)
 AWAY_S = (0.0, 0.5)  # Redis
 TICK_S = 0.02
 RECONNECTED_WITHIN_S = 2.0
-KILL_BOOTING = 0.2  # of the kills, where one is booting
+KILL_BOOTING = 0.2  # of the kills
 FSYNC = ("always", "everysec")  # in turn, from one restart of Redis to the next
 
 
@@ -93,15 +93,16 @@ class Trouble:
     # -- processes -------------------------------------------------------------------------------------
 
     def _kill(self) -> None:
-        """Mostly one that serves, as it has something to lose; where there is none, wait."""
-        serving, booting = self._fleet.serving, self._fleet.booting
-        if booting and self._random.random() < KILL_BOOTING:
-            self.faults.kills_of_booting += 1
-            serving = booting
-        if not serving:
-            self._later(0.1, self._kill)
+        """Mostly one that is at work, and has something to lose; where there is none, wait."""
+        self._kill_one(booting=self._random.random() < KILL_BOOTING)
+
+    def _kill_one(self, *, booting: bool) -> None:
+        found = self._fleet.booting if booting else self._fleet.at_work
+        if not found:
+            self._later(TICK_S, lambda: self._kill_one(booting=booting))
             return
-        boot = self._random.choice(serving)
+        boot = self._random.choice(found)
+        self.faults.kills_of_booting += booting
         self.faults.kills[boot.name] = self._fleet.kill(boot)
         self._end_stop(boot)
         self.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,26 @@ async def test_a_claim_that_takes_longer_than_the_lease_is_given_back() -> None:
         await stage.advance(10)
         assert stage.end(ref) == "ok"
     books.close()
+
+
+async def test_a_claim_that_is_granted_as_its_entry_is_lost_is_not_sent(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both in one turn of the loop: the flight hears of its end after its worker has heard that it may call."""
+    ask = stage.ledger.ask
+
+    def losing(*asked: Any, **more: Any) -> Any:
+        verdict = ask(*asked, **more)
+        verdict.add_done_callback(lambda _: stage.dispatcher.lose([ref]))
+        return verdict
+
+    monkeypatch.setattr(stage.ledger, "ask", losing)
+    ref = stage.push()
+    await stage.advance(5)
+    assert stage.upstreams["m"].prompts == []
+    assert stage.end(ref) == "waiting"
+    assert stage.rows("SELECT state FROM attempts") == [("void",)]
+    assert stage.rows("SELECT count(*) FROM inflight") == [(0,)]
 
 
 async def test_a_circuit_that_opened_while_the_leases_were_in_doubt_lets_nothing_out(stage: Stage) -> None:

@@ -36,12 +36,8 @@ class Reply(Struct, frozen=True):
 
     at: float
     stream: str
-    words: list[bytes]
+    fields: dict[str, str]
     age: int
-
-    @property
-    def fields(self) -> dict[str, str]:
-        return text_fields(self.words)
 
 
 class Cancelled(Struct, frozen=True):
@@ -123,7 +119,7 @@ class Witness:
     def _added(self, key: bytes, entry: Id, fields: list[bytes]) -> None:
         self._server.added(key)
         if key.startswith(REPLIES):
-            self.replies.append(Reply(self._now(), key.decode(), fields, len(self.losses)))
+            self.replies.append(Reply(self._now(), key.decode(), text_fields(fields), len(self.losses)))
         elif key == EVENTS:
             self.events[fields[1].decode()] += 1
         elif key == DEAD:
