@@ -58,7 +58,7 @@ failover: $(VENV)/.installed ## what a failing first candidate adds to a job's l
 breaker: $(VENV)/.installed ## how soon an open circuit is known to all processes, and how many probes they send
 	@$(BIN)/python -m tests.bench.breaker $(ARGS)
 
-chaos: $(VENV)/.installed ## four minutes of kill -9, stalls and faults on real processes, counted from outside
+chaos: $(VENV)/.installed ## five minutes of kill -9, stalls, faults and a forgetful Redis on real processes, counted from outside
 	@$(BIN)/python -m tests.chaos.run $(ARGS)
 
 sim: $(VENV)/.installed ## thousands of seeded worlds in virtual time, with every fault there is; a failing seed is printed

@@ -7,11 +7,12 @@ import contextlib
 import random
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from theo_daemon import __version__, process_memory
 from theo_daemon.addresses import is_cluster
-from theo_daemon.background import running
+from theo_daemon.background import first_failure, running
 from theo_daemon.config import Config
 from theo_daemon.core import Core
 from theo_daemon.ledger import process_name
@@ -74,14 +75,14 @@ class Daemon:
             await side.time.sync()
             core = await self._core(stack, side, telemetry)
             pin = await self._pin(stack, core, side, telemetry, link)
-            await self._status_port(stack, core, side, telemetry, link)
-            await side.start(stack)
+            looking = await self._status_port(stack, core, side, telemetry, link)
+            beside = [looking, *core.background, *await side.start(stack)]
             stack.enter_context(StallGuard(STALL_LEASES * self.config.ingress.lease_s))
             process_memory.freeze()
             telemetry.event(
                 names.PROCESS_STARTED, version=__version__, consumer=self.consumer, redis=link.shown
             )
-            await self._serve(core, side, telemetry, pin)
+            await self._serve(core, side, telemetry, pin, first_failure(beside))
             telemetry.event(names.PROCESS_STOPPED)
 
     # -- building ------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ class Daemon:
 
     async def _status_port(
         self, stack: AsyncExitStack, core: Core, side: RedisSide, telemetry: Telemetry, link: RedisLink
-    ) -> None:
+    ) -> asyncio.Task[None]:
         snapshot = Snapshot(
             core=core,
             intake=side.intake,
@@ -181,31 +182,34 @@ class Daemon:
         )
         stack.push_async_callback(status.close)
         self.status_url = await status.start(self.config.telemetry.http)
-        await stack.enter_async_context(running(snapshot.run()))
+        return await stack.enter_async_context(running(snapshot.run()))
 
     # -- serving and its end -------------------------------------------------------------------------
 
     async def _serve(
-        self, core: Core, side: RedisSide, telemetry: Telemetry, pin: asyncio.Task[None]
+        self, core: Core, side: RedisSide, telemetry: Telemetry, *essential: asyncio.Future[None]
     ) -> None:
+        """Until told to drain, or one of `essential`, or of what is started here, has failed."""
         dispatcher = core.dispatcher
         leasing = asyncio.create_task(side.leases.run(dispatcher.deliver))
         reading = asyncio.create_task(side.intake.run(dispatcher.deliver))
-        inheriting = asyncio.create_task(side.heir(dispatcher))
+        take_over = partial(side.leases.take_over, deliver=dispatcher.deliver)
+        inheriting = asyncio.create_task(side.heir.run(take_over))
         scouting = asyncio.create_task(side.scout.run(dispatcher.deliver))
         rehearsing = asyncio.create_task(side.quarantine.run())
-        core.ledger.on_death(side.inherit)
+        core.ledger.on_death(side.heir.inherit)
         side.events.emit("process_joined", consumer=self.consumer)
         try:
             await self._until_drained(
-                reading, leasing, scouting, rehearsing, pin, core.supervising, core.ledger.crashed
+                *(reading, leasing, inheriting, scouting, rehearsing, core.supervising, core.ledger.crashed),
+                *essential,
             )
             telemetry.event(names.DRAIN_STARTED, held=dispatcher.held)
         finally:
             side.intake.stop()
             for ending in (inheriting, scouting, rehearsing):
                 ending.cancel()
-            for ending in (reading, scouting, rehearsing):
+            for ending in (reading, inheriting, scouting, rehearsing):
                 with contextlib.suppress(asyncio.CancelledError):
                     await ending
         side.leases.take_no_more()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,3 +26,17 @@ async def running(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+def first_failure(tasks: Iterable[asyncio.Task[None]]) -> asyncio.Future[None]:
+    """Ends when one of these fails, with what it raised. To end by itself, or to be cancelled, is no failure."""
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def ended(task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not failed.done():
+            failed.set_exception(error)
+
+    for task in tasks:
+        task.add_done_callback(ended)
+    return failed

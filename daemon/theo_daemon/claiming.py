@@ -18,6 +18,8 @@ from theo_daemon.ports import Holds
 from theo_workers.clock import Clock
 from theo_workers.errors import GenerationError, NotAdmitted
 
+LONG_S = 0.1  # on its way: what the worker knew of its model when it admitted the call may not hold any more
+
 
 class NotGranted(Exception):
     """The call of `model` must not go out."""
@@ -49,7 +51,8 @@ class Claiming:
 
     async def claim(self, flight: Flight, want: Want) -> None:
         """The last step before the provider is called: the attempt goes on record, its bound is held."""
-        if self._clock.monotonic() >= self._holds.kept_until:
+        asked_at = self._clock.monotonic()
+        if asked_at >= self._holds.kept_until:
             self.settle(flight)
             await self._holds.kept()
             raise NotAdmitted("lease", None)  # what was admitted before the wait may not be now: another turn
@@ -65,7 +68,7 @@ class Claiming:
         try:
             if verdict.prior:
                 self._asking.heed_prior(flight, verdict.prior)
-            self._check_lease()
+            self._check_time(want, asked_at)
             self._check_own_ceiling(flight, want)
         except (GenerationError, NotAdmitted, NotGranted):
             self._void(flight, want, verdict)
@@ -108,7 +111,7 @@ class Claiming:
         """Granted, but never sent: certainly not billed."""
         if isinstance(verdict, Granted):
             flight.holding = False
-            self._ledger.tell(_voided(flight, want))
+            flight.leave_loose(self._ledger.land(_voided(flight, want)))
 
     def _check_own_ceiling(self, flight: Flight, want: Want) -> None:
         """Once more, as the job that leads may be another, or a lost call known, since it was looked at."""
@@ -116,10 +119,13 @@ class Claiming:
         if limit_nano is not None and not fits(want.bound_nano, limit_nano - flight.cost_nano):
             raise NotGranted(want.model, Clear())
 
-    def _check_lease(self) -> None:
-        """The commit may have taken so long that the entry is another process's by now."""
-        if self._clock.monotonic() >= self._holds.kept_until:
+    def _check_time(self, want: Want, asked_at: float) -> None:
+        """The commit may have taken so long that the entry is another process's by now, or the model's circuit open."""
+        now = self._clock.monotonic()
+        if now >= self._holds.kept_until:
             raise NotAdmitted("lease", None)
+        if now - asked_at > LONG_S and not self._fleet.still_takes(want, now):
+            raise NotAdmitted("circuit_open", None)
 
 
 def _voided(flight: Flight, want: Want) -> Landing:

@@ -128,7 +128,7 @@ class RoutingConfig(Struct, frozen=True, kw_only=True):
     circuit_breaker_minimum_calls: ShortCount = 20
     circuit_breaker_window_s: Seconds = 60.0
     circuit_breaker_ramp_s: PauseSeconds = 10.0
-    circuit_breaker_adaptive: bool = False
+    circuit_breaker_adaptive: bool | Literal["history", "throttle"] = False  # true: both
     adaptive_concurrency: bool = False
     cache_enabled: bool = True
     cache_ttl_seconds: PauseSeconds = 300.0
@@ -165,6 +165,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     tpm: Count | None = None
     context_window: Count | None = None
     max_output_tokens: Count | None = None
+    hidden_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None  # None: as measured of its kind
     input_cost_per_mtok: Usd | None = None  # None: as in the price table
     output_cost_per_mtok: Usd | None = None
     routing: RoutingConfig = RoutingConfig()

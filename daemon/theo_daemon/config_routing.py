@@ -20,7 +20,7 @@ _PER_JOB = (
 
 def read_window(value: object) -> SpendWindow:
     """The value of a `spend_window`. Raises ValueError."""
-    return parse_window(value if isinstance(value, str) else "")
+    return parse_window(value if isinstance(value, str) else str(value))
 
 
 def _fallbacks(value: object) -> dict[str, tuple[str, ...]]:

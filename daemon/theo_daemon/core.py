@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from theo_daemon import process_memory
+from theo_daemon.addresses import is_loopback
 from theo_daemon.budgets import Budgets
 from theo_daemon.catalogue import Catalogue
 from theo_daemon.config import Config, ModelConfig, RoutingConfig
@@ -39,7 +40,9 @@ from theo_workers.prices import Price
 from theo_workers.slots import Slots
 from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
+from theo_workers.throttle import Throttle
 from theo_workers.tokens.count import TokenCounter
+from theo_workers.tokens.families import OWN_HIDDEN, family_for, is_known
 from theo_workers.upstreams.build import build_upstream
 from theo_workers.upstreams.room import Room
 
@@ -140,6 +143,11 @@ class Core:
         assert self._supervising is not None
         return self._supervising
 
+    @property
+    def background(self) -> list[asyncio.Task[None]]:
+        """What must not fail, beside the workers."""
+        return [task for task in (self._repricing, self._saving) if task is not None]
+
     def dispatch(
         self,
         *,
@@ -194,7 +202,9 @@ class Core:
             if model.region is not None:
                 self.regions.add(Watched(model.name, model.region, breaker, worker))
         usual = UsualLatency(worker.health)
-        return Member(model, worker, self._price(model), breaker, retries, usual, place=place)
+        return Member(
+            model, worker, self._price(model), breaker, retries, usual, place=place, unseen=_unseen(model)
+        )
 
     def _price(self, model: ModelConfig) -> Price | None:
         return price_for(
@@ -219,7 +229,8 @@ def _breaker(routing: RoutingConfig) -> Breaker:
         threshold=routing.circuit_breaker_threshold,
         timeout_s=routing.circuit_breaker_timeout_s,
         rate=rate,
-        adaptive=routing.circuit_breaker_adaptive,
+        adaptive=routing.circuit_breaker_adaptive in (True, "history"),
+        throttle=Throttle() if routing.circuit_breaker_adaptive in (True, "throttle") else None,
     )
 
 
@@ -256,6 +267,19 @@ def _spec(model: ModelConfig) -> ModelSpec:
         script=model.script,
         script_end=model.script_end,
     )
+
+
+def _unseen(model: ModelConfig) -> int:
+    """What its provider adds to a prompt beyond what is usual of its kind, in tokens at most; less where negative."""
+    hidden = model.hidden_tokens
+    if (
+        hidden is None
+        and model.base_url
+        and is_loopback(model.base_url)
+        and not is_known(model.provider, model.model)
+    ):
+        hidden = OWN_HIDDEN
+    return 0 if hidden is None else hidden - family_for(model.provider, model.model).hidden
 
 
 def _fingerprint(model: ModelConfig) -> str:

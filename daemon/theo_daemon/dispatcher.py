@@ -143,13 +143,13 @@ class Dispatcher:
     def give_way(self, count: int) -> list[EntryRef]:
         """Let go of about so many parked jobs, for others that could run; the entries to hand back.
 
-        The latest go first, and none that has cost anything.
+        The latest go first, and none that was called for: whoever takes it over would begin anew.
         """
         back: list[EntryRef] = []
         for flight in self._turns.parked():
             if len(back) >= count:
                 break
-            if flight.cost_nano == 0 and not flight.landing and flight.task is not None:
+            if not (flight.tried or flight.cost_nano or flight.landing) and flight.task is not None:
                 back += [ticket.ref for ticket in flight.tickets if not ticket.ended]
                 flight.gives_way = True
                 flight.task.cancel()
@@ -310,7 +310,7 @@ class Dispatcher:
             serves_all = result.shared or not flight.waiters
             if serves_all:
                 self._flights.pop(
-                    flight.key, None
+                    flight.place, None
                 )  # who comes now finds the answer in the ledger, or flies anew
             await self._landings.land(flight, result, all_of_it=serves_all)
             self._hold_lines.freed(flight.scopes)

@@ -17,6 +17,8 @@ EVENTS: Final = MappingProxyType(
         "model_unknown": "a provider does not know the configured model, which others stand in for; details: reason",
         "model_enabled": "an operator put the model back",
         "model_paused": "the provider asked to wait; details: retry_after_ms, error_code, status_code",
+        "model_throttled": "a model takes less than half of the calls it gets, so some go to others; told once "
+        "until none has gone for two minutes; details: share (of its calls)",
         "retries_spent": "an endpoint fails so often that jobs are not repeated there, told once until it recovers",
         "bound_violated": "a provider billed more than its own limits allow; the model is stopped",
         "region_evicted": "a region is out of order as a whole; details: region, circuits that are open",

@@ -23,6 +23,7 @@ from theo_daemon.region_watch import RegionWatch
 from theo_daemon.retry_budget import RetryBudget
 from theo_daemon.routing import AWAY, LATE, LOAD_STEPS, SLOW, Candidate, best, choose
 from theo_daemon.standings import Standings
+from theo_daemon.throttling import throttling
 from theo_daemon.usual import UsualLatency
 from theo_workers.breaker import Breaker, Closed
 from theo_workers.clock import Clock
@@ -52,6 +53,7 @@ class Member(Struct, frozen=True):
     free: bool = False  # certainly nothing is charged
     place: int = 0  # of its region, in order of preference
     snapshot: str | None = None  # of the price, for the books
+    unseen: int = 0  # prompt tokens that a call's bound has more, or fewer, than is usual for its kind
 
 
 class Fleet:
@@ -72,6 +74,8 @@ class Fleet:
         self._budgets, self._standings = budgets, standings
         self._counter, self._clock, self._rng = counter, clock, rng
         self.counter, self._regions = counter, regions
+        breakers = {name: member.breaker for name, member in members.items()}
+        self._throttling = throttling(breakers, rng=rng, observer=standings)
         self.learner: Learner | None = None  # None: among the best, weights decide
 
     def __getitem__(self, model: str) -> Member:
@@ -124,6 +128,14 @@ class Fleet:
             if left_ms is not None and (usual_ms := member.usual.ms) > left_ms:
                 flaws |= LATE
             candidates.append(Candidate(name, routing.weight, load, flaws, usual_ms))
+        chosen = self._one_of(candidates, workflow, size, now)
+        if self._throttling is not None:  # the last one is asked all the same: no job waits for a throttle
+            while len(candidates) > 1 and chosen is not None and self._throttling.passes_over(chosen, now):
+                candidates = [one for one in candidates if one.model != chosen]
+                chosen = self._one_of(candidates, workflow, size, now)
+        return chosen
+
+    def _one_of(self, candidates: Sequence[Candidate], workflow: str, size: int, now: float) -> str | None:
         if self.learner is None:
             return choose(candidates, self._rng.random())
         pool = [one.model for one in best(candidates)]
@@ -140,7 +152,10 @@ class Fleet:
     def first_free(self, models: Sequence[str]) -> str | None:
         """Of these, the first that would start a call at once."""
         now = self._clock.monotonic()
-        return next((name for name in models if self._members[name].worker.free(now) > 0), None)
+        free = [name for name in models if self._members[name].worker.free(now) > 0]
+        while self._throttling is not None and len(free) > 1 and self._throttling.passes_over(free[0], now):
+            del free[0]
+        return free[0] if free else None
 
     def preferred(self, models: Sequence[str], route: Route, job: Job, size: int) -> Sequence[str]:
         """Of these, the ones to choose from: all of them, or the cheaper ones while a budget is under pressure."""
@@ -215,6 +230,15 @@ class Fleet:
         lease_s = member.config.routing.timeout_s + PROBE_SLACK_S
         return structs.replace(want, probe_until_ms=int((self._clock.wall() + lease_s) * 1000))
 
+    def still_takes(self, want: Want, now: float) -> bool:
+        """Would its model take the call that was admitted a while ago? Who has the right to probe has it on record."""
+        member = self._members[want.model]
+        if want.probe_until_ms is not None:
+            return True
+        return isinstance(member.breaker.state, Closed) and isinstance(
+            member.worker.availability(now), Available
+        )
+
     def heed(self, want: Want, verdict: Verdict) -> None:
         """What the claim's answer tells of its model, or of its budgets."""
         if want.rate is not None or want.probe_until_ms is not None:
@@ -249,7 +273,7 @@ class Fleet:
             )
             if prompt_bound is None:
                 return None
-        return bound_nano(member.price, prompt_bound, cap)
+        return bound_nano(member.price, prompt_bound + member.unseen, cap)
 
     def capped_params(self, model: str, route: Route, job: Job) -> Mapping[str, Any]:
         """The job's, for a call under a ceiling: where nothing else caps its answer, with the cap of the bound."""

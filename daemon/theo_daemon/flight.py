@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from theo_daemon.ceilings import Barred
 from theo_daemon.job import EntryRef, Failed, Word
@@ -74,9 +75,9 @@ class Flight:
         "aside", "asking", "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "disowned",
         "doubtful", "flush",
         "gives_way", "held", "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed",
-        "looked", "lost", "measured", "names", "passed", "place", "prior", "prompt_bounds", "queued_at", "records",
-        "route", "scopes", "sent", "sent_attempt", "settled", "streamed", "targets", "task", "text", "tried",
-        "tried_before", "waited_since_ms", "waiters", "wake", "withdrawn",
+        "looked", "loose", "lost", "measured", "names", "passed", "place", "prior", "prompt_bounds", "queued_at",
+        "records", "route", "scopes", "sent", "sent_attempt", "settled", "streamed", "targets", "task", "text",
+        "tried", "tried_before", "waited_since_ms", "waiters", "wake", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, key: str, lead: Ticket) -> None:
@@ -102,6 +103,8 @@ class Flight:
         self.holding = False  # the ledger's claim on the key is ours
         self.asking = False  # the claim of its next call is on its way to the ledger, or its verdict back
         self.disowned: asyncio.Future[Landing | None] | None = None  # that claim's void, for who ends the job
+        # Claims that nobody wants any more: each ends once it can cost nothing, and that is on record.
+        self.loose: tuple[asyncio.Future[Any], ...] = ()
         self.gives_way = False  # it was parked, and is let go of for jobs that can run
         self.landing = False  # the outcome is being recorded: too late to withdraw
         self.looked = False  # the ledger was asked for answers already
@@ -135,6 +138,7 @@ class Flight:
     def restart(self) -> None:
         """The next waiting job takes over: with attempts and costs of its own."""
         self._promote()
+        self.key = flight_key(self.lead)
         self.names = self.candidates = self.targets = self.route.names
         self.line, self.barred, self.passed = self.route.name, {}, frozenset()
         self.aside = frozenset()
@@ -144,6 +148,10 @@ class Flight:
         self.looked, self.landing, self.sent_attempt = False, False, None
         self.withdrawn, self.asking, self.disowned = None, False, None
         self.text, self.sent, self.streamed = [], 0, False
+
+    def leave_loose(self, end: asyncio.Future[Any]) -> None:
+        """The job must not be told what it cost before this."""
+        self.loose = (*(one for one in self.loose if not one.done()), end)
 
     @property
     def under_way(self) -> bool:
@@ -174,7 +182,7 @@ class Flight:
         self.waiters.insert(0, self.lead)
         self._forget_prior()
         self.lead, first.flight = first, self
-        self.key = flight_key(first)  # with `cache = off` it is the entry's own
+        self.key = flight_key(first)
 
     def hand_over(self) -> None:
         """The lead has left: the next job that waits goes on with the call, under its own ceiling."""
@@ -216,11 +224,17 @@ class Flight:
 
 
 def flight_key(ticket: Ticket) -> str:
-    """Jobs with one key share a call. `refresh` shares with `refresh` only, `off` with nobody."""
+    """Jobs with one key share a call. `refresh` shares with `refresh` only, `off` with pushes of its own id.
+
+    It must not depend on which of those leads: the call may go on for another of them, whose entry a peer may have by
+    then, and who looks there whether it is made.
+    """
     match ticket.job.cache:
         case "use":
             return ticket.key
         case "refresh":
             return f"{ticket.key}:refresh"
+        case "off" if ticket.job.client_id is not None:
+            return f"{ticket.key}:id:{ticket.job.client_id}"
         case "off":
             return f"{ticket.key}:{ticket.ref.stream}:{ticket.ref.entry_id}"

@@ -36,11 +36,25 @@ class Rival:
     def __init__(self, *, fleet: Fleet, ledger: Claims, asking: Asking) -> None:
         self._fleet, self._ledger, self._asking = fleet, ledger, asking
         self.sent = False
+        self._on_its_way = False  # its claim, or the verdict
+        self._gone: asyncio.Future[None] | None = None  # given up: ends when that can cost nothing any more
 
     async def claim(self, flight: Flight, want: Want) -> None:
         """The last step before the provider is called. Raises NotSent."""
-        question = self._asking.ask(flight, want)
-        verdict = await self._ledger.ask(question, orphaned=partial(self._void, want))
+        if self._given_up():  # which the worker does not know yet
+            raise NotSent
+        asked = self._ledger.ask(self._asking.ask(flight, want), orphaned=partial(self._void, want))
+        self._on_its_way = True
+        try:
+            verdict = await asked
+        except asyncio.CancelledError:
+            if not asked.cancelled():  # answered in the very turn of the loop that we were cancelled in
+                self._void(want, asked.result())
+            raise
+        if self._given_up():
+            self._void(want, verdict)
+            raise NotSent
+        self._on_its_way = False
         assert verdict is not None
         self._fleet.heed(want, verdict)
         if not isinstance(verdict, Granted):
@@ -48,10 +62,27 @@ class Rival:
         flight.listed.add(want.attempt_id)
         self.sent = True
 
+    def _given_up(self) -> bool:
+        return self._gone is not None
+
+    def give_up(self, flight: Flight) -> None:
+        """It was not sent, and must not be."""
+        self._gone = asyncio.get_running_loop().create_future()
+        if self._on_its_way:
+            flight.leave_loose(self._gone)
+
     def _void(self, want: Want, verdict: Verdict | None) -> None:
         """Granted, but its call was given up meanwhile."""
-        if isinstance(verdict, Granted):
-            self._ledger.tell(Landing(settled=settled(want, "void", cost_nano=0, latency_ms=0.0)))
+        if not isinstance(verdict, Granted):
+            self._over()
+            return
+        void = Landing(settled=settled(want, "void", cost_nano=0, latency_ms=0.0))
+        self._ledger.land(void).add_done_callback(self._over)
+
+    def _over(self, _void: object = None) -> None:
+        self._on_its_way = False
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
 
 
 class Hedging:
@@ -129,18 +160,18 @@ class Hedging:
         try:
             await asyncio.wait((first.result, second.result), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._drop(flight, second, sent=rival.sent)
+            self._drop(flight, second, rival)
             self._give_up(flight, first)
             raise
         second_wins = _answered(second) and not _answered(first)
         if second_wins or (rival.sent and not second.result.done() and _leaves_it_to_others(first)):
-            self._drop(flight, first, sent=True)
+            self._drop(flight, first)
             flight.sent_attempt = second.want.attempt_id
             return second
-        self._drop(flight, second, sent=rival.sent)
+        self._drop(flight, second, rival)
         return first
 
-    def _drop(self, flight: Flight, call: Started, *, sent: bool) -> None:
+    def _drop(self, flight: Flight, call: Started, rival: Rival | None = None) -> None:
         """Close the call that does not count, and book it by itself: the landing is the other's."""
         result = _result_of(call)
         if result is None:
@@ -149,7 +180,9 @@ class Hedging:
             self._bookings.failed(flight, call, result)
         elif isinstance(result, Completed):
             self._bookings.spare(flight, call, result)
-        elif sent:
+        elif rival is not None and not rival.sent:
+            rival.give_up(flight)
+        else:
             self._bookings.charge(flight, call.want, Outcome.CANCELLED, code=None)
         if flight.settled is not None:
             self._ledger.tell(Landing(settled=flight.settled))

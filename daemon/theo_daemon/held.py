@@ -29,6 +29,7 @@ class HeldEntries:
         self.kept_until = (
             math.inf
         )  # monotonic seconds; from then on a peer may have taken over what is held here
+        self._kept_since = math.inf  # as `kept_until`, of what was added since the renewal under way began
         self._doubted: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
@@ -40,9 +41,13 @@ class HeldEntries:
     def __iter__(self) -> Iterator[EntryRef]:
         return iter(self._sizes)
 
+    def renewing(self) -> None:
+        """What is held now is going to be renewed: see `keep`."""
+        self._kept_since = math.inf
+
     def keep(self, until: float) -> None:
-        """All that is held now is ours until then; what is not was released."""
-        self.kept_until = until
+        """All that was held when the renewal began, and is still held, is ours until then."""
+        self.kept_until = min(until, self._kept_since)
         if self._doubted is not None:
             self._doubted.set_result(None)
             self._doubted = None
@@ -50,6 +55,7 @@ class HeldEntries:
     def doubt_from(self, until: float) -> None:
         """Something was added that is ours until then at most, and from then on only if it is renewed."""
         self.kept_until = min(self.kept_until, until)
+        self._kept_since = min(self._kept_since, until)
 
     async def kept(self) -> None:
         """Wait until it is known again what of this is ours."""

@@ -93,7 +93,12 @@ class Landings:
     async def _record(
         self, flight: Flight, result: Result, ends: Sequence[tuple[Ticket, JobOutcome]]
     ) -> None:
-        """Commit C, where there is anything to commit."""
+        """Commit C, where there is anything to commit.
+
+        If we died with a claim loose, it would be charged, as a call that was sent: nothing is told before.
+        """
+        if flight.loose:
+            await asyncio.wait(flight.loose)
         called = bool(flight.attempts)
         rows = [
             JobEnd(

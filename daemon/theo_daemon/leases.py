@@ -113,6 +113,7 @@ class Leases:
         """
         asked_at = self._clock.monotonic()
         late = asked_at >= self._held.kept_until
+        self._held.renewing()
         lost, gone = await self._renew(list(self._held))
         if late:  # we stood still, or Redis was away: a peer may even have finished some of them
             lost += await self._finished(gone)
@@ -137,7 +138,7 @@ class Leases:
         while cursors and (count := self._fits()) > 0:
             share = min(PAGE, max(1, count // len(cursors)))
             head = (self._rules.group, self._consumer, self._rules.suspect_from, self._lease_ms)
-            asked = list(cursors)
+            asked, asked_at = list(cursors), self._clock.monotonic()
             replies = await self._wire.run_all(
                 RECLAIM, [((stream, self._early), (*head, at, share)) for stream, at in cursors.items()]
             )
@@ -148,7 +149,7 @@ class Leases:
                     del cursors[stream]  # the intake creates it
                     continue
                 cursor, *found = reply
-                taken += self._take(deliver, stream, found, "entries_reclaimed")
+                taken += self._take(deliver, stream, found, "entries_reclaimed", asked_at)
                 if cursor == b"0-0":
                     del cursors[stream]
                 else:
@@ -158,14 +159,16 @@ class Leases:
     async def adopt(self, deliver: Deliver) -> int:
         """Fetch entries that Redis delivered to this process and that never arrived; the number fetched."""
         idle_ms = int(self._rules.adopt_after_s * 1000)
-        return await self._take_from(self._consumer, deliver, idle_ms=idle_ms, event="entries_adopted")
+        _, taken = await self._take_from(self._consumer, deliver, idle_ms=idle_ms, event="entries_adopted")
+        return taken
 
     async def take_over(self, consumer: str, deliver: Deliver) -> int:
-        """Take what a consumer known to be dead held, without waiting for its leases to end; their number.
+        """Take what a consumer known to be dead held, without waiting for its leases to end.
 
-        As far as there is room; the rest is reclaimed later.
+        As far as there is room. Returns how many entries are left with it.
         """
-        return await self._take_from(consumer, deliver, idle_ms=0, event="entries_reclaimed")
+        found, taken = await self._take_from(consumer, deliver, idle_ms=0, event="entries_reclaimed")
+        return found - taken
 
     async def hand_back(self, refs: Iterable[EntryRef]) -> bool:
         """Stop holding these; a peer's next look takes them over at once.
@@ -231,16 +234,19 @@ class Leases:
             found += [ref for ref, mark in zip(page, marks, strict=True) if _raised(mark) is not None]
         return found
 
-    async def _take_from(self, owner: str, deliver: Deliver, *, idle_ms: int, event: str) -> int:
-        taken = 0
+    async def _take_from(self, owner: str, deliver: Deliver, *, idle_ms: int, event: str) -> tuple[int, int]:
+        """How many were found with the owner, and how many of them are taken."""
+        seen = taken = 0
         for stream in self._lane_of:
             pending = [ref async for ref in self._pending(stream, owner, idle_ms=idle_ms)]
             ids = [ref.entry_id for ref in pending if ref not in self._held]
+            seen += len(ids)
             for page in _pages(ids[: max(0, self._fits())]):
                 args = (self._rules.group, self._consumer, self._rules.suspect_from, owner, idle_ms, *page)
+                asked_at = self._clock.monotonic()
                 found = await self._wire.run(TAKE, (stream, self._early), args)
-                taken += self._take(deliver, stream, found, event)
-        return taken
+                taken += self._take(deliver, stream, found, event, asked_at)
+        return seen, taken
 
     async def _pending(self, stream: str, owner: str, *, idle_ms: int) -> Any:
         start = "-"
@@ -268,8 +274,11 @@ class Leases:
         for name in sorted(names):
             self._events.emit("consumer_removed", consumer=name.decode("utf-8", "replace"))
 
-    def _take(self, deliver: Deliver, stream: str, found: Sequence[Any], event: str) -> int:
-        """Hold what a script has given us and pass it on; how many that were."""
+    def _take(self, deliver: Deliver, stream: str, found: Sequence[Any], event: str, asked_at: float) -> int:
+        """Hold what a script has given us and pass it on; how many that were.
+
+        Their leases began when Redis gave them, which was not before `asked_at`, however late its answer came.
+        """
         entries, suspects, vanished = found
         lane = self._lane_of[stream]
         # Redis before 7 gives a nil in the place of an entry that was deleted.
@@ -283,6 +292,7 @@ class Leases:
         doubtful = [one for one in doubtful if one.ref in new]
         count = len(fresh) + len(doubtful)
         if count:
+            self._held.doubt_from(asked_at + self._rules.lease_s)
             self._events.emit(event, job_stream=stream, count=count)
         if fresh:
             deliver(fresh)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from theo_daemon.background import running
 from theo_daemon.backlog import Kind
 from theo_daemon.config import Config
 from theo_daemon.control import ControlReader, OnOrder
 from theo_daemon.core import Core
-from theo_daemon.dispatcher import Dispatcher
 from theo_daemon.events import StreamEvents
 from theo_daemon.fields import DEFAULT_WORKFLOW
+from theo_daemon.heir import Heir
 from theo_daemon.held import HeldEntries, Room
 from theo_daemon.intake import IntakeRules, StreamIntake
 from theo_daemon.keys import Keys
@@ -73,7 +70,7 @@ class RedisSide:
             now_ms=self.time.now_ms, events=self.events, clock=clock, rng=rng,
         )  # fmt: skip
         self.held = HeldEntries()
-        self._dead: asyncio.Queue[str] = asyncio.Queue()
+        self.heir = Heir(lease_s=config.ingress.lease_s, clock=clock, rng=rng)
 
     def attach(self, core: Core, on_order: OnOrder, shut: Callable[[], bool]) -> None:
         """Build what feeds the core's dispatcher. No jobs are read while `shut`: see `look_again`.
@@ -133,25 +130,17 @@ class RedisSide:
         """It may not be shut any more."""
         self.held.freed.set()
 
-    def inherit(self, consumer: str) -> None:
-        """This consumer's process is dead: take over what it held, as soon as Redis lets us."""
-        self._dead.put_nowait(consumer)
-
-    async def heir(self, dispatcher: Dispatcher) -> None:
-        """Take over from the dead, one after another, until cancelled."""
-        while True:
-            consumer = await self._dead.get()
-            with contextlib.suppress(RedisError):  # their leases end all the same
-                await self.leases.take_over(consumer, dispatcher.deliver)
-
-    async def start(self, stack: AsyncExitStack) -> None:
+    async def start(self, stack: AsyncExitStack) -> list[asyncio.Task[None]]:
         """Start what must run before the first job is read, and until the last reply is out."""
         await self.control.catch_up()
-        await stack.enter_async_context(running(self.publisher.run(), stop=self.publisher.stop))
-        await stack.enter_async_context(running(self.events.run(), stop=self.events.stop))
-        await stack.enter_async_context(running(self.time.run()))
-        await stack.enter_async_context(running(self.control.run()))
-        await stack.enter_async_context(running(self._link.watch(self._clock)))
+        works = (
+            running(self.publisher.run(), stop=self.publisher.stop),
+            running(self.events.run(), stop=self.events.stop),
+            running(self.time.run()),
+            running(self.control.run()),
+            running(self._link.watch(self._clock)),
+        )
+        return [await stack.enter_async_context(work) for work in works]
 
 
 def _bounds(config: Config) -> ReplyBounds:

@@ -151,7 +151,7 @@ class Scout:
             ids += backlog.take(kind, min(wants(kind), room - len(ids)))
         if not ids:
             return wanted
-        stream = self._streams[lane]
+        stream, asked_at = self._streams[lane], self._clock.monotonic()
         reply = await self._wire.run(
             TAKE_EARLY, (stream, self._early), (self._rules.group, self._consumer, EARLY_MS, *ids)
         )
@@ -159,7 +159,8 @@ class Scout:
         now = self._clock.monotonic()
         self._taken.extend((now, delivery.ref) for delivery in taken)
         fresh = self._held.take(taken)
-        if fresh:
+        if fresh:  # their leases began when Redis gave them, however late its answer came
+            self._held.doubt_from(asked_at + self._rules.lease_s)
             deliver(fresh)
         return wanted - len(ids)
 

@@ -136,6 +136,8 @@ class Snapshot:
             labels = {"model": member.config.name}
             telemetry.gauge(names.MODEL_RUNNING, labels, partial(self._running, member))
             telemetry.gauge(names.MODEL_SLOTS, labels, partial(self._slots, member))
+            telemetry.gauge(names.MODEL_THROTTLE, labels, partial(self._throttle, member))
+            telemetry.gauge(names.MODEL_PASSED_OVER, labels, partial(self._passed_over, member))
             telemetry.gauge(names.MODEL_RETRY_TOKENS, labels, partial(self._retry_tokens, member))
             telemetry.gauge(names.MODEL_AMENDMENTS, labels, partial(self._amendments, member))
             telemetry.gauge(names.BREAKER_STATE, labels, partial(self._breaker, member))
@@ -155,6 +157,13 @@ class Snapshot:
 
     def _slots(self, member: Member) -> float:
         return member.worker.slots
+
+    def _throttle(self, member: Member) -> float | None:
+        throttle = member.breaker.throttle
+        return None if throttle is None else throttle.share(self._clock.monotonic())
+
+    def _passed_over(self, member: Member) -> float | None:
+        return None if member.breaker.throttle is None else member.breaker.throttle.passed_over
 
     def _retry_tokens(self, member: Member) -> float | None:
         return member.retries.tokens if member.retries.capacity else None
@@ -191,6 +200,8 @@ class Snapshot:
             state=state,
             breaker=_breaker_state(member.breaker.peek(self._clock.monotonic())),
             retry_in_s=retry_in_s,
+            throttle=_rounded(self._throttle(member)),
+            passed_over=0 if member.breaker.throttle is None else member.breaker.throttle.passed_over,
             running=member.worker.running,
             slots=member.worker.slots,
             concurrency=config.concurrency,

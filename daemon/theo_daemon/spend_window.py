@@ -50,7 +50,8 @@ def parse_window(text: str) -> SpendWindow:
     form = _FORM.fullmatch(text)
     if form is None or int(form[1]) > _LONGEST[form[2]]:
         raise ValueError(
-            'allowed are "total", hours up to "8784h", days up to "3660d", calendar months up to "120mo"'
+            f'"{text}" is not allowed; "total" is, and hours up to "8784h", days up to "3660d", '
+            'calendar months up to "120mo"'
         )
     return SpendWindow(WindowUnit(form[2]), int(form[1]))
 

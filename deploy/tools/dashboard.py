@@ -130,6 +130,12 @@ MODELS = (
         note="All processes together. Less than concurrency while a model recovers or is overloaded.",
     ),
     Panel(
+        "Share of calls that others take",
+        {"{{model}}": "max by (model) (theo_model_throttle) > 0"},
+        unit="percentunit",
+        note="With circuit_breaker_adaptive: the model takes less than half of what it is asked. The worst process's.",
+    ),
+    Panel(
         "Left of the budgets of repeats",
         {"{{model}}": "min by (model) (theo_model_retry_tokens)"},
         note="Of the process that has least. Below 14 jobs are not repeated at that endpoint.",

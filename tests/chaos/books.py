@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -115,17 +114,52 @@ def unaccounted(
         # A process may die between the record and the first byte: then there is an attempt more than calls.
         if not starts <= len(states) <= starts + states.count("unknown"):
             found.append(f"{group!r}: {starts} calls, attempts {states}")
-    for entry, its in replies.items():
-        reply = its[0].fields
-        if "1" in (reply.get("cache_hit"), reply.get("coalesced")):
-            continue  # says 0 by the contract, also where an attempt of its own was lost with a process before
-        told = round(float(reply["cost"]) * NANO)
-        if told != cost_of.get(entry, 0):
+    return found + _mistold(pushed, replies, cost_of, books)
+
+
+def _mistold(
+    pushed: Sequence[Pushed],
+    replies: Mapping[Entry, Sequence[Reply]],
+    cost_of: Mapping[Entry, int],
+    books: Books,
+) -> list[str]:
+    """Replies whose cost is not that of their entry's attempts.
+
+    Nor that of a call that began for another push of the same question, which a peer took over before the claim was
+    granted: whoever waited with it goes on with the call, and the other one shares the answer.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for job in pushed:
+        groups.setdefault(job.group, []).append(job.entry)
+    answered: dict[Entry, list[int]] = {}
+    for entry, _, _, state, cost, _ in books.attempts:
+        if state == "ok":
+            answered.setdefault(entry, []).append(cost)
+    found: list[str] = []
+    for group, entries in groups.items():
+        replied = [entry for entry in entries if entry in replies]
+        shared = [entry for entry in replied if _shared(replies[entry][0])]  # told 0, by the contract
+        handed_over = [cost for entry in shared for cost in answered.get(entry, ())]
+        for entry in set(replied) - set(shared):
+            told, own = _told(replies[entry][0]), cost_of.get(entry, 0)
+            if told == own:
+                continue
+            if told - own in handed_over:
+                handed_over.remove(told - own)  # of each call one is told
+                continue
+            attempts = {entry: cost_of.get(entry, 0) for entry in entries}
             found.append(
-                f"{entry} was told {told}, its attempts cost {cost_of.get(entry, 0)}:"
-                f" {tried.get(group_of.get(entry, ''))} {json.dumps(its[0].fields)}"
+                f"{entry} was told {told}, the attempts of {group!r} cost {attempts}: {replies[entry][0].fields}"
             )
     return found
+
+
+def _shared(reply: Reply) -> bool:
+    return "1" in (reply.fields.get("cache_hit"), reply.fields.get("coalesced"))
+
+
+def _told(reply: Reply) -> int:
+    return round(float(reply.fields["cost"]) * NANO)
 
 
 def unknowns(books: Books) -> int:

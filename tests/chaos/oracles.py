@@ -10,26 +10,75 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from tests.chaos.provider import NOT_BILLED
-from tests.chaos.records import FOREVER, Call, Entry, Faults, Pushed, Reply, by_prompt
+from tests.chaos.records import FOREVER, Call, Entry, Faults, Pushed, Reply, Stop, Wipe, by_prompt
 
 RECORDED_WITHIN_S = 1.0  # an answer is on record this long after it was given, if nothing stands still
+HEARD_WITHIN_S = 1.0  # that a reply was published
+RETURNS_WITHIN_S = 10.0  # after a wipe; a call may hang for as long as its time-out, an unlucky process boot
 SLACK_S = 0.1  # between what two processes saw of one moment
 EXPECTED_ERRORS = frozenset(
     {"provider_unavailable", "provider_timeout", "rate_limited", "no_model_available", "outcome_unknown"}
 )
 
 
-def lost(pushed: Iterable[Pushed], replies: Mapping[Entry, Sequence[Reply]]) -> list[str]:
-    """Jobs without a final reply."""
-    return [f"no reply: {job.entry} {job.fields}" for job in pushed if not replies.get(job.entry)]
+def lost(
+    pushed: Iterable[Pushed], replies: Mapping[Entry, Sequence[Reply]], wipes: Sequence[Wipe] = ()
+) -> list[str]:
+    """Jobs without a final reply; but for those that Redis held, unanswered, when it was wiped."""
+    gone = frozenset[Entry]().union(*(wipe.held for wipe in wipes))
+    return [
+        f"no reply: {job.entry} {job.fields}"
+        for job in pushed
+        if not replies.get(job.entry) and job.certain and job.entry not in gone
+    ]
 
 
-def doubled(replies: Mapping[Entry, Sequence[Reply]]) -> list[str]:
-    """Jobs with more than one."""
+def doubled(replies: Mapping[Entry, Sequence[Reply]], faults: Faults) -> list[str]:
+    """Jobs with more than one, while Redis kept its data or when there was time to learn of the first."""
     return [
         f"{len(found)} replies: {entry} " + " | ".join(f"{r.seen_at:.3f} {r.fields}" for r in found)
         for entry, found in replies.items()
-        if len(found) > 1
+        if any(not _forgotten(before, after, faults) for before, after in pairwise(found))
+    ]
+
+
+def _forgotten(before: Reply, after: Reply, faults: Faults) -> bool:
+    """Was `before` lost with Redis so soon that whoever had published it may not have heard that it had?"""
+    if before.age == after.age:
+        return False
+    at = faults.wipes[before.age].at
+    since = min(
+        (s.started_at for s in faults.stops if s.started_at <= at <= s.ended_at + HEARD_WITHIN_S), default=at
+    )
+    return before.seen_at >= since - HEARD_WITHIN_S
+
+
+def slow_to_return(
+    pushed: Iterable[Pushed], replies: Mapping[Entry, Sequence[Reply]], wipes: Sequence[Wipe]
+) -> list[str]:
+    """Wipes after which it took too long until a job that was pushed later had its reply."""
+    found: list[str] = []
+    for age, after_s in enumerate(returns(pushed, replies, wipes), 1):
+        if after_s > RETURNS_WITHIN_S:
+            found.append(
+                f"{after_s:.1f} s from wipe {age} to the first reply to a job that was pushed after it"
+            )
+    return found
+
+
+def returns(
+    pushed: Iterable[Pushed], replies: Mapping[Entry, Sequence[Reply]], wipes: Sequence[Wipe]
+) -> list[float]:
+    """Seconds from each wipe to the first such reply, or to the next wipe."""
+    first: dict[int, float] = {}
+    for job in pushed:
+        for reply in replies.get(job.entry, ()):
+            if job.certain:
+                first[job.age] = min(first.get(job.age, FOREVER), reply.seen_at)
+    nexts = [wipe.at for wipe in wipes[1:]]
+    return [
+        min(first.get(age, FOREVER), next_at) - wipe.at
+        for (age, wipe), next_at in zip(enumerate(wipes, 1), [*nexts, FOREVER], strict=True)
     ]
 
 
@@ -51,13 +100,20 @@ def strangers(pushed: Iterable[Pushed], replies: Mapping[Entry, Sequence[Reply]]
 
 
 def unexplained(
-    pushed: Iterable[Pushed], calls: Sequence[Call], replies: Mapping[Entry, Sequence[Reply]], faults: Faults
+    pushed: Iterable[Pushed],
+    calls: Sequence[Call],
+    replies: Mapping[Entry, Sequence[Reply]],
+    faults: Faults,
+    slowness: float = 1.0,
 ) -> list[str]:
     """Calls made though an earlier one for the same jobs ran or had answered, with no fault to excuse it.
+
+    `slowness`: how much longer everything took than on a machine that has nothing else to do.
 
     One group of jobs needs one call. Another may follow only after the one before was in doubt or had failed.
     """
     seen = _first_quoted(replies)
+    stops = sorted((*faults.stops, *faults.unrecorded), key=lambda stop: stop.started_at)
     groups = {job.group for job in pushed}
     found: list[str] = []
     for prompt, its in by_prompt(calls).items():
@@ -65,7 +121,7 @@ def unexplained(
             found.append(f"a call for nobody: {prompt!r}")
         excused_at = -FOREVER
         for before, call in pairwise(its):
-            excused_at = max(excused_at, _excused_at(before, faults, seen))
+            excused_at = max(excused_at, _excused_at(before, faults, seen, stops, slowness))
             if call.started_at < excused_at - SLACK_S:
                 found.append(f"unexplained call: {_tell(its, faults, seen)}")
                 break
@@ -102,22 +158,24 @@ def _first_quoted(replies: Mapping[Entry, Sequence[Reply]]) -> dict[int, float]:
     return seen
 
 
-def _excused_at(call: Call, faults: Faults, seen: Mapping[int, float]) -> float:
+def _excused_at(
+    call: Call, faults: Faults, seen: Mapping[int, float], stops: Sequence[Stop], slowness: float
+) -> float:
     """From when on another call is no surprise; FOREVER: never."""
     if call.how not in {"ok", "closed", "unended"}:
         return call.ended_at
     killed_at = faults.kills.get(call.boot, FOREVER)
-    recorded_by = min(_settled_by(call, faults), seen.get(call.number, FOREVER))
+    recorded_by = min(_settled_by(call, stops, slowness), seen.get(call.number, FOREVER))
     # Its request may still have been in the kernel when its process was killed.
     return killed_at if call.started_at - SLACK_S <= killed_at <= recorded_by else FOREVER
 
 
-def _settled_by(call: Call, faults: Faults) -> float:
-    """When its answer is on record at the latest; whoever stands still may hold the others up."""
-    end = call.ended_at + RECORDED_WITHIN_S
+def _settled_by(call: Call, stops: Sequence[Stop], slowness: float) -> float:
+    """When its answer is on record at the latest; whoever stands still may hold the others up. `stops`: in order."""
+    end = call.ended_at + RECORDED_WITHIN_S * slowness
     if call.how != "ok":
         return FOREVER
-    for stop in sorted((*faults.stops, *faults.unrecorded), key=lambda stop: stop.started_at):
+    for stop in stops:
         if stop.started_at <= end and stop.ended_at >= call.started_at:
             end += stop.ended_at - max(stop.started_at, call.started_at)
     return end

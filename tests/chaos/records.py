@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct, field
 
 Entry = tuple[str, str]  # job stream, entry id
@@ -18,6 +18,8 @@ class Pushed(Struct, frozen=True, kw_only=True):
     entry: Entry
     group: str  # its prompt
     fields: dict[str, str]
+    age: int = 0  # how often Redis had been wiped by then
+    certain: bool = True  # was it stored? Else it may have been
 
 
 class Call(Struct, kw_only=True):
@@ -38,6 +40,7 @@ class Reply(Struct, frozen=True, kw_only=True):
     entry: Entry
     fields: dict[str, str]
     seen_at: float
+    age: int = 0  # how often Redis had been wiped by then
 
     @property
     def call(self) -> int | None:
@@ -47,29 +50,43 @@ class Reply(Struct, frozen=True, kw_only=True):
 
 
 class Stop(Struct, kw_only=True):
-    """A process stood still; or nothing could be recorded."""
+    """A process stood still, or Redis was away, or nothing could be recorded."""
 
     boot: str
     started_at: float
     ended_at: float = FOREVER
 
 
+class Wipe(Struct, frozen=True, kw_only=True):
+    """Redis lost all that it held, at one moment."""
+
+    at: float
+    how: str
+    held: frozenset[Entry]  # jobs that it held, none of them answered
+
+
 class Faults(Struct, kw_only=True):
     """What was done to the system."""
 
     kills: dict[str, float] = field(default_factory=dict)  # boot -> when
+    kills_of_booting: int = 0  # so many of them before they read jobs
     stops: list[Stop] = field(default_factory=list)
-    redis_kills: list[float] = field(default_factory=list)
+    redis_kills: list[Stop] = field(default_factory=list)  # until it answered again
+    wipes: list[Wipe] = field(default_factory=list)
     unrecorded: list[Stop] = field(default_factory=list)  # while the ledger was away with Redis
     cut_connections: list[float] = field(default_factory=list)
-    crashes: list[str] = field(default_factory=list)  # boots that ended by themselves, with their last words
+    gave_up: int = 0  # boots that found no Redis
+    crashes: list[str] = field(
+        default_factory=list
+    )  # other boots that ended by themselves, with their last words
 
 
-def read_calls(log: Path) -> list[Call]:
-    """The provider's log, oldest call first."""
+def read_calls(logs: Iterable[Path]) -> list[Call]:
+    """The providers' logs, oldest call first."""
     calls: dict[int, Call] = {}
-    for line in log.read_text().splitlines():
-        said = json.loads(line)
+    decode = msgspec.json.Decoder().decode
+    for line in (line for log in logs for line in log.read_bytes().splitlines()):
+        said = decode(line)
         number = said["call"]
         if said["what"] == "start":
             calls[number] = Call(

@@ -12,119 +12,114 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+import redis as redis_client
 from msgspec import Struct
 
-from tests.chaos import books, oracles, redis_books
+from tests.chaos import books, redis_books
 from tests.chaos.books import Books
 from tests.chaos.fleet import FILE, LEASE_S, REDIS, TIMEOUT_S, Fleet
-from tests.chaos.records import Entry, Reply, by_prompt, read_calls
-from tests.chaos.traffic import LANES, PREFIX, Driver, Reader, client
-from tests.chaos.trouble import TICK_S, Trouble
+from tests.chaos.records import FOREVER, Entry, Reply, read_calls
+from tests.chaos.report import Records, Report, judge, show
+from tests.chaos.traffic import JOBS, PREFIX, Driver, Reader, client
+from tests.chaos.trouble import TICK_S, Rates, Trouble
+from tests.chaos.wipes import Wiper
+from tests.chaos.zygote import Zygote
 from tests.e2e.processes import ROOT
 from theo_daemon.embedded_valkey import EmbeddedValkey
 
-FAULTY = 0.08  # of the provider's calls
+FAULTY = 0.08  # of the providers' calls
+PROVIDERS = 3
 QUIET_WITHIN_S = 60.0  # after the last fault
-SHOWN = 5  # complaints of one kind
+PAGE = 1000  # entries
 
 
-class Report(Struct, kw_only=True):
-    """What was done, what came of it, what is wrong."""
+class Rehearsal(Struct, frozen=True, kw_only=True):
+    """What is to be done."""
 
+    jobs: int
+    seconds: float
     seed: int
-    counts: dict[str, int]
-    answers: dict[str, int]  # final replies by status or error code
-    provider_faults: dict[str, int]
-    complaints: dict[str, list[str]]
+    processes: int
+    ledger: str = FILE
+    rates: Rates = Rates()
+    timeout_s: float = TIMEOUT_S  # of a call
 
     @property
-    def good(self) -> bool:
-        return not any(self.complaints.values())
+    def wiped(self) -> bool:
+        return self.rates.wipe_s < FOREVER
 
 
-def rehearse(
-    folder: Path, *, jobs: int, seconds: float, seed: int, processes: int, ledger: str = FILE
-) -> Report:
+def rehearse(folder: Path, zygote: Zygote, plan: Rehearsal) -> Report:
     """Run it all in `folder`, and judge."""
-    log, redis_data = folder / "provider.log", folder / "redis"
-    options = ("--appendfsync", "always")
-    with EmbeddedValkey(redis_data, options=options) as server, _provider(log, seed) as provider_url:
-        fleet = Fleet(folder, server.url, provider_url, count=processes, ledger=ledger)
-        driver, reader = Driver(server.url, jobs=jobs, seconds=seconds, seed=seed), Reader(server.url)
-        try:
-            _until(lambda: not fleet.look() and len(fleet.serving) == processes, 30)
-            trouble = Trouble(fleet, server, seconds=seconds, seed=seed)
-            reader.start()
-            driver.start()
-            while not (driver.done and trouble.over):
-                trouble.step()
-                time.sleep(TICK_S)
-            quiet = _settle(fleet, trouble, driver, reader, server.url)
-            unclean = fleet.drain(15)
-        finally:
-            fleet.close()
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(EmbeddedValkey(folder / "redis", options=("--appendfsync", "always")))
+        providers = [stack.enter_context(_provider(folder, number, plan)) for number in range(PROVIDERS)]
+        fleet = Fleet(
+            zygote, folder, server.url, providers, count=plan.processes, ledger=plan.ledger, timeout_s=plan.timeout_s
+        )  # fmt: skip
+        stack.callback(fleet.close)
+        driver = Driver(server.url, jobs=plan.jobs, seconds=plan.seconds, seed=plan.seed, wiped=plan.wiped)
+        reader = Reader(server.url, driver.unanswered)
+        wiper = Wiper(server.url, driver, reader)
+        wiper.count_age()
+        _until(lambda: not fleet.look() and len(fleet.serving) == plan.processes, 30)
+        trouble = Trouble(fleet, server, wiper, rates=plan.rates, seconds=plan.seconds, seed=plan.seed)
+        started = time.monotonic()
+        reader.start()
+        driver.start()
+        while not (driver.done and trouble.over):
+            trouble.step()
+            time.sleep(TICK_S)
+        calm = time.monotonic()
+        unrest = _settle(fleet, trouble, driver, server.url)
+        quiet = time.monotonic()
+        unclean = fleet.drain(15)
         reader.stop()
-        faults, pushed, replies = trouble.faults, driver.pushed, reader.replies
-        calls, kept = read_calls(log), _read_books(fleet, folder, server.url, replies)
+        kept = _read_books(fleet, folder, server.url, reader.replies)
         stored = _count_stored(server.url)
-    complaints = {
-        "lost": oracles.lost(pushed, replies),
-        "doubled": oracles.doubled(replies),
-        "wrong replies": oracles.strangers(pushed, replies) + oracles.unlike(pushed, replies),
-        "unexplained calls": oracles.unexplained(pushed, calls, replies, faults),
-        "sent again against orders": oracles.resent(pushed, calls, faults),
-        "not at rest": quiet,
-        "crashed or left badly": faults.crashes + unclean,
-        "books": books.unbalanced(kept) + books.misjudged(kept, fleet.died, fleet.left),
-        "money": books.unaccounted(kept, pushed, calls, replies),
-        "reader": [] if stored == sum(map(len, replies.values())) else [f"Redis has {stored} replies"],
-    }
-    return Report(
-        seed=seed,
-        counts={
-            "jobs": len(pushed),
-            "provider calls": len(calls),
-            "calls beyond the first": len(calls) - len(by_prompt(calls)),
-            "SIGKILLs": len(faults.kills),
-            "SIGSTOPs": len(faults.stops),
-            "Redis SIGKILLs": len(faults.redis_kills),
-            "connections cut": len(faults.cut_connections),
-            "unknown attempts": books.unknowns(kept),
-        },
-        answers=dict(Counter(its[0].fields.get("error_code", "ok") for its in replies.values())),
-        provider_faults=dict(Counter(call.how for call in calls if call.how != "ok")),
-        complaints=complaints,
+    (folder / "faults.json").write_bytes(msgspec.json.encode(trouble.faults))
+    calls = read_calls(sorted(folder.glob("provider-*.log")))
+    report = judge(
+        Records(
+            seed=plan.seed,
+            pushed=driver.pushed,
+            replies=reader.replies,
+            calls=calls,
+            faults=trouble.faults,
+            books=kept,
+            fleet=fleet,
+            stored=stored,
+            unrest=unrest,
+            unclean=unclean,
+            slowness=max(1.0, (calm - started) / plan.seconds),
+            times={
+                "under fire": calm - started,
+                "of them jobs were held back": driver.held_back_s,
+                "then until at rest": quiet - calm,
+            },
+        )
     )
+    report.times["in all"] = time.monotonic() - began
+    return report
 
 
-def show(report: Report) -> str:
-    """For people."""
-    lines = [f"seed {report.seed}"]
-    lines += [f"  {count:>7} {what}" for what, count in report.counts.items()]
-    for title, counts in (("replies", report.answers), ("provider faults", report.provider_faults)):
-        lines.append(f"  {title}: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
-    lines += [f"  {len(found):>7} {what}" for what, found in report.complaints.items()]
-    for what, found in report.complaints.items():
-        lines += [f"{what}: {one}" for one in found[:SHOWN]]
-    return "\n".join(lines)
-
-
-def _settle(fleet: Fleet, trouble: Trouble, driver: Driver, reader: Reader, url: str) -> list[str]:
+def _settle(fleet: Fleet, trouble: Trouble, driver: Driver, url: str) -> list[str]:
     """Wait until everything is answered and put away; what is not."""
     redis = client(url)
-    streams = [f"{PREFIX}:jobs{lane}" for lane in LANES]
 
     def left() -> list[str]:
         trouble.step()
-        waiting = [f"XLEN {stream} {n}" for stream in streams if (n := redis.xlen(stream))]
-        held = [f"pending in {s} {n}" for s in streams if (n := redis.xpending(s, "theo")["pending"])]
-        silent = sum(job.entry not in reader.replies for job in driver.pushed)
         starting = [boot.name for boot in fleet.places if boot not in fleet.serving]
-        return [*waiting, *held, *([f"{silent} without reply"] if silent else []), *starting]
+        if driver.unanswered:
+            return [*starting, f"{len(driver.unanswered)} without reply"]
+        waiting = [f"XLEN {stream} {n}" for stream in JOBS if (n := redis.xlen(stream))]
+        held = [f"pending in {stream} {n}" for stream in JOBS if (n := _pending(redis, stream))]
+        return [*waiting, *held, *starting]
 
     _until(lambda: not left(), QUIET_WITHIN_S)
     found = left()
@@ -133,6 +128,15 @@ def _settle(fleet: Fleet, trouble: Trouble, driver: Driver, reader: Reader, url:
     time.sleep(2.0)  # the dead are noticed within a second; a second reply would have come by now, too
     redis.close()
     return found
+
+
+def _pending(redis: redis_client.Redis, stream: str) -> int:
+    try:
+        return int(redis.xpending(stream, "theo")["pending"])  # type: ignore[index]
+    except redis_client.ResponseError as error:
+        if str(error).startswith("NOGROUP"):
+            return -1
+        raise
 
 
 def _read_books(fleet: Fleet, folder: Path, url: str, replies: Mapping[Entry, Sequence[Reply]]) -> Books:
@@ -147,8 +151,12 @@ def _read_books(fleet: Fleet, folder: Path, url: str, replies: Mapping[Entry, Se
 
 def _count_stored(url: str) -> int:
     redis = client(url)
-    keys = [key for key in redis.scan_iter(f"{PREFIX}:repl*") if redis.type(key) == "stream"]
-    count: int = sum(fields["final"] == "1" for key in keys for _, fields in redis.xrange(key))
+    count = 0
+    for key in redis.scan_iter(f"{PREFIX}:repl*", _type="stream"):
+        last = "-"
+        while page := redis.xrange(key, min=last, count=PAGE):
+            count += sum(fields["final"] == "1" for _, fields in page)
+            last = f"({page[-1][0]}"
     redis.close()
     return count
 
@@ -163,10 +171,12 @@ def _until(done: Callable[[], object], within_s: float) -> bool:
 
 
 @contextlib.contextmanager
-def _provider(log: Path, seed: int) -> Iterator[str]:
+def _provider(folder: Path, number: int, plan: Rehearsal) -> Iterator[str]:
+    log = folder / f"provider-{number}.log"
     command = [
-        *(sys.executable, "-m", "tests.chaos.provider", "--log", str(log), "--seed", str(seed)),
-        *("--faults", str(FAULTY), "--hang-s", str(3 * TIMEOUT_S)),
+        *(sys.executable, "-m", "tests.chaos.provider", "--log", str(log), "--seed", str(plan.seed)),
+        *("--faults", str(FAULTY), "--hang-s", str(3 * plan.timeout_s)),
+        *("--number", str(number), "--of", str(PROVIDERS)),
     ]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe) as process:
@@ -179,15 +189,19 @@ def _provider(log: Path, seed: int) -> Iterator[str]:
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=6000, metavar="N", help="jobs to push (6000)")
+    parser.add_argument("--jobs", type=int, default=42_000, metavar="N", help="jobs to push (42000)")
     parser.add_argument(
-        "--seconds", type=float, default=200.0, metavar="S", help="how long faults go on (200)"
+        "--seconds", type=float, default=240.0, metavar="S", help="how long faults go on (240)"
     )
     parser.add_argument("--seed", type=int, help="of jobs, faults and their times (drawn)")
-    parser.add_argument("--processes", type=int, default=3, metavar="N", help="serve processes (3)")
+    parser.add_argument("--processes", type=int, default=4, metavar="N", help="serve processes (4)")
     parser.add_argument(
         "--ledger", choices=(FILE, REDIS), default=FILE, help="where it is (file); redis: many hosts"
     )
+    parser.add_argument(
+        "--wipes", type=int, default=12, metavar="N",
+        help="how often Redis loses everything, in a run of its own of 40 s; for --ledger file (12)",
+    )  # fmt: skip
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="logs, ledger and Redis data go there, and stay"
     )
@@ -197,19 +211,38 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     options = arguments()
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
-    print(
-        f"make chaos ARGS='--ledger {options.ledger} --seed {seed}': {options.jobs} jobs in {options.seconds:.0f} s",
-        flush=True,
-    )
-    with tempfile.TemporaryDirectory(prefix="theo-chaos-") as scratch:
-        folder = options.keep or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
-        report = rehearse(
-            folder, jobs=options.jobs, seconds=options.seconds, seed=seed, processes=options.processes,
+    words = f"--ledger {options.ledger} --seed {seed}"
+    plans = {
+        "chaos": Rehearsal(
+            jobs=options.jobs, seconds=options.seconds, seed=seed, processes=options.processes,
             ledger=options.ledger,
-        )  # fmt: skip
-    print(show(report))
-    return 0 if report.good else 1
+        ),
+        "wipes": wiping(options.wipes, seed=seed, processes=options.processes),
+    }  # fmt: skip
+    if (
+        not options.wipes or options.ledger == REDIS
+    ):  # there the books go, too, and no promise is left to be judged
+        del plans["wipes"]
+    if not options.jobs:
+        del plans["chaos"]
+    good = True
+    with Zygote() as zygote:
+        for name, plan in plans.items():
+            print(f"make chaos ARGS='{words}': {name}, {plan.jobs} jobs in {plan.seconds:.0f} s", flush=True)
+            with tempfile.TemporaryDirectory(prefix="theo-chaos-") as scratch:
+                folder = options.keep / name if options.keep else Path(scratch)
+                folder.mkdir(parents=True, exist_ok=True)
+                report = rehearse(folder, zygote, plan)
+            print(show(report), flush=True)
+            good &= report.good
+    return 0 if good else 1
+
+
+def wiping(wipes: int, *, seed: int, processes: int) -> Rehearsal:
+    """Some minutes of it would show no more: what matters is what comes right before and after each."""
+    seconds = 3.4 * wipes
+    rates = Rates(kill_s=1.0, stop_s=4.0, redis_kill_s=10.0, cut_s=10.0, wipe_s=3.4)
+    return Rehearsal(jobs=int(100 * seconds), seconds=seconds, seed=seed, processes=processes, rates=rates)
 
 
 if __name__ == "__main__":

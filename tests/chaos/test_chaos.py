@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from tests.chaos.fleet import FILE, REDIS
-from tests.chaos.run import rehearse, show
+from tests.chaos.report import show
+from tests.chaos.run import Rehearsal, rehearse, wiping
+from tests.chaos.zygote import Zygote
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with Zygote() as zygote:
+        yield zygote
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("ledger", [FILE, REDIS])
-def test_a_few_kills_lose_no_job_answer_none_twice_and_leave_exact_books(tmp_path: Path, ledger: str) -> None:
-    report = rehearse(tmp_path, jobs=300, seconds=8.0, seed=7, processes=2, ledger=ledger)
+def test_a_few_kills_lose_no_job_answer_none_twice_and_leave_exact_books(
+    tmp_path: Path, zygote: Zygote, ledger: str
+) -> None:
+    plan = Rehearsal(jobs=500, seconds=5.0, seed=7, processes=2, ledger=ledger, timeout_s=1.5)
+    report = rehearse(tmp_path, zygote, plan)
     assert report.good, show(report)
     assert report.counts["SIGKILLs"] >= 3
     assert report.counts["SIGSTOPs"] >= 1
     assert report.counts["Redis SIGKILLs"] >= 1
+
+
+@pytest.mark.e2e
+def test_what_is_pushed_after_redis_lost_everything_is_answered_once_and_what_it_cost_before_is_on_record(
+    tmp_path: Path, zygote: Zygote
+) -> None:
+    report = rehearse(tmp_path, zygote, structs.replace(wiping(2, seed=7, processes=2), timeout_s=1.5))
+    assert report.good, show(report)
+    assert report.counts["wipes by FLUSHALL"] == 1
+    assert report.counts["wipes by a restart without data"] == 1
+    assert report.counts["jobs that Redis held when it was wiped"] > 0

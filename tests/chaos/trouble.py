@@ -11,36 +11,56 @@ import time
 from collections.abc import Callable
 
 import redis
+from msgspec import Struct
 
 from tests.chaos.fleet import REDIS, Boot, Fleet
-from tests.chaos.records import Faults, Stop
+from tests.chaos.records import FOREVER, Faults, Stop
 from tests.chaos.traffic import client
+from tests.chaos.wipes import Wiper
 from theo_daemon.embedded_valkey import EmbeddedValkey
 
-KILL_EVERY_S, STOP_EVERY_S, REDIS_KILL_EVERY_S, CUT_EVERY_S = 2.8, 12.0, 24.0, 15.0
 STOP_S = (1.0, 2.5)
+AWAY_S = (0.0, 0.5)  # Redis
 TICK_S = 0.02
 RECONNECTED_WITHIN_S = 2.0
+KILL_BOOTING = 0.2  # of the kills, where one is booting
+FSYNC = ("always", "everysec")  # in turn, from one restart of Redis to the next
+
+
+class Rates(Struct, frozen=True, kw_only=True):
+    """Seconds from one fault to the next, in the mean; FOREVER: none."""
+
+    kill_s: float = 0.33
+    stop_s: float = 2.7
+    redis_kill_s: float = 7.2
+    cut_s: float = 8.0
+    wipe_s: float = FOREVER
 
 
 class Trouble:
     """Call `step` often, from the thread that started the server."""
 
-    def __init__(self, fleet: Fleet, server: EmbeddedValkey, *, seconds: float, seed: int) -> None:
+    def __init__(
+        self, fleet: Fleet, server: EmbeddedValkey, wiper: Wiper, *, rates: Rates, seconds: float, seed: int
+    ) -> None:
         self.faults = Faults()
-        self._fleet, self._server, self._random = fleet, server, random.Random(f"trouble/{seed}")
+        self._fleet, self._server, self._wiper = fleet, server, wiper
+        self._random = random.Random(f"trouble/{seed}")
         self._redis = client(server.url)
         self._started = time.monotonic()
         self._order = itertools.count()
         self._plan: list[tuple[float, int, Callable[[], None]]] = []
         for every_s, work in (
-            (KILL_EVERY_S, self._kill),
-            (STOP_EVERY_S, self._stop),
-            (REDIS_KILL_EVERY_S, self._kill_redis),
-            (CUT_EVERY_S, self._cut),
+            (rates.kill_s, self._kill),
+            (rates.stop_s, self._stop),
+            (rates.redis_kill_s, self._kill_redis),
+            (rates.cut_s, self._cut),
         ):
-            for _ in range(max(1, round(seconds / every_s))):
+            for _ in range(0 if every_s == FOREVER else max(1, round(seconds / every_s))):
                 self._at(self._random.uniform(0, seconds), work)
+        for number in range(0 if rates.wipe_s == FOREVER else round(seconds / rates.wipe_s)):
+            # Not two in a row: between them jobs have to be answered.
+            self._at(rates.wipe_s * (number + self._random.uniform(0.1, 0.7)), self._wipe)
 
     @property
     def over(self) -> bool:
@@ -48,10 +68,21 @@ class Trouble:
 
     def step(self) -> None:
         """Do what is due."""
-        self.faults.crashes += self._fleet.look()
+        for boot in self._fleet.look():
+            if boot.serves or not self._had_reason(boot):
+                self.faults.crashes.append(boot.last_words())
+            else:
+                self.faults.gave_up += 1
         while self._plan and self._plan[0][0] <= time.monotonic() - self._started:
             _, _, work = heapq.heappop(self._plan)
             work()
+
+    def _had_reason(self, boot: Boot) -> bool:
+        """A process that finds no Redis as it starts says so and ends: that is its good right."""
+        return any(
+            stop.started_at <= time.monotonic() and stop.ended_at + RECONNECTED_WITHIN_S >= boot.began_at
+            for stop in self.faults.redis_kills
+        ) or any(at >= boot.began_at for at in self.faults.cut_connections)
 
     def _at(self, offset_s: float, work: Callable[[], None]) -> None:
         heapq.heappush(self._plan, (offset_s, next(self._order), work))
@@ -59,19 +90,24 @@ class Trouble:
     def _later(self, delay_s: float, work: Callable[[], None]) -> None:
         self._at(time.monotonic() - self._started + delay_s, work)
 
+    # -- processes -------------------------------------------------------------------------------------
+
     def _kill(self) -> None:
-        """Only who serves has something to lose; where nobody does, wait."""
-        serving = self._fleet.serving
+        """Mostly one that serves, as it has something to lose; where there is none, wait."""
+        serving, booting = self._fleet.serving, self._fleet.booting
+        if booting and self._random.random() < KILL_BOOTING:
+            self.faults.kills_of_booting += 1
+            serving = booting
         if not serving:
             self._later(0.1, self._kill)
             return
         boot = self._random.choice(serving)
         self.faults.kills[boot.name] = self._fleet.kill(boot)
         self._end_stop(boot)
-        self.faults.crashes += self._fleet.look()
+        self.step()
 
     def _stop(self) -> None:
-        standing = {stop.boot for stop in self.faults.stops if stop.ended_at == float("inf")}
+        standing = {stop.boot for stop in self.faults.stops if stop.ended_at == FOREVER}
         free = [boot for boot in self._fleet.serving if boot.name not in standing]
         if not free:
             self._later(0.1, self._stop)
@@ -81,7 +117,7 @@ class Trouble:
         self._later(self._random.uniform(*STOP_S), lambda: self._continue(boot))
 
     def _continue(self, boot: Boot) -> None:
-        if boot.status is None:
+        if boot.end is None:
             boot.send(signal.SIGCONT)
         self._end_stop(boot)
 
@@ -90,17 +126,40 @@ class Trouble:
             if stop.boot == boot.name:
                 stop.ended_at = min(stop.ended_at, time.monotonic())
 
+    # -- Redis -----------------------------------------------------------------------------------------
+
     def _kill_redis(self) -> None:
-        killed_at = time.monotonic()
-        self.faults.redis_kills.append(killed_at)
+        if self._server.pid is None:  # it is away already
+            self._later(0.5, self._kill_redis)
+            return
+        self.faults.redis_kills.append(Stop(boot="", started_at=time.monotonic()))
         self._server.kill()
-        time.sleep(self._random.uniform(0.0, 0.5))
+        self._later(self._random.uniform(*AWAY_S), self._start_redis)
+
+    def _start_redis(self) -> None:
         self._server.start()
+        self._wiper.count_age()
+        away = self.faults.redis_kills[-1]
+        away.ended_at = time.monotonic()
+        with contextlib.suppress(redis.RedisError):  # it begins with what `always` promises
+            self._redis.config_set("appendfsync", FSYNC[len(self.faults.redis_kills) % len(FSYNC)])
         if self._fleet.ledger == REDIS:
-            back_at = time.monotonic() + RECONNECTED_WITHIN_S
-            self.faults.unrecorded.append(Stop(boot="", started_at=killed_at, ended_at=back_at))
+            back_at = away.ended_at + RECONNECTED_WITHIN_S
+            self.faults.unrecorded.append(Stop(boot="", started_at=away.started_at, ended_at=back_at))
 
     def _cut(self) -> None:
         with contextlib.suppress(redis.RedisError):
             self._redis.client_kill_filter(_type="normal")
             self.faults.cut_connections.append(time.monotonic())
+
+    def _wipe(self) -> None:
+        """Every other time the server is gone, too, and comes back with nothing."""
+        if self._server.pid is None:
+            self._later(0.5, self._wipe)
+            return
+        if len(self.faults.wipes) % 2 == 0:
+            self.faults.wipes.append(self._wiper.flush())
+        else:
+            self.faults.redis_kills.append(Stop(boot="", started_at=time.monotonic()))
+            self.faults.wipes.append(self._wiper.lose(self._server))
+            self._later(self._random.uniform(*AWAY_S), self._start_redis)

@@ -178,6 +178,33 @@ async def test_what_is_held_is_certainly_ours_for_a_lease_from_each_renewal(me: 
     assert before + 30 <= me.held.kept_until <= clock.monotonic() + 30
 
 
+@pytest.mark.parametrize("how", ["taken over", "reclaimed"])
+async def test_the_lease_of_what_was_taken_begins_when_redis_gave_it_however_late_its_answer_comes(
+    me: Process, peer: Process, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    (ref,) = await peer.read(1)
+    await me.age(ref)
+    run, run_all, asked_at = me.wire.run, me.wire.run_all, SystemClock().monotonic()
+
+    async def late(*args: Any) -> Any:
+        reply = await run(*args)
+        me.held.keep(SystemClock().monotonic() + 1_000)  # a renewal, which was not for this one
+        return reply
+
+    async def late_all(*args: Any) -> Any:
+        replies = await run_all(*args)
+        me.held.keep(SystemClock().monotonic() + 1_000)
+        return replies
+
+    monkeypatch.setattr(me.wire, "run", late)
+    monkeypatch.setattr(me.wire, "run_all", late_all)
+    if how == "taken over":
+        assert await me.leases.take_over("peer", me.deliver) == 1
+    else:
+        assert await me.leases.reclaim(me.deliver) == 1
+    assert asked_at + 30 <= me.held.kept_until <= SystemClock().monotonic() + 30
+
+
 async def test_a_renewal_that_failed_proves_nothing(own_valkey: EmbeddedValkey, keys: Keys) -> None:
     process = Process(RedisLink(own_valkey.url), keys, "me")
     await process.outside.ask("XGROUP", "CREATE", process.stream, GROUP, "0", "MKSTREAM")
@@ -291,8 +318,8 @@ async def test_survivors_share_what_a_dead_consumer_held_each_entry_once(
     dead = Process(link, keys, "dead")
     refs = await dead.read(30)
     me.most = 10
-    assert await me.leases.take_over("dead", me.deliver) == 10
-    assert await peer.leases.take_over("dead", peer.deliver) == 20
+    assert await me.leases.take_over("dead", me.deliver) == 20  # are left
+    assert await peer.leases.take_over("dead", peer.deliver) == 0
     assert {delivery.ref for delivery in me.seen + peer.seen} == set(refs)
     assert await me.leases.take_over("dead", me.deliver) == 0
     await dead.close()
@@ -360,7 +387,7 @@ async def test_what_came_to_many_processes_changes_hands_without_being_read(
         case "reclaimed":
             assert await me.leases.reclaim(me.deliver) == 2
         case "taken over":
-            assert await me.leases.take_over("peer", me.deliver) == 2
+            assert await me.leases.take_over("peer", me.deliver) == 1  # was gone
         case _:
             assert await me.leases.adopt(me.deliver) == 2
     assert [delivery.ref for delivery in me.seen] == [clear]

@@ -216,6 +216,23 @@ async def test_a_dead_prober_makes_room(pair: Pair) -> None:
     assert isinstance(await pair.two.ask(call(pair.two, 2, probe_until_ms=later)), Granted)
 
 
+async def test_a_death_is_told_also_to_who_asks_for_deaths_after_it(pair: Pair) -> None:
+    """A process looks for the dead as soon as it has the ledger, long before it can take anything over."""
+    asked = call(pair.one, 1)
+    assert isinstance(await pair.one.ask(asked), Granted)
+    booked: list[News] = []
+    pair.two.on_news(booked.append)
+    await pair.rig.kill(pair.one)
+    await pair.rig.until(lambda: booked)
+    await pair.rig.pass_time(0.5)
+    dead: list[str] = []
+    pair.two.on_death(dead.append)
+    assert dead == ["one"]
+    again: list[str] = []
+    pair.two.on_death(again.append)
+    assert again == []
+
+
 async def test_two_processes_share_a_rate(pair: Pair) -> None:
     rate = Rate(5, None)
     asks = [

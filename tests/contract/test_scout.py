@@ -408,3 +408,22 @@ async def test_what_is_on_record_as_taken_early_is_forgotten_once_it_is_long_fin
             return bool(await wire.ask("HLEN", keys.early) == 1)
 
         await until(one_left)
+
+
+async def test_the_lease_of_what_was_taken_early_begins_when_redis_gave_it_however_late_its_answer_comes(
+    link: RedisLink, keys: Keys, wire: Wire, jobs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(link, keys)
+    run, asked_at = process.scout._wire.run, SystemClock().monotonic()
+
+    async def late(*args: Any) -> Any:
+        reply = await run(*args)
+        process.held.keep(SystemClock().monotonic() + 1_000)  # a renewal, which was not for this one
+        return reply
+
+    monkeypatch.setattr(process.scout._wire, "run", late)
+    await push(wire, jobs, "quiet", 1)
+    process.intake.behind.set()
+    async with running(process.scout.run(process.deliver)):
+        await until(process.saw("quiet", 1))
+    assert asked_at + 30 <= process.held.kept_until <= SystemClock().monotonic() + 30

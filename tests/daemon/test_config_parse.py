@@ -94,6 +94,10 @@ BAD_TABLES = [
     ("[routing]\ncircuit_breaker_window_s = 0", ["circuit_breaker_window_s: 0", "above 0"]),
     ("[routing]\ncircuit_breaker_ramp_s = -1", ["circuit_breaker_ramp_s: -1", "at least 0"]),
     ("[routing]\ncircuit_breaker_adaptive = 1", ["circuit_breaker_adaptive: 1", "true or false"]),
+    (
+        "[routing]\ncircuit_breaker_adaptive = 'drift'",
+        ['circuit_breaker_adaptive: "drift"', 'true or false or one of "history", "throttle"'],
+    ),
     ("[routing]\nadaptive_concurrency = 'yes'", ["adaptive_concurrency", "true or false"]),
     (
         "[routing]\ncircuit_breaker_failure_rate = 0.5",
@@ -106,9 +110,9 @@ BAD_TABLES = [
     ("[ledger]\non_unknown = 'resend'", ["[ledger] on_unknown", '"fail", "retry"']),
     ("[telemetry]\nlog_level = 'trace'", ["[telemetry] log_level", '"debug"']),
     # windows and aliases
-    ("[routing]\nspend_window = '1w'", ["[routing] spend_window: allowed are", '"120mo"']),
-    ("[routing]\nspend_window = 30", ["[routing] spend_window: allowed are"]),
-    ("[routing]\nbudget_duration = '30s'", ["[routing] budget_duration: allowed are"]),
+    ("[routing]\nspend_window = '1w'", ['[routing] spend_window: "1w" is not allowed', '"120mo"']),
+    ("[routing]\nspend_window = 30", ['[routing] spend_window: "30" is not allowed']),
+    ("[routing]\nbudget_duration = '30s'", ['[routing] budget_duration: "30s" is not allowed']),
     (
         "[routing]\nspend_ceiling = 1\nmax_budget = 2",
         ["[routing] max_budget", "another name for spend_ceiling"],
@@ -194,7 +198,10 @@ BAD_TABLES = [
         f"[[budgets]]\nmodel = 'b'\ngroup = 'chat'\nspend_ceiling = 5\n[groups]\nchat = ['fast']\n{OTHER}",
         ['[[budgets]] #1 model: "b" is not in the group chat', "in it are fast"],
     ),
-    ("[[budgets]]\nspend_ceiling = 5\nspend_window = '1w'", ["[[budgets]] #1 spend_window: allowed are"]),
+    (
+        "[[budgets]]\nspend_ceiling = 5\nspend_window = '1w'",
+        ['[[budgets]] #1 spend_window: "1w" is not allowed'],
+    ),
     ("[[budgets]]\nspend_ceiling = 5\nmax_budget = 6", ["#1 max_budget", "another name for spend_ceiling"]),
     ("[[budgets]]\nspend_ceiling = 5\nsoft_budget = 6", ["#1 soft_budget", "6 is above spend_ceiling, 5"]),
     ("[[budgets]]\nspend_ceiling = 5\ndowngrade_ratio = 70", ["#1 downgrade_ratio: 70", "at most 1"]),
@@ -262,6 +269,7 @@ BAD_MODELS = [
     (with_model("rmp = 5"), ['[[models]] #1 "fast" rmp: unknown key', '"rpm"']),
     (with_model("rpm = 0"), ['"fast" rpm: 0', "at least 1"]),
     (with_model("concurrency = 0"), ['"fast" concurrency: 0', "at least 1 and at most 100000"]),
+    (with_model("hidden_tokens = -1"), ['"fast" hidden_tokens: -1', "at least 0"]),
     (with_model("context_window = 1e5"), ['"fast" context_window: 100000', "a whole number"]),
     (with_model("input_cost_per_mtok = -1"), ['"fast" input_cost_per_mtok: -1', "at least 0"]),
     (with_model("routing = 3"), ['[[models]] #1 "fast" routing: this is a number']),

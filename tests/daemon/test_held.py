@@ -47,3 +47,26 @@ def test_reads_only_what_fits_even_if_every_entry_is_as_large_as_allowed(
     held = HeldEntries()
     held.take([delivery(f"{number}-0", b"x") for number in range(holds)])
     assert held.fits(room, 1_000) == count
+
+
+def test_a_renewal_says_nothing_of_what_was_added_while_it_was_under_way() -> None:
+    held = HeldEntries()
+    held.keep(until=30.0)
+    held.renewing()
+    held.doubt_from(12.0)
+    held.keep(until=40.0)
+    assert held.kept_until == 12.0
+    held.renewing()  # by now it is renewed, too
+    held.keep(until=50.0)
+    assert held.kept_until == 50.0
+
+
+def test_a_renewal_that_failed_leaves_it_for_the_next_one() -> None:
+    held = HeldEntries()
+    held.keep(until=30.0)
+    held.renewing()
+    held.doubt_from(12.0)
+    held.renewing()
+    assert held.kept_until == 12.0
+    held.keep(until=50.0)
+    assert held.kept_until == 50.0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -447,3 +448,21 @@ async def test_a_promoted_repeat_is_remembered_under_the_id(ledger: SqliteLedger
     )
     await ledger.land(Landing(ends=(end,)))
     assert await ledger.ask(ask(ledger, 6, client_id="mine")) == Replay(b'{"a":1}', own=False)
+
+
+async def test_a_claim_that_is_answered_while_the_ledger_closes_can_still_be_made_void(
+    tmp_path: Path,
+) -> None:
+    """Else the next process to look takes it for a call that was sent, and that nobody knows the end of."""
+    ledger = SqliteLedger(tmp_path / "ledger.db")
+
+    def void(asked: Ask, verdict: Verdict | None) -> None:
+        assert verdict == Granted()
+        ledger.tell(landing(asked, state="void", cost_nano=0, cache=None))
+
+    async with ledger:
+        asked = ask(ledger)
+        ledger.ask(asked, orphaned=partial(void, asked)).cancel()
+    assert rows(ledger, "SELECT state, cost_nano FROM attempts") == [("void", 0)]
+    assert rows(ledger, "SELECT held_nano, spent_nano FROM spend") == [(0, 0)]
+    assert rows(ledger, "SELECT count(*) FROM inflight") == [(0,)]

@@ -441,3 +441,17 @@ def test_a_sqlite_that_can_lose_commits_is_refused(version: str) -> None:
 @pytest.mark.parametrize("version", ["3.44.6", "3.50.7", "3.51.3", "3.53.0", "3.54.1", "4.0.0"])
 def test_a_mended_sqlite_is_taken(version: str) -> None:
     check_library(version)
+
+
+@pytest.mark.parametrize("part", ["_look", "_bury_the_dead"])
+async def test_a_fault_that_nobody_foresaw_in_what_watches_the_ledger_ends_it(
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Who waits for another's call would wait for ever, and no dead process would be noticed."""
+
+    async def bug(*_: object, **__: object) -> None:
+        raise KeyError("nobody foresaw this")
+
+    monkeypatch.setattr(ledger._watcher, part, bug)
+    with pytest.raises(LedgerError, match="KeyError: 'nobody foresaw this'"):
+        await asyncio.wait_for(asyncio.shield(ledger.crashed), 5)

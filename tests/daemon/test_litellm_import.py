@@ -187,6 +187,7 @@ def test_fallbacks_of_several_steps_are_not_given_up_for_a_strategy() -> None:
     result = imported(NO_COOLDOWNS)
     assert config_of(result).routing.strategy == "weighted"
     assert "routing_strategy: was left out" in said(result)
+    assert "routing_strategy: became" not in said(result)
     one_step = imported(NO_COOLDOWNS.replace("[b, c]", "[b]"))
     assert config_of(one_step).routing.strategy == "predictive"
     assert config_of(one_step).routing.predictive_usd_per_s == 0

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from theo_daemon.retry import GiveUp, Limits, Tried, TryOneOf, after_failure
 from theo_workers.failures import CONSEQUENCES, FailureClass, NextStep
 
-RETRYABLE = {FailureClass.NEVER_SENT, FailureClass.RATE_LIMITED, FailureClass.SERVER, FailureClass.MAYBE}
+RETRYABLE = {
+    *(FailureClass.NEVER_SENT, FailureClass.OWN, FailureClass.RATE_LIMITED, FailureClass.SERVER),
+    FailureClass.MAYBE,
+}
 
 
 def tried(model: str, failure: FailureClass, retry_after_s: float | None = None) -> Tried:
@@ -41,6 +44,7 @@ def test_a_candidate_not_tried_yet_is_always_tried_unless_the_request_itself_is_
     [
         (FailureClass.SERVER, True),
         (FailureClass.NEVER_SENT, True),
+        (FailureClass.OWN, True),
         (FailureClass.RATE_LIMITED, True),
         (FailureClass.MAYBE, True),
         (FailureClass.CREDENTIAL, False),

@@ -43,7 +43,7 @@ def test_reads_the_forms_of_the_contract(text: str, window: SpendWindow) -> None
     ],
 )
 def test_refuses_everything_else(text: str) -> None:
-    with pytest.raises(ValueError, match="allowed are"):
+    with pytest.raises(ValueError, match="is not allowed"):
         parse_window(text)
 
 

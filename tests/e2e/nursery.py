@@ -22,13 +22,12 @@ from typing import Any, Self
 
 from tests.e2e.commands import alive
 from tests.e2e.processes import API_KEY, ROOT, Fleet, Serve, until
-from theo_daemon import app, core, reception
+from theo_daemon import app, reception
 from theo_daemon.cli import main, serve
 from theo_daemon.fleet import Fleet as Models
 from theo_daemon.measuring import Measuring
 from theo_daemon.wire import Wire
 from theo_workers.tokens.count import TokenCounter
-from theo_workers.tokens.ranks import Encodings
 
 IMPORTED = (app, serve)
 
@@ -134,9 +133,7 @@ def messages(*args: object, **more: object) -> list[object]:
 
 def load() -> None:
     """The encodings that a `serve` process loads."""
-    encodings = Encodings()
-    asyncio.run(TokenCounter(encodings).warm(["fast"]))
-    core.TokenCounter = lambda: TokenCounter(encodings)  # type: ignore[assignment, misc]
+    asyncio.run(TokenCounter().warm(["fast"]))
 
 
 def live(words: list[str], log: str) -> None:

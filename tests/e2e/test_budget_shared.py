@@ -85,6 +85,30 @@ def test_the_ceiling_holds_when_one_of_the_processes_is_killed_over_its_calls(fl
     assert sum(float(reply["cost"]) for reply in replies) <= CEILING
 
 
+def test_under_kill_the_ceiling_holds_and_most_of_it_is_used_when_bills_are_below_their_bounds(
+    fleet: Fleet,
+) -> None:
+    """Fifty bills' worth, each two fifths of what is held for it; the calls of the dead are charged at their bound."""
+    capped(fleet, TENANT, latency_s=0.4)
+    bill, ceiling = 0.4, 0.4 * CEILING
+    fleet.config["budgets"] = [{**TENANT, "spend_ceiling": ceiling}]
+    fleet.provider.answer(Fate(latency_s=0.4, usage=(10, 400)))
+    victim, survivor = fleet.start_all("a", "b")
+    pushed = push(fleet)
+    until(lambda: len(fleet.provider.calls) >= 22 and calls_of(survivor) > 2, 15, "calls of both")
+    victim.kill()
+    replies = fleet.answers(pushed, 40)
+    answered = ends(replies)["ok"]
+    assert ends(replies) == {"ok": answered, "budget_exceeded": JOBS - answered}
+    lost = len(until(lambda: fleet.events("outcome_unknown"), 5, "calls that were lost"))
+    (budget,) = fleet.command("budget", "show")["budgets"]
+    assert (budget["held"], budget["spent"]) == (0, pytest.approx(bill * answered + 1.0 * lost))
+    assert budget["spent"] <= ceiling
+    assert ceiling - budget["spent"] < 1.0, "a job was refused that could be paid for"
+    assert 20 <= len(fleet.provider.calls) <= CEILING
+    assert len(fleet.events("budget_exhausted")) == 1
+
+
 def test_a_tenant_s_refusal_names_its_budget_and_leaves_other_tenants_alone(fleet: Fleet) -> None:
     capped(fleet, {"tenant": "*", "spend_window": "1d"}, latency_s=0)
     fleet.config["budgets"][0]["spend_ceiling"] = 1
@@ -125,12 +149,15 @@ def test_a_bill_beyond_the_bound_stops_the_model_in_all_processes_also_those_tha
     [
         # Nothing but a ceiling and a price: the answers' cap is the router's own.
         ({"input_cost_per_mtok": 0.15, "output_cost_per_mtok": 0.6}, {"model": "gpt-4o-mini"}, (9, 40)),
-        ({"input_cost_per_mtok": 2.0, "output_cost_per_mtok": 8.0}, {"model": "unheard-of"}, (60, 60)),
+        ({"input_cost_per_mtok": 2.0, "output_cost_per_mtok": 8.0}, {"model": "unheard-of"}, (20, 20)),
         # The longest answer is ten times as long as those that come.
         ({"input_cost_per_mtok": 0.15, "output_cost_per_mtok": 0.6},
          {"model": "gpt-4o-mini", "max_output_tokens": 1000}, (20, 100)),
+        # Answers of a few tokens, from a server that is known to add nothing unseen.
+        ({"input_cost_per_mtok": 1.0, "output_cost_per_mtok": 2.0},
+         {"model": "unheard-of", "max_output_tokens": 50, "hidden_tokens": 0}, (10, 5)),
     ],
-    ids=("known model", "unknown model", "capped model"),
+    ids=("known model", "unknown model", "capped model", "own server"),
 )  # fmt: skip
 def test_a_ceiling_and_a_price_are_enough_for_most_of_the_calls_that_it_pays_for(
     fleet: Fleet, price: dict[str, float], own: dict[str, Any], usage: tuple[int, int]

@@ -59,6 +59,19 @@ def test_every_job_of_a_killed_process_gets_its_one_reply_and_lost_calls_are_cha
     assert spent_usd(fleet) == pytest.approx(len(lost(fleet)) * BOUND_USD + 12 * 0.005, abs=1e-3)
 
 
+def test_a_process_that_is_started_again_goes_on_at_once_though_leases_are_long(fleet: Fleet) -> None:
+    """Alone on its host: nobody saw the old one die, and its leases would last half a minute."""
+    fleet.config["ingress"] = {"lease_s": 30.0}
+    killed = fleet.start()
+    fleet.provider.answer(Fate(latency_s=20), prompt="x")
+    entries = fleet.push_all(job(n) for n in range(6))
+    until(lambda: len(fleet.provider.calls) == 6, 5)
+    killed.kill()
+    fleet.provider.answer(Fate(), prompt="x")
+    fleet.start()
+    assert [reply["status"] for reply in fleet.answers(entries, 20)] == ["ok"] * 6
+
+
 def test_a_reply_after_a_crash_tells_the_lost_attempt_and_its_cost(fleet: Fleet) -> None:
     for n, reply in enumerate(fleet.answers(crash(fleet), 25)):
         attempts = [(attempt["outcome"], attempt["cost"]) for attempt in json.loads(reply["attempts"])]

@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.processes import Fleet, Reply, Serve, until
 from tests.e2e.provider import Fate, failing
+from theo_daemon.embedded_valkey import free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -189,3 +190,28 @@ def test_jobs_wait_for_a_model_to_come_back(fleet: Fleet) -> None:
     fleet.provider.answer(*[failing(500, "boom")] * 3, Fate())
     replies = fleet.answers(fleet.push_all({"prompt": f"x{n}"} for n in range(5)), 20)
     assert {reply["status"] for reply in replies} == {"ok"}
+
+
+def test_a_model_that_takes_less_than_half_of_its_calls_is_passed_over_and_status_says_so(
+    fleet: Fleet,
+) -> None:
+    group(fleet)
+    fleet.config["routing"] |= {"circuit_breaker_adaptive": "throttle", "circuit_breaker_threshold": 1_000}
+    fleet.config["routing"] |= {"circuit_breaker_failure_ratio": 0.0}
+    fleet.config["telemetry"] = {"http": f"127.0.0.1:{free_port()}"}
+    process, url = fleet.start().wait_ready(), ("--redis-url", fleet.url)
+    fleet.provider.answer(*[failing(500, "boom")] * 100, model="bad")
+    replies = fleet.answers(fleet.push_all({"prompt": f"x{n}"} for n in range(10)), 10)
+    for n in range(30):
+        replies.append(fleet.ask(prompt=f"y{n}"))
+    assert {(reply["status"], reply["model"]) for reply in replies} == {("ok", "fast")}
+    calls = len(fleet.provider.called(model="bad"))
+    assert 1 <= calls < 30
+    bad = next(one for one in fleet.command("status", *url)["models"] if one["name"] == "bad")
+    assert (bad["passed_over"], bad["total_failures"]) == (40 - calls, calls)
+    assert bad["throttle"] > 0.8
+    assert (bad["state"], bad["breaker"]) == ("closed", "closed")
+    assert f"{bad['throttle']:.0%} passed over" in fleet.output("status", *url)
+    assert f'theo_model_passed_over_total{{model="bad"}} {40 - calls}' in process.get("/metrics")[1]
+    (told,) = fleet.events("model_throttled")
+    assert told["model"] == "bad"

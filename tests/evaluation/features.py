@@ -30,6 +30,8 @@ FEATURES = (
     Feature(name="weights by hand", weights_by_hand=True),
     Feature(name="predictive", routing={"strategy": "predictive"}),
     Feature(name="regions", routing={"regions": ("eu", "us")}),
+    Feature(name="adaptive threshold", routing={"circuit_breaker_adaptive": "history"}),
+    Feature(name="throttling", routing={"circuit_breaker_adaptive": "throttle"}),
     Feature(name="adaptive breaker", routing={"circuit_breaker_adaptive": True}),
     Feature(name="downgrading", routing={"downgrade_ratio": 0.5}),
     Feature(name="hedging", routing={"hedge_after_ms": 3_000.0, "hedge_max_cost": 0.02}),

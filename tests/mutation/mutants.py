@@ -203,6 +203,29 @@ MUTANTS = (
         ("tests/workers/test_breaker.py::test_a_call_from_before_the_opening_counts_for_nothing",),
     ),
     Mutant(
+        "a model that takes less than half of its calls leaves jobs without any",
+        f"{DAEMON}/fleet.py",
+        "while len(candidates) > 1 and chosen is not None and self._throttling",
+        "while chosen is not None and self._throttling",
+        (
+            "tests/scenario/test_throttling.py::test_while_the_others_are_full_a_throttled_model_takes_what_it_gets",
+        ),
+    ),
+    Mutant(
+        "a throttle that knows no half: every refusal turns calls away",
+        "workers/theo_workers/throttle.py",
+        "(self._requests - self._k * self._accepts)",
+        "(self._requests - self._accepts)",
+        ("tests/workers/test_throttle.py::test_the_share_is_the_formula_of_the_book",),
+    ),
+    Mutant(
+        "who is turned away is no request",
+        "workers/theo_workers/throttle.py",
+        "        self._count(now, accepts=0)\n        self.passed_over",
+        "        self.passed_over",
+        ("tests/workers/test_throttle.py::test_whoever_is_turned_away_is_a_request_that_was_not_accepted",),
+    ),
+    Mutant(
         "a rate limit opens the circuit",
         "workers/theo_workers/failures.py",
         "FailureClass.RATE_LIMITED: Consequence(Billed.NO, BreakerEffect.PAUSE,",

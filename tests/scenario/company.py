@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,11 @@ class Fleet:
         self.clock, self.books = VirtualClock(), MemoryBooks()
         self.provider = Provider(self.clock)
 
-    async def start(self, name: str, **options: Any) -> Stage:
+    async def start(self, name: str, *, lag: Callable[[], float] = lambda: 0.0, **options: Any) -> Stage:
+        """`lag`: what its commits take, in seconds."""
         fast = model("fast", **{**self.options, **options})
         config = Config(routing=self._routing, models=(fast,), ledger=LedgerConfig(url=Path("unused.db")))
-        ledger = MemoryLedger(self.books, clock=self.clock, name=name)
+        ledger = MemoryLedger(self.books, clock=self.clock, name=name, lag=lag)
         stage = Stage(config, clock=self.clock, seed=len(name), ledger=ledger)
         stage.upstreams["fast"].fate_for = lambda _: self.provider.called(name)
         await self._stack.enter_async_context(open_stage(stage))

@@ -395,3 +395,22 @@ async def test_parked_jobs_give_way_the_latest_first_and_run_when_they_come_back
         await stage.advance(25)
         assert stage.ends([one.ref for one in deliveries]) == ["ok"] * 6
         assert stage.rows("SELECT count(*) FROM inflight") == [(0,)]
+
+
+async def test_a_parked_job_that_was_called_for_does_not_give_way_as_it_would_begin_anew() -> None:
+    unknown = Fate(error="invalid_request", status_code=404, failure="model_unknown")
+    down = Fate(error="provider_unavailable", status_code=503)
+    routing = {"circuit_breaker_threshold": 1, "circuit_breaker_timeout_s": 5.0, "max_attempts": 1}
+    async with staged(
+        model("known", down, Fate(text="hello")), model("typo", unknown), routing=routing
+    ) as stage:
+        opens = stage.push("opens the circuit", model="known")
+        await stage.advance(0.5)
+        assert stage.end(opens) == "provider_unavailable"
+        tried = stage.push("tried")
+        await stage.advance(0.5)
+        assert stage.upstreams["typo"].prompts == ["tried"]
+        assert stage.dispatcher.give_way(3) == []
+        await stage.advance(6)
+        assert stage.end(tried) == "ok"
+        assert stage.upstreams["typo"].prompts == ["tried"]

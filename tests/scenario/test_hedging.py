@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from tests.fakes import MemoryBooks, MemoryLedger
 from tests.scenario.stage import Stage, model, staged
 from theo_daemon.job import EntryRef
+from theo_daemon.ledger.records import Landing
 from theo_workers.breaker import Closed
 from theo_workers.upstreams.script import Fate
 
@@ -201,6 +203,60 @@ async def test_a_job_that_is_cancelled_closes_and_pays_for_both_calls() -> None:
         assert [stage.upstreams[name].closed for name in ("main", "other")] == [["hi"], ["hi"]]
         await stage.advance(1)
         assert stage.rows("SELECT sum(held_nano) FROM spend") == [(0,)]
+
+
+@pytest.mark.parametrize("ends_after_ms", range(600, 1_100, 50))
+@pytest.mark.parametrize("how", ["answered", "cancelled"])
+async def test_a_rival_given_up_while_its_claim_is_on_its_way_is_void_before_the_job_is_told_its_cost(
+    ends_after_ms: int, how: str
+) -> None:
+    """Commits take 0.2 s to be made and 0.2 s to be told, so the rival is asked for at 1.0 and granted at 1.4."""
+    main = answer("main", ends_after_ms if how == "answered" else 5_000)
+    async with racing(main, answer("rival", 9_000), routing={"hedge_max_cost": 1.0}, **DOLLARS) as stage:
+        await stage.advance(1)
+        stage.ledger._writer._lag = lambda: 0.2  # type: ignore[attr-defined]
+        ref = stage.push(cache="off")
+        await stage.advance(0.4 + ends_after_ms / 1_000)
+        if how == "cancelled":
+            stage.cancel(ref.entry_id)
+        for _ in range(30):
+            await stage.advance(0.05)
+            charged = stage.rows(f"SELECT sum(cost_nano) FROM attempts WHERE entry_id = '{ref.entry_id}'")
+            still_open = stage.rows("SELECT count(*) FROM attempts WHERE state = 'sent'")
+            if stage.end(ref) != "waiting":
+                assert (charged, still_open) == ([(stage.outcome(ref).cost_nano,)], [(0,)])
+        assert stage.end(ref) == ("ok" if how == "answered" else "cancelled")
+        assert stage.rows("SELECT sum(held_nano) FROM spend") == [(0,)]
+        sent = stage.rows(
+            f"SELECT count(*) FROM attempts WHERE state <> 'void' AND entry_id = '{ref.entry_id}'"
+        )
+        assert sent == [(sum(asked(stage)),)]
+
+
+async def test_the_end_of_a_job_goes_on_record_after_the_void_of_its_rival() -> None:
+    async with racing(Fate(text="main", latency_ms=900), QUICK) as stage:
+        await stage.advance(1)
+        writer, batches = stage.ledger._writer, []  # type: ignore[attr-defined, var-annotated]
+        writer._lag = lambda: 0.2
+        commit = writer._commit_batch
+
+        def watched(*args: Any) -> None:
+            batches.append([one for one, _, _ in args[-1] if isinstance(one, Landing)])
+            commit(*args)
+
+        with mock.patch.object(writer, "_commit_batch", watched):
+            stage.push()
+            await stage.advance(5)
+        voids = [
+            number for number, batch in enumerate(batches) if any(_state(one) == "void" for one in batch)
+        ]
+        ends = [number for number, batch in enumerate(batches) if any(one.ends for one in batch)]
+        assert (len(voids), len(ends)) == (1, 1)
+        assert voids < ends
+
+
+def _state(landing: Landing) -> str | None:
+    return None if landing.settled is None else landing.settled.state
 
 
 async def test_a_half_open_circuit_s_probe_is_never_a_rival() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.fakes import MemoryBooks, MemoryLedger
 from tests.scenario.stage import Stage, model, staged
-from theo_daemon.ledger.shared import CircuitOpened
+from theo_daemon.ledger.shared import CircuitOpened, SharedStanding
 from theo_workers.upstreams.script import Fate
 
 SLOW = Fate(text="hello", latency_ms=1000)
@@ -121,6 +121,23 @@ async def test_a_circuit_that_opened_while_the_leases_were_in_doubt_lets_nothing
     assert stage.upstreams["m"].prompts == []
     await stage.advance(5)
     assert (stage.upstreams["m"].prompts, stage.end(waiting)) == (["waiting"], "ok")
+
+
+async def test_a_circuit_that_opened_while_the_claim_was_on_its_way_lets_nothing_out(stage: Stage) -> None:
+    """A disk that is full for a while, say, holds it up; what others learnt meanwhile is known here all the same."""
+    stage.ledger._writer._lag = lambda: 0.5  # type: ignore[attr-defined]
+    ref = stage.push()
+    await stage.advance(0.7)
+    until_ms = int((stage.clock.wall() + 20) * 1000)
+    stage.core.standings.learn(
+        [SharedStanding(model="m", version=1, generation=1, openings=1, open_until_ms=until_ms)]
+    )
+    await stage.advance(15)
+    assert stage.upstreams["m"].prompts == []
+    assert stage.rows("SELECT state FROM attempts") == [("void",)]
+    stage.ledger._writer._lag = lambda: 0.0  # type: ignore[attr-defined]
+    await stage.advance(15)
+    assert (stage.upstreams["m"].prompts, stage.end(ref)) == (["hi"], "ok")
 
 
 async def test_a_failure_is_on_record_before_the_next_call_waits_for_leases_in_doubt() -> None:

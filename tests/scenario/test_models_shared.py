@@ -29,6 +29,26 @@ async def test_a_circuit_is_open_everywhere_within_300_ms_and_in_who_comes_later
         assert events(one, two, later) == ["circuit_opened"]
 
 
+async def test_a_call_that_waits_for_a_slow_ledger_is_not_sent_once_the_circuit_is_known_to_be_open() -> None:
+    lag_s = 0.0
+    async with fleet(max_attempts=1, routing={"circuit_breaker_timeout_s": 15.0}) as found:
+        one, two = await found.start("a"), await found.start("b", lag=lambda: lag_s)
+        found.provider.fate, lag_s = DOWN, 1.0
+        late = two.push("late")
+        await found.clock.advance(0.1)
+        one.push_all(["x", "y", "z"])
+        await found.clock.advance(0.3)
+        assert reason(two) == "circuit_open"
+        calls = [("a", 0.1)] * 3
+        assert found.provider.calls == calls
+        await found.clock.advance(10)
+        assert found.provider.calls == calls
+        assert two.end(late) == "waiting"
+        found.provider.fate, lag_s = Fate(text="hello"), 0.0
+        await found.clock.advance(10)
+        assert two.end(late) == "ok"
+
+
 async def test_failures_in_a_row_open_the_circuit_though_no_process_met_three_of_them() -> None:
     async with fleet(max_attempts=1, routing={"circuit_breaker_timeout_s": 30.0}) as found:
         one, two, three = [await found.start(name) for name in "abc"]

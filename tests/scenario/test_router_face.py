@@ -236,6 +236,23 @@ async def test_the_books_tell_spend_and_latency_of_all_models(face: Face) -> Non
     assert latency["fast"] >= 0
 
 
+@pytest.mark.parametrize(
+    ("known", "end"),
+    [("", "budget_exceeded"), ("hidden_tokens = 0", "ok"), ("hidden_tokens = 900", "budget_exceeded")],
+)
+async def test_a_ceiling_holds_what_a_provider_adds_unseen_or_what_is_known_of_it(
+    tmp_path: Path, known: str, end: str
+) -> None:
+    """A thousand prompt tokens' worth: enough for a short prompt and the answer, not for two thousand unseen ones."""
+    model = f"max_output_tokens = 100\nrouting = {{ spend_ceiling = 0.001 }}\n{known}"
+    async with opened(tmp_path, CONFIG.replace("max_output_tokens = 1000", model)) as face:
+        if end == "ok":
+            assert (await face.ask()).output
+        else:
+            (error,) = await face.fail(model="fast")
+            assert error.code == end
+
+
 async def test_failures_cost_nothing_where_the_provider_certainly_did_no_work(face: Face) -> None:
     await face.fail(3)
     with face.router.ledger.transaction() as transaction:

@@ -100,3 +100,65 @@ async def test_a_repeated_id_that_waits_elsewhere_is_remembered_with_what_the_fi
         await found.clock.advance(0.5)
         assert [stage.end(ref) for stage, ref in again] == ["invalid_request"] * 2
         assert len(found.provider.calls) == 1
+
+
+@pytest.mark.parametrize("cache", ["use", "refresh", "off"])
+async def test_a_call_that_goes_on_for_a_repeated_push_is_waited_for_by_whoever_takes_that_push_over(
+    cache: str,
+) -> None:
+    """The first push of the id has left; its process stands still, and a peer takes the second one's entry over."""
+    async with fleet() as found:
+        one, two = await found.start("a"), await found.start("b")
+        found.provider.fate = Fate(text="hello", latency_ms=3_000)
+        first, second = one.entry("same", id="mine", cache=cache), one.entry("same", id="mine", cache=cache)
+        one.dispatcher.deliver([first, second])
+        await found.clock.advance(0.5)
+        one.cancel(first.ref.entry_id)
+        await found.clock.advance(0.5)
+        two.dispatcher.deliver([second._replace(redelivered=True)])
+        await found.clock.advance(5)
+        assert (one.end(first.ref), one.end(second.ref), two.end(second.ref)) == ("cancelled", "ok", "ok")
+        assert len(found.provider.calls) == 1
+
+
+async def test_a_push_that_goes_on_after_the_first_has_ended_is_called_for_once() -> None:
+    """The first one's own end, of a call that a dead process made for it, is not the second one's."""
+    async with fleet() as found:
+        dead = await found.start("dead")
+        found.provider.fate = Fate(text="hello", latency_ms=3_000)
+        common = {"id": "mine", "cache": "off", "on_unknown": "fail"}
+        first, second = dead.entry("same", **common), dead.entry("same", **common)
+        dead.dispatcher.deliver([first, second])
+        await found.clock.advance(0.5)
+        dead.ledger.kill()  # type: ignore[attr-defined]
+        heirs = [await found.start("heir"), await found.start("another")]
+        await found.clock.advance(2)
+        heirs[0].dispatcher.deliver([one._replace(redelivered=True) for one in (first, second)])
+        await found.clock.advance(1)
+        assert heirs[0].end(first.ref) == "outcome_unknown"
+        heirs[1].dispatcher.deliver([second._replace(redelivered=True)])
+        await found.clock.advance(5)
+        assert [heir.end(second.ref) for heir in heirs] == ["ok", "ok"]
+        assert len(found.provider.calls) == 2
+
+
+async def test_who_asks_the_same_later_is_answered_though_a_push_that_caches_otherwise_took_the_lead() -> (
+    None
+):
+    async with fleet() as found:
+        dead = await found.start("dead")
+        found.provider.fate = Fate(text="hello", latency_ms=1_000)
+        first = dead.entry("same", id="mine", cache="refresh")
+        dead.dispatcher.deliver([first])
+        await found.clock.advance(0.5)
+        dead.ledger.kill()  # type: ignore[attr-defined]
+        heir = await found.start("heir")
+        second = heir.push("same", id="mine")
+        await found.clock.advance(2)
+        assert heir.end(second) == "waiting"  # for the first one, which nobody has yet
+        heir.dispatcher.deliver([first._replace(redelivered=True)])
+        await found.clock.advance(2)
+        assert (heir.end(first.ref), heir.end(second)) == ("ok", "ok")
+        later = heir.push("same")
+        await found.clock.advance(2)
+        assert heir.end(later) == "ok"

@@ -7,24 +7,32 @@ import pytest
 from tests.scenario.test_crash_points import ANSWER, World, again, entry, kill
 from theo_daemon.job import Failed
 
-DEADLINE_MS = 1_700_000_001_200  # 1.2 seconds after the push
 DIES_AT_S = [number / 4 for number in range(1, 30)]
+CLAIM_COMMITTED_S, CLAIM_GRANTED_S = 1.2, 2.1
 
 
 @pytest.mark.parametrize("how", ["cancelled", "deadline_exceeded"])
 @pytest.mark.parametrize("id_field", [{}, {"id": "mine"}], ids=["without an id", "with an id"])
+@pytest.mark.parametrize("lease", ["kept", "in doubt"])
 async def test_a_job_that_was_told_that_it_cost_nothing_is_charged_nothing_whenever_its_process_dies(
-    how: str, id_field: dict[str, str]
+    how: str, id_field: dict[str, str], lease: str
 ) -> None:
+    """The claim is committed, which the process does not know yet; or its lease ran out meanwhile, so that it has
+    just made the claim void, and waits."""
     replied = 0
+    ends_at_s = CLAIM_COMMITTED_S if lease == "kept" else CLAIM_GRANTED_S
     for dies_at_s in DIES_AT_S:
         world = World(on_unknown="retry", fate=ANSWER)
-        fields = {"deadline_ms": str(DEADLINE_MS)} if how == "deadline_exceeded" else {}
+        deadline_ms = 1_700_000_000_000 + int(ends_at_s * 1000)
+        fields = {"deadline_ms": str(deadline_ms)} if how == "deadline_exceeded" else {}
         delivery = entry(**id_field, **fields)
         async with world.process("victim", step_s=1.0) as victim:
             victim.replies.takes_s = 0.0  # type: ignore[attr-defined]
             victim.dispatcher.deliver([delivery])
-            await victim.advance(1.2)  # the claim is committed, which the process does not know yet
+            await victim.advance(0.5)
+            if lease == "in doubt":
+                victim.replies.kept_until = victim.clock.monotonic()
+            await victim.advance(ends_at_s - 0.5)
             if how == "cancelled":
                 victim.cancel(delivery.ref.entry_id)
             await victim.advance(dies_at_s)

@@ -17,6 +17,7 @@ from tests.sim.network import Connection
 from theo_daemon import app as app_module
 from theo_daemon import core as core_module
 from theo_daemon.app import Daemon
+from theo_daemon.background import first_failure
 from theo_daemon.config import Config
 from theo_daemon.core import Core
 from theo_daemon.ledger.sqlite import ledger as ledger_module
@@ -170,9 +171,9 @@ class SimDaemon(Daemon):
             await side.time.sync()
             core = await self._core(stack, side, telemetry)
             pin = await self._pin(stack, core, side, telemetry, link)
-            await side.start(stack)
+            beside = [*core.background, *await side.start(stack)]
             self.core, self.side = core, side
-            await self._serve(core, side, telemetry, pin)
+            await self._serve(core, side, telemetry, pin, first_failure(beside))
 
     @property
     def at_rest(self) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tests.sim.story import Story, forgotten, over_at, prompt_of
+from tests.sim.story import Story, forgotten, made_up, over_at, prompt_of
+from tests.sim.witness import Pushed
 from theo_daemon.job import EntryRef
 
 NANO = 1_000_000_000
@@ -67,9 +68,14 @@ def unaccounted(story: Story) -> Iterable[str]:
         # Whoever shares an answer pays nothing, though an attempt of its own may have been lost with a process before;
         # and what was still under way, in a process that stood still, when the job had to end, could not be told.
         single = len(jobs) == 1 and jobs[0].ref in story.ends
-        open_yet = single and any(
-            over_at(call) > story.ends[jobs[0].ref][-1].at for call in story.calls.get(prompt, ())
-        )
-        if told > booked or (told < booked and single and not open_yet):
+        if told > booked or (told < booked and single and not _open_yet(story, jobs[0])):
             ends = [story.ends.get(one.ref) for one in jobs]
             yield f"jobs of {prompt!r} were told {told}, their attempts cost {booked}: {ends}"
+
+
+def _open_yet(story: Story, pushed: Pushed) -> bool:
+    """Was a call for it under way when its reply was made up? Who has a job to himself knows of his own calls."""
+    end = story.ends[pushed.ref][-1]
+    in_two_hands = len(story.witness.takers.get(pushed.ref, ())) > 1
+    at = made_up(story, end) if in_two_hands else end.at
+    return any(over_at(call) > at for call in story.calls.get(pushed.job.prompt, ()))

@@ -12,7 +12,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from tests.sim.provider import FAILURES
 from tests.sim.traffic import Job, draw_jobs
 from theo_daemon.config import Config, IngressConfig, LedgerConfig, ModelConfig, RoutingConfig
 
@@ -140,6 +139,8 @@ def _draw_faults(rng: random.Random, processes: int, config: Config, jobs: Seque
     """Some worlds are calm in some respect, so that what is wrong there has no excuse."""
     draw = _Draw(rng, processes)
     models = [model.name for model in config.models]
+    both = [f"{name} {when}" for name in COMMANDS for when in ("sent", "done")]
+    answers = [f"{name} done" for name in COMMANDS]
     if rng.random() < 0.8:
         draw.at_times("kill", 0, 3)
         draw.at_points("kill", CRASH_POINTS, 0, 3)
@@ -148,19 +149,23 @@ def _draw_faults(rng: random.Random, processes: int, config: Config, jobs: Seque
         draw.at_times("freeze", 0, 2, lasts_s=(0.05, 4.0))
         draw.at_times("stall", 0, 1, lasts_s=(0.05, 3.0))
         draw.at_points("freeze", CRASH_POINTS, 0, 1, lasts_s=(0.5, 4.0))
+    if rng.random() < 0.5:  # as a busy host does
+        draw.at_points("freeze", CRASH_POINTS, 2, 10, lasts_s=(0.01, 0.2))
     if rng.random() < 0.4:
         draw.at_times("drain", 0, 2)
+    if rng.random() < 0.8:
+        draw.at_points("cut", both, 6, 24)
+        draw.at_points("slow reply", answers, 0, 4, lasts_s=(0.05, 7.0))
+        draw.at_times("cut all", 0, 3)
     if rng.random() < 0.7:
-        both = [f"{name} {when}" for name in COMMANDS for when in ("sent", "done")]
-        draw.at_points("cut", both, 1, 6)
-        draw.at_points("slow reply", [f"{name} done" for name in COMMANDS], 0, 4, lasts_s=(0.05, 7.0))
-        draw.at_times("cut all", 0, 2)
+        draw.at_points("slow reply", answers, 6, 32, lasts_s=(0.02, 0.3))
     if rng.random() < 0.5:
         draw.at_times("redis stands", 0, 1, lasts_s=(0.2, 7.0))
+        draw.at_times("redis stands", 0, 2, lasts_s=(0.01, 0.2))
         draw.at_times("redis down", 0, 2, lasts_s=(0.05, 2.0))
         draw.at_times("redis full", 0, 1, lasts_s=(0.2, 2.0))
         draw.at_times("redis read-only", 0, 1, lasts_s=(0.2, 1.5))
-        draw.at_times("scripts flushed", 0, 1)
+        draw.at_times("scripts flushed", 0, 3)
     if rng.random() < 0.12:
         draw.at_times("redis wiped", 1, 1, lasts_s=(0.05, 1.0))
     if rng.random() < 0.08:
@@ -169,9 +174,11 @@ def _draw_faults(rng: random.Random, processes: int, config: Config, jobs: Seque
         draw.at_times("ledger slow", 0, 1, lasts_s=(0.3, 2.0))
         draw.at_times("ledger busy", 0, 1, lasts_s=(0.3, 3.0))
         draw.at_times("disk full", 0, 1, lasts_s=(0.3, 3.0))
+    if rng.random() < 0.5:
+        draw.at_points("slow commit", ["commit begins"], 4, 16, lasts_s=(0.01, 0.4))
     if rng.random() < 0.15:
         draw.at_times("clock set", 1, 1, what=("+3600", "-3600", "+40", "-40"))
-    draw.provider(rng.choice((0.0, 0.1, 0.2, 0.35)), models, jobs)
+    draw.provider(rng.choice((0.0, 0.2, 0.35, 0.5)), models, jobs)
     return draw.faults
 
 
@@ -227,6 +234,7 @@ class _Draw:
             "truncated",
             "hang",
             "length",
+            "slow",
         )
         seldom = ("filter", "context", "invalid", "model unknown", "overbilled", "credential", "quota")
         for prompt in dict.fromkeys(job.prompt for job in jobs):
@@ -249,6 +257,3 @@ class _Draw:
                 **more,
             )
         )
-
-
-assert frozenset(FAILURES)  # the kinds above are drawn from these

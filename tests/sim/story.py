@@ -12,6 +12,8 @@ from tests.sim.provider import FOREVER, Call
 from tests.sim.witness import Pushed, Witness
 from theo_daemon.job import EntryRef
 
+TRIED_AGAIN_WITHIN_S = 2.0  # what Redis has refused, or did not take
+
 
 class Ended(Struct, frozen=True):
     """A final reply, read."""
@@ -106,6 +108,15 @@ def answered(story: Story, call: Call) -> float:
 def over_at(call: Call) -> float:
     """From when on another call is no surprise."""
     return min(call.ended_at, call.boot.killed_at)
+
+
+def made_up(story: Story, end: Ended) -> float:
+    """When the reply was made up, at the earliest: whatever stood still since may have kept it back."""
+    at = end.at
+    for one in sorted(story.witness.stretches, key=lambda one: -one.ended):
+        if one.began < at <= one.ended + TRIED_AGAIN_WITHIN_S:
+            at = one.began
+    return at
 
 
 def tell(story: Story, calls: Sequence[Call]) -> str:

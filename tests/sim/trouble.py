@@ -159,6 +159,9 @@ class Trouble:
                 case "slow reply":
                     self._count(fault)
                     found = fault.lasts_s
+                case "slow commit":
+                    self._lasting(fault, boot, lambda: None)
+                    found = fault.lasts_s
         return None if found is True and name.endswith((" sent", " done")) else found
 
     # -- processes -------------------------------------------------------------------------------------

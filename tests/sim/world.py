@@ -21,6 +21,7 @@ from tests.sim.witness import Witness
 QUIET_WITHIN_S = 60.0  # after the last push and the last fault
 LOOK_EVERY_S = 0.25
 GOODBYE_S = 20.0
+SLOW_S = (0.3, 1.2)  # below every time-out
 _KEPT: list[World] = []  # coroutines of the dead must not be closed, which would run their `finally`s
 STREAMS = (b"theo:jobs", b"theo:jobs:high", b"theo:jobs:low")
 
@@ -100,6 +101,8 @@ class World:
         if kind is not None:
             self.witness.faults[f"provider: {kind}"] += 1
             self.witness.overbilled |= kind == "overbilled"
+            if kind == "slow":
+                takes_s, kind = SLOW_S[0] + (SLOW_S[1] - SLOW_S[0]) * draw, None
         return takes_s, kind
 
     # -- its end ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ FAILURE, NEUTRAL = BreakerEffect.FAILURE, BreakerEffect.NEUTRAL
     ("failure", "billed", "breaker", "next_step"),
     [
         (FailureClass.NEVER_SENT, NO, FAILURE, NextStep.RETRY),
+        (FailureClass.OWN, NO, NEUTRAL, NextStep.RETRY),
         (FailureClass.RATE_LIMITED, NO, BreakerEffect.PAUSE, NextStep.RETRY),
         (FailureClass.CREDENTIAL, NO, BreakerEffect.DISABLE, NextStep.NEXT),
         (FailureClass.CALLER, NO, NEUTRAL, NextStep.TERMINAL),

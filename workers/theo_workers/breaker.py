@@ -15,6 +15,7 @@ from msgspec import Struct
 from theo_workers.drift import Drift
 from theo_workers.errors import CircuitOpen
 from theo_workers.failure_rate import FailureRate, RateRule
+from theo_workers.throttle import Throttle
 
 LONGEST_FACTOR = 8  # openings double up to this multiple of the first
 SPREAD = 0.2  # and vary by this share, so that many processes do not probe in step
@@ -28,7 +29,9 @@ class Verdict(Enum):
 
     SUCCESS = "success"
     FAILURE = "failure"
-    NEUTRAL = "neutral"  # nothing: abandoned, refused for the caller's fault, rate limited
+    NEUTRAL = "neutral"  # nothing: abandoned, or out of patience
+    ACCEPTED = "accepted"  # that it takes calls: this one was refused for its own fault
+    PUSHED_BACK = "pushed_back"  # that it takes fewer calls than it gets: rate limited
 
 
 class Closed(Struct, frozen=True):
@@ -60,6 +63,15 @@ class HalfOpen(Struct, frozen=True):
 
 State = Closed | Open | HalfOpen
 
+_ACCEPTS = {
+    Verdict.SUCCESS: True,
+    Verdict.ACCEPTED: True,
+    Verdict.FAILURE: False,
+    # No failure of the model; but to the source of the formula, which see, a refusal by quota is what a refusal is.
+    Verdict.PUSHED_BACK: False,
+}
+"""What the throttle makes of a verdict; one that is not here says nothing to it."""
+
 
 class Counted(Struct, frozen=True):
     """One more failure of the closed circuit, `failures` in a row: not enough to open it here.
@@ -89,7 +101,8 @@ class Breaker:
 
     It opens after `threshold` failures in a row (`adaptive`: after as many as are unusual for this model) or, if
     given, by `rate`. The first opening lasts exactly `timeout_s`; each one that follows a failed probe lasts twice
-    the one before, up to `LONGEST_FACTOR` times the first and ± `SPREAD`. One good probe closes it.
+    the one before, up to `LONGEST_FACTOR` times the first and ± `SPREAD`. One good probe closes it. A `throttle`
+    hears of the closed circuit's calls; whoever chooses a model asks it.
     """
 
     def __init__(
@@ -99,12 +112,14 @@ class Breaker:
         timeout_s: float = 60.0,
         rate: RateRule | None = None,
         adaptive: bool = False,
+        throttle: Throttle | None = None,
     ) -> None:
         if threshold < 1 or timeout_s <= 0:
             raise ValueError(f"threshold {threshold} must be at least 1 and timeout_s {timeout_s} above 0")
         self.threshold, self.timeout_s = threshold, timeout_s
         self.state: State = _CLOSED
         self.drift = Drift(threshold) if adaptive else None
+        self.throttle = throttle
         self._rate = None if rate is None else FailureRate(rate)
         self._permit = Permit(0)  # of the current generation, which counts changes so that evidence is dated
 
@@ -171,6 +186,8 @@ class Breaker:
 
     def _weigh(self, failures: int, verdict: Verdict, now: float) -> State | None:
         """A call of the closed circuit, after `failures` in a row, has ended."""
+        if self.throttle is not None and (accepted := _ACCEPTS.get(verdict)) is not None:
+            self.throttle.ended(accepted=accepted, now=now)
         if verdict is Verdict.SUCCESS:
             if self._rate is not None:
                 self._rate.record(failed=False, now=now)
@@ -216,4 +233,6 @@ class Breaker:
             self._rate.clear()
         if self.drift is not None:
             self.drift.clear()
+        if self.throttle is not None:
+            self.throttle.clear()
         return state

@@ -11,6 +11,7 @@ class FailureClass(StrEnum):
     """Every way a call can fail, by what must follow from it."""
 
     NEVER_SENT = "never_sent"  # DNS, connect, TLS: the provider saw nothing
+    OWN = "own"  # this process had no file left for a connection: no fault of the provider's
     RATE_LIMITED = "rate_limited"  # 429 that means "wait"
     CREDENTIAL = "credential"  # 401, 402, 403, 429 that means "no money": the key is of no use
     CALLER = "caller"  # the request itself is refused, and would be elsewhere
@@ -54,6 +55,7 @@ class Consequence(Struct, frozen=True):
 
 CONSEQUENCES: dict[FailureClass, Consequence] = {
     FailureClass.NEVER_SENT: Consequence(Billed.NO, BreakerEffect.FAILURE, NextStep.RETRY),
+    FailureClass.OWN: Consequence(Billed.NO, BreakerEffect.NEUTRAL, NextStep.RETRY),
     FailureClass.RATE_LIMITED: Consequence(Billed.NO, BreakerEffect.PAUSE, NextStep.RETRY),
     FailureClass.CREDENTIAL: Consequence(Billed.NO, BreakerEffect.DISABLE, NextStep.NEXT),
     FailureClass.CALLER: Consequence(Billed.NO, BreakerEffect.NEUTRAL, NextStep.TERMINAL),

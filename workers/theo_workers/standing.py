@@ -74,6 +74,13 @@ class Pace(Struct, frozen=True):
 
 AVAILABLE = Available()
 
+_VERDICTS = {
+    BreakerEffect.FAILURE: Verdict.FAILURE,
+    BreakerEffect.NEUTRAL: Verdict.ACCEPTED,
+    BreakerEffect.PAUSE: Verdict.PUSHED_BACK,
+    BreakerEffect.DISABLE: Verdict.NEUTRAL,  # no calls until an operator resets it, who makes a new beginning
+}
+
 
 class Standing:
     """What admits a call, and what its end changes. `now` is monotonic seconds, `jitter` is in [0, 1)."""
@@ -143,8 +150,7 @@ class Standing:
         self, permit: Permit, effect: BreakerEffect, error: UpstreamError, now: float, jitter: float
     ) -> Change | None:
         """The model failed; `effect` is from `effect_of`. Returns what changed, if anything."""
-        verdict = Verdict.FAILURE if effect is BreakerEffect.FAILURE else Verdict.NEUTRAL
-        entered = self._settle(permit, verdict, now, jitter)
+        entered = self._settle(permit, _verdict(effect, error), now, jitter)
         match effect:
             case BreakerEffect.PAUSE:
                 return self._pause(now + _pause_s(error.retry_after_s, jitter), now)
@@ -234,6 +240,12 @@ class Standing:
         # Half the time-out, since a call sets out with a little less than all of it.
         enough_s = min(ENOUGH_S, self._timeout_s / 2)
         return enough_s if usual_s is None else min(enough_s, max(LEAST_S, USUAL_FACTOR * usual_s))
+
+
+def _verdict(effect: BreakerEffect, error: UpstreamError) -> Verdict:
+    if effect is BreakerEffect.NEUTRAL and CONSEQUENCES[error.failure].breaker is not effect:
+        return Verdict.NEUTRAL  # a failure that was excused
+    return _VERDICTS[effect]
 
 
 def _pause_s(retry_after_s: float | None, jitter: float) -> float:

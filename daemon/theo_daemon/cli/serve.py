@@ -16,7 +16,7 @@ import typer
 from msgspec import structs
 from redis.exceptions import RedisError
 
-from theo_daemon import process_memory
+from theo_daemon import open_files, process_memory
 from theo_daemon.cli.options import ConfigFile, RedisUrl, new_app
 from theo_daemon.cli.target import NO_ADDRESS
 from theo_daemon.config import Config
@@ -96,6 +96,7 @@ def _serve_one(settings: Config, url: str, *, supervised: bool) -> int:
     # The interpreter's switch interval stays at its 5 ms: a shorter one brings commits back sooner on a busy loop,
     # but they are smaller then, and both threads spend a quarter more CPU on handing the lock back and forth.
     process_memory.tune()
+    settings = open_files.fit(settings, open_files.raise_limit(open_files.wanted(settings)))
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:

@@ -23,7 +23,7 @@ from theo_daemon.telemetry.status import JobTotals, ModelStatus, Status
 from theo_workers.errors import LedgerError
 
 _HEALTH = (
-    *("state", "breaker", "retry_in_s", "running", "slots", "concurrency"),
+    *("state", "breaker", "retry_in_s", "throttle", "passed_over", "running", "slots", "concurrency"),
     *("total_successes", "total_failures", "consecutive_failures", "last_success_at", "last_failure_at"),
     *("latency_ms", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms"),
     *("ttft_p50_ms", "ttft_p95_ms", "tokens_per_s", "region", "why"),
@@ -248,6 +248,8 @@ def _row(model: dict[str, Any]) -> tuple[object, ...]:
     shown = None if state is None else Text(state, style=_COLOURS.get(state, "red"))
     if shown is not None and until:
         shown.append(f", again in {duration(until)}")
+    if shown is not None and model["throttle"]:
+        shown.append(f", {model['throttle']:.0%} passed over", style="yellow")
     running = None if model["running"] is None else f"{model['running']}/{model['slots']}"
     failures = model["total_failures"]
     if failures and model["consecutive_failures"]:

@@ -8,9 +8,9 @@ import os
 import socket
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.condition import Condition, Health, Tidings
@@ -164,7 +164,7 @@ class LedgerFace(ABC):
         return self._recorder.wal_size
 
     def on_death(self, told: Callable[[str], None]) -> None:
-        self._watch.on_death = told
+        self._watch.listen(told)
 
     def on_commit(self, told: Callable[[float], None]) -> None:
         self._recorder.on_commit = told
@@ -174,6 +174,20 @@ class LedgerFace(ABC):
 
     def on_tidings(self, told: Callable[[Tidings], None]) -> None:
         self._condition.on_tidings = told
+
+    def _look_after(self, works: Iterable[Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:
+        """Run them while it is open. One that fails by a fault that nobody foresaw is a crash of the ledger."""
+        tasks = [asyncio.get_running_loop().create_task(work) for work in works]
+        for task in tasks:
+            task.add_done_callback(self._note_end)
+        return tasks
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self.crashed.done():
+            crash = LedgerError(f"what looks after the ledger ended: {type(error).__name__}: {error}")
+            crash.__cause__ = error
+            self.crashed.set_exception(crash)
 
     def _check_recorded(self, error: BaseException | None) -> None:
         """At the end. Raises LedgerError for ended calls that could not be recorded, unless it ends by an error."""

@@ -19,8 +19,8 @@ class Poller(ABC):
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        # Hears the name of a process once it is buried.
-        self.on_death: Callable[[str], None] = _nobody_listens
+        self._on_death: Callable[[str], None] | None = None
+        self._mourned: list[str] = []  # dead of whom nobody has heard yet
         # Hears the standings of all models after other processes wrote to the ledger.
         self.on_standings: Callable[[Sequence[SharedStanding]], None] = _nobody_listens
         self._waiting: dict[Token, list[asyncio.Future[None]]] = {}
@@ -36,6 +36,22 @@ class Poller(ABC):
         if self._rest is not None and not self._rest.done():
             self._rest.set_result(None)
         return future
+
+    def listen(self, on_death: Callable[[str], None]) -> None:
+        """`on_death` hears the name of each process once it is buried, also of those buried before this call.
+
+        A process looks for the dead as soon as it has the ledger, before it can take anything over.
+        """
+        self._on_death = on_death
+        while self._mourned:
+            on_death(self._mourned.pop(0))
+
+    def tell_of(self, dead: str) -> None:
+        """This process is buried."""
+        if self._on_death is None:
+            self._mourned.append(dead)
+        else:
+            self._on_death(dead)
 
     @property
     def busy(self) -> bool:
@@ -81,4 +97,4 @@ class Poller(ABC):
 
 
 def _nobody_listens(_news: object) -> None:
-    """Stands in until the owner sets `on_death` and `on_standings`."""
+    """Stands in until the owner sets `on_standings`."""

@@ -140,13 +140,13 @@ def _all_fallbacks(settings: Settings, drafts: Sequence[Draft]) -> dict[str, lis
 
 
 def _choose_strategy(settings: Settings, families: Families, notes: Notes) -> None:
+    told = settings.strategy_told
     if settings.strategy and families.ranked:
-        notes.lost(
-            "router_settings routing_strategy",
-            "was left out: fallbacks of several steps are weights here, which it would not look at",
-        )
+        told = "was left out: fallbacks of several steps are weights here, which it would not look at"
     else:
         settings.routing.update(settings.strategy)
+    if told:
+        notes.lost("router_settings routing_strategy", told)
 
 
 def _note_sections(document: Mapping[str, Any], notes: Notes) -> None:

@@ -30,6 +30,7 @@ class Settings(Struct, kw_only=True):
     default: str | None = None  # the model_name of jobs that name none
     concurrency: int | None = None  # of every deployment that says nothing of its own
     strategy: dict[str, Any] = {}  # keys of [routing]
+    strategy_told: str | None = None  # what became of it, if nothing speaks against it
     max_job_bytes: int | None = None
     budget: dict[str, Any] = {}  # over everything
     tenant_budget: dict[str, Any] = {}  # of each tenant
@@ -107,13 +108,11 @@ class _Reading:
     def _read_default_fallbacks(self, where: str, value: Any) -> None:
         self._fallbacks(where, "fallbacks", [{"*": value}])
 
-    def _read_routing_strategy(self, where: str, value: Any) -> None:
+    def _read_routing_strategy(self, _where: str, value: Any) -> None:
         keys, told = STRATEGIES.get(
             str(value), ({}, "is not known here; a group's models are chosen by weight")
         )
-        self._settings.strategy = keys
-        if told:
-            self._notes.lost(where, told)
+        self._settings.strategy, self._settings.strategy_told = keys, told
 
     def _read_retry_policy(self, where: str, value: Any) -> None:
         counts = self._counts(where, value)

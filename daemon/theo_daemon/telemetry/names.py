@@ -85,6 +85,7 @@ _STREAM_LEVELS: dict[str, Level] = {
     ),
     **dict.fromkeys(("budget_warning", "budget_downgrade", "budget_exhausted"), "warning"),
     **dict.fromkeys(("circuit_opened", "outcome_unknown", "retries_spent", "region_evicted"), "warning"),
+    "model_throttled": "warning",
     "budget_config_differs": "warning",
     **dict.fromkeys(
         (
@@ -193,7 +194,21 @@ MODEL_CHANGES = _metric(
 )
 MODEL_EVENTS = (
     *("circuit_opened", "circuit_half_open", "circuit_closed", "model_paused"),
-    *("model_disabled", "model_enabled", "model_unknown"),
+    *("model_throttled", "model_disabled", "model_enabled", "model_unknown"),
+)
+MODEL_THROTTLE = _metric(
+    "theo.model.throttle",
+    Kind.GAUGE,
+    "1",
+    "The share of its calls that go to others now, as the model takes less than half of them; only where it may.",
+    labels=("model",),
+)
+MODEL_PASSED_OVER = _metric(
+    "theo.model.passed_over",
+    Kind.COUNTER,
+    "{choice}",
+    "How often that share sent a call to another candidate.",
+    labels=("model",),
 )
 MODEL_RETRY_TOKENS = _metric(
     "theo.model.retry_tokens",

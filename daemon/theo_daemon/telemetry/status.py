@@ -38,6 +38,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     state: ModelState  # what stands in the way of calls, or the breaker's
     breaker: BreakerState = "closed"
     retry_in_s: float | None = None  # until an open or paused model is tried again
+    throttle: float | None = None  # the share of its calls that go to others now; None: all are its own
+    passed_over: int = 0  # calls that it sent to others since the process began
     running: int = 0
     # Calls at a time as things are: fewer than `concurrency` while it recovers or is overloaded.
     slots: int = 0

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from theo_workers.clock import FakeClock
-from theo_workers.upstreams.watchdog import Phase, Watchdog
+from theo_workers.upstreams.watchdog import READ_WITHIN_S, STOOD_STILL_S, Phase, Watchdog
 
 
 class CountingClock(FakeClock):
@@ -82,3 +82,39 @@ async def test_nothing_rings_after_close() -> None:
     await clock.advance(2)
     assert not watch.fired
     task.cancel()
+
+
+class JumpingClock(FakeClock):
+    """As a process sees time that was stopped and goes on: the next timers ring late, all at once."""
+
+    def jump(self, seconds: float) -> None:
+        self._now += seconds
+        while self._timers and self._timers[0][0] <= self._now:
+            ringing = self._timers.pop(0)[2]
+            if not ringing.done():
+                ringing.set_result(None)
+
+
+async def test_what_came_while_the_process_stood_still_is_read_before_its_call_is_given_up() -> None:
+    clock = JumpingClock()
+    dog = Watchdog(clock)
+    answered, silent = begin(), begin()
+    watch, _ = dog.start(answered, 1, deadline=2_000), dog.start(silent, 1, deadline=2_000)
+    clock.jump(3)
+    await asyncio.sleep(0)
+    assert not watch.fired
+    dog.stop(watch)  # its answer lay there
+    await clock.advance(READ_WITHIN_S)
+    assert (answered.cancelled(), silent.cancelled()) == (False, True)
+    answered.cancel()
+
+
+async def test_a_process_that_is_merely_busy_gives_calls_up_at_once() -> None:
+    clock = JumpingClock()
+    dog = Watchdog(clock)
+    task = begin()
+    dog.start(task, 1, deadline=2_000)
+    clock.jump(1 + STOOD_STILL_S / 2)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert task.cancelled()

@@ -17,7 +17,7 @@ from theo_workers.tokens.encodings import encoding_for
 from theo_workers.tokens.families import Family, Linear, OpenAI, family_for
 from theo_workers.tokens.formulas import count_linear, count_openai
 from theo_workers.tokens.parts import content_of, encode, open_ended
-from theo_workers.tokens.ranks import Encodings, RanksDamagedError
+from theo_workers.tokens.ranks import ENCODINGS, Encodings, RanksDamagedError
 from theo_workers.tokens.tokenizer import Tokenizer, byte_length
 
 LARGE_CHARS = 16_384  # above this a count holds the event loop for more than about 2 ms
@@ -48,7 +48,7 @@ class TokenCounter:
     """May be shared by threads. Encodings load on first use, which blocks; `warm` loads them beforehand."""
 
     def __init__(self, encodings: Encodings | None = None) -> None:
-        self._encodings = Encodings() if encodings is None else encodings
+        self._encodings = ENCODINGS if encodings is None else encodings
         self._loaded: dict[str, Tokenizer] = {}
         self._damaged: set[str] = set()
         self._definitions = Definitions()

@@ -8,7 +8,7 @@ import importlib.util
 import lzma
 import threading
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 from tiktoken import Encoding
@@ -112,6 +112,10 @@ class Encodings:
                 if encoding is None:
                     encoding = self._loaded[name] = _build(name)
         return encoding
+
+
+# All who count in this process share them, and what it forks finds them loaded.
+ENCODINGS: Final = Encodings()
 
 
 def _build(name: str) -> Encoding:

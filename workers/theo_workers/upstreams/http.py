@@ -185,6 +185,12 @@ class HttpEndpoint:
         phase = watch.phase
         if answer is not None and answer.share is not None and answer.share.waits:
             return self._origin.garbage("too many large answers at once: this one had to wait too long")
+        if phase is Phase.CONNECT and self._pool.crowded:
+            return self._origin.error(
+                ProviderUnavailable,
+                "no connection: too many open files in this process",
+                failure=FailureClass.OWN,
+            )
         if phase is Phase.CONNECT:
             return self._origin.error(
                 ProviderTimeout, "no connection in time", failure=FailureClass.NEVER_SENT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import socket
 import ssl
@@ -13,13 +14,15 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from theo_workers.clock import Clock
+from theo_workers.clock import Clock, sleep
 from theo_workers.upstreams.connection import HttpConnection
 
 # Servers close idle connections, and a request that crosses with it can't be told from one that was
 # billed. uvicorn and llama.cpp wait 5 s; what stands before public https endpoints, a minute or more.
 IDLE_HTTP_S, IDLE_HTTPS_S = 4.0, 20.0
 REST_S = 0.05  # llama.cpp closes after a stream, without having said so
+CROWDED_S = 0.05  # between tries for a connection while the process has as many files open as it may
+_NO_FILE = frozenset({errno.EMFILE, errno.ENFILE})
 
 _UNTIMED = aiohttp.ClientTimeout()  # the watchdog has the clocks
 
@@ -45,27 +48,45 @@ class Pool:
         self._idle: deque[HttpConnection] = deque()  # the longest idle first
         self._sweep: asyncio.Future[None] | None = None
         self._resting: dict[HttpConnection, asyncio.TimerHandle | None] = {}
+        self.crowded = False  # the last try for a connection found no file left for it
 
     async def acquire(self) -> tuple[HttpConnection, bytes]:
         """A connection, and the head of a request on it up to the value of Content-Length.
 
-        It is a new one, or one on which nothing has come since its last answer. Raises aiohttp's errors.
+        It is a new one, or one on which nothing has come since its last answer. Raises aiohttp's errors. While the
+        process has no file left for a socket it waits for one: calls that end free theirs.
         """
+        while (kept := self._take_idle()) is None:
+            connector, template = self._opened or self._open()
+            try:
+                link = await connector.connect(template, traces=[], timeout=_UNTIMED)
+            except OSError as fault:
+                if fault.errno not in _NO_FILE:
+                    raise
+                self.crowded = True
+                await sleep(self._clock, CROWDED_S)
+            else:
+                self.crowded = False
+                return self._use(link, template), self._head
+        return kept, self._head
+
+    def _take_idle(self) -> HttpConnection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.alive:
-                return connection, self._head
+                return connection
             # The server's goodbye, or something that would be taken for the answer to the next request.
             connection.close()
-        connector, template = self._opened or self._open()
-        link = await connector.connect(template, traces=[], timeout=_UNTIMED)
+        return None
+
+    def _use(self, link: aiohttp.connector.Connection, template: aiohttp.ClientRequest) -> HttpConnection:
         transport = link.transport
         if transport is None:
             link.close()
             raise aiohttp.ServerDisconnectedError
         if not self._head:
             self._head = self._write_head(template)
-        return HttpConnection(link, transport, asyncio.get_running_loop()), self._head
+        return HttpConnection(link, transport, asyncio.get_running_loop())
 
     def give_back(self, connection: HttpConnection, *, streamed: bool) -> None:
         """The answer was read to its end. After a stream the connection rests, to see whether it stays."""

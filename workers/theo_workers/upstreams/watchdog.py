@@ -9,6 +9,10 @@ from typing import NamedTuple
 
 from theo_workers.clock import Clock
 
+# An alarm that rings so late tells that the whole process stood still. Answers that came meanwhile have not been read:
+# the event loop looks at timers first. They were paid for, so nothing is given up before it has looked at sockets, too.
+STOOD_STILL_S, READ_WITHIN_S = 0.1, 0.02
+
 
 class Phase(StrEnum):
     """What a call is waiting for."""
@@ -105,9 +109,12 @@ class Watchdog:
     def _ring(self, alarm: asyncio.Future[None]) -> None:
         if alarm is not self._alarm:
             return  # replaced by an earlier one meanwhile
+        set_for, now = self._alarm_at, self._clock.monotonic()
         self._alarm = self._handle = None
         self._alarm_at = math.inf
-        now = self._clock.monotonic()
+        if now > set_for + STOOD_STILL_S:
+            self._arm(now + READ_WITHIN_S, alarm.get_loop())
+            return
         for watch in [watch for watch in self._watches if watch.due <= now]:
             self._watches.discard(watch)
             watch.fired = True

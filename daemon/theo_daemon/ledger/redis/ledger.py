@@ -86,13 +86,11 @@ class RedisLedger(LedgerFace):
             raise LedgerError(f"the ledger at {self.place} cannot be opened: {error}") from error
         self._batches.open(self._owner)
         self._lease.start(self._owner, since=since)
-        loop = asyncio.get_running_loop()
-        self._recording = loop.create_task(self._batches.run())
+        self._recording = asyncio.get_running_loop().create_task(self._batches.run())
         self._recording.add_done_callback(self._batches.note_end)
-        endless = (
-            self._watcher.run(), self._prune(), self._condition.run(), self._link.watch(self._clock),
-        )  # fmt: skip
-        self._tasks = [loop.create_task(work) for work in endless]
+        self._tasks = self._look_after(
+            (self._watcher.run(), self._prune(), self._condition.run(), self._link.watch(self._clock))
+        )
         return self
 
     async def __aexit__(
@@ -104,9 +102,7 @@ class RedisLedger(LedgerFace):
             await self._batches.stop(self._recording)
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._lease.stop()
         with contextlib.suppress(RedisError):  # then others find its lease run out
             await self._wire.run(LEAVE, (self._keys.base,), (self._owner, self.name))
@@ -187,7 +183,7 @@ class RedisLedger(LedgerFace):
         return [f"{where}: {lost}. CONFIG SET appendonly yes"]
 
     def _buried(self, name: str) -> None:
-        self._watcher.on_death(name)
+        self._watcher.tell_of(name)
 
     def _look_behind(self) -> None:
         """Redis has lost what it had acknowledged: the next batch finds that out, and this one does for all."""

@@ -76,9 +76,9 @@ class SqliteLedger(LedgerFace):
         except BaseException:
             self._lock.release()
             raise
-        loop = asyncio.get_running_loop()
-        endless = (self._watcher.run(), self._watcher.watch_deaths(), self._prune(), self._condition.run())
-        self._tasks = [loop.create_task(work) for work in endless]
+        self._tasks = self._look_after(
+            (self._watcher.run(), self._watcher.watch_deaths(), self._prune(), self._condition.run())
+        )
         return self
 
     async def __aexit__(
@@ -87,9 +87,7 @@ class SqliteLedger(LedgerFace):
         """Commit what is queued and close. Raises LedgerError for ended calls that could not be recorded in time."""
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._flush_forgotten()
         await self._writer.stop()
         if self._lock is not None:

@@ -6,6 +6,7 @@ would inherit it, so it is closed there.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -46,11 +47,15 @@ def owners_folder(ledger: Path) -> Path:
 
 
 def is_alive(folder: Path, name: str) -> bool:
-    """Does a living process hold this owner's lock?"""
+    """Does a living process hold this owner's lock? One that cannot be looked at for now is taken for living."""
     try:
         fd = os.open(folder / f"{name}.owner", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        raise
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

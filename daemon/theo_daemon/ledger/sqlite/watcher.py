@@ -59,7 +59,7 @@ class Watcher(Poller):
             assert buried is not None
             await buried
             self.look_again()  # our own commits do not change data_version
-            self.on_death(dead.name)
+            self.tell_of(dead.name)
 
 
 def _news(

@@ -135,6 +135,11 @@ class Writer:
             self._mail.put(self._gathered)
             self._gathered = []
 
+    def _send_last(self) -> None:
+        """All that was queued is answered. Claims that came too late for whoever asked are void by now: those, too."""
+        self._send()
+        self._mail.put(None)
+
     # -- on the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -219,7 +224,8 @@ class Writer:
             self._opened.set_result(opened)
 
     def _serve(self, db: apsw.Connection, committer: Committer, gate: int) -> None:
-        while not self._gave_up:
+        ends = 0  # of what is posted: by `stop`, and then by `_send_last`
+        while not self._gave_up and ends < 2:
             try:
                 mail = self._mail.get(timeout=_RETRY_S if self._shortage.active else None)
             except queue.Empty:
@@ -228,18 +234,17 @@ class Writer:
                 self._files.check(db)
             if self._shortage.active:
                 self._end_shortage(db, committer, gate)
-            if mail is None:
-                return
             if isinstance(mail, tuple):
                 self._run_call(db, gate, mail)
                 continue
-            batch, call, end = self._gather(mail)
+            batch, call, end = ([], None, True) if mail is None else self._gather(mail)
             self._commit_batch(db, committer, gate, batch)
             del mail, batch  # large answers may be in it, and it may be long until the next one
             if call is not None:
                 self._run_call(db, gate, call)
             if end:
-                return
+                ends += 1
+                self._tell(self._send_last)
 
     def _gather(self, first: list[Waiting]) -> tuple[list[Waiting], _Call | None, bool]:
         """Take whatever else lies in the queue by now, up to a batch's size."""
