@@ -79,6 +79,7 @@ class Core:
         self._observer = observer
         self._rng = rng or random.Random()
         self._room = Room(on_left=process_memory.trim)
+        ledger.share_room(self._room)
         self.catalogue = Catalogue(config)
         self.counter = TokenCounter()
         self.regions = _regions(config, clock, observer)

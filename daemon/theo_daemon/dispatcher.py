@@ -266,8 +266,9 @@ class Dispatcher:
         if check.cancelled() or ticket.ended:
             return
         match check.result():
-            case Replay(outcome, own):
+            case Replay(outcome, own, held):
                 self._leave(ticket)
+                ticket.held = held and held.take()
                 self._landings.finish(ticket, replayed(decode_outcome(outcome), own=own))
             case Conflict():
                 self._leave(ticket)
