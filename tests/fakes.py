@@ -285,6 +285,9 @@ class MemoryReplies:
         while self._clock.monotonic() >= self.kept_until:
             await sleep(self._clock, 0.1)
 
+    async def answered(self, ref: EntryRef) -> bool:
+        return ref in self.answered_by_peers
+
     async def vanished(self, ref: EntryRef) -> bool:
         return ref in self.lost_by_redis
 

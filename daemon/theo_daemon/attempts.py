@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from msgspec import structs
 
 from theo_daemon.bookings import Bookings, Started
 from theo_daemon.ceilings import Barred, hold_wait_s, last_word, over_ceiling, unaffordable
-from theo_daemon.claiming import Asking, Claiming, NotGranted
+from theo_daemon.claiming import AnsweredElsewhere, Asking, Claiming, NotGranted
 from theo_daemon.config import RoutingConfig
 from theo_daemon.deltas import DeltaFeed
 from theo_daemon.fallbacks import Fallbacks
@@ -19,7 +19,7 @@ from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.hedged import Hedging, Rival
 from theo_daemon.hold_lines import HoldLines
-from theo_daemon.job import OnUnknown
+from theo_daemon.job import EntryRef, OnUnknown
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import (
     OtherWindow,
@@ -51,13 +51,13 @@ class Attempts:
     def __init__(
         self, *, fleet: Fleet, ledger: Claims, deltas: DeltaFeed, asking: Asking, claiming: Claiming,
         routing: RoutingConfig, on_unknown: OnUnknown, fallbacks: Fallbacks, bookings: Bookings,
-        hold_lines: HoldLines, clock: Clock, rng: random.Random,
+        hold_lines: HoldLines, lose: Callable[[Sequence[EntryRef]], None], clock: Clock, rng: random.Random,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._deltas, self._claiming = fleet, ledger, deltas, claiming
         self._max_attempts, self._max_wait_s = routing.max_attempts, routing.max_wait_s
         self._parks, self._on_unknown = routing.when_unavailable == "park", on_unknown
         self._fallbacks, self._bookings = fallbacks, bookings
-        self._clock, self._rng = clock, rng
+        self._lose, self._clock, self._rng = lose, clock, rng
         self._hedging: Hedging | None = None
         if any(one.config.routing.hedge_after_ms is not None for one in fleet.members()):
             self._hedging = Hedging(
@@ -113,6 +113,11 @@ class Attempts:
             if flight.under_way and isinstance(refused.verdict, OtherWindow | Throttled | Unfit):
                 return self._decide(flight)
             raise
+        except AnsweredElsewhere as found:
+            self._fleet[want.model].retries.give_back(started.repeat_cost)
+            self._lose([found.ref])
+            await asyncio.sleep(0)  # unless others wait for the call, it has just been cancelled
+            return None
         except (WorkerStopped, NotAdmitted, DeadlineExceeded):  # the last: in the worker's mailbox
             if not self._bookings.doubtful(flight, want, Outcome.MAYBE, code="internal_error"):
                 self._fleet[want.model].retries.give_back(started.repeat_cost)

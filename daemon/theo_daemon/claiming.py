@@ -11,10 +11,11 @@ from theo_daemon.ceilings import fits
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.hold_lines import HoldLines
+from theo_daemon.job import EntryRef
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import Ask, Clear, Granted, Landing, PriorAttempt, Verdict, Want
 from theo_daemon.outcomes import settled
-from theo_daemon.ports import Holds
+from theo_daemon.ports import Holds, Publisher
 from theo_workers.clock import Clock
 from theo_workers.errors import GenerationError, NotAdmitted
 
@@ -26,6 +27,13 @@ class NotGranted(Exception):
 
     def __init__(self, model: str, verdict: Verdict) -> None:
         self.model, self.verdict = model, verdict
+
+
+class AnsweredElsewhere(Exception):
+    """The job has its reply by now, from a process that had it before and only stood still."""
+
+    def __init__(self, ref: EntryRef) -> None:
+        self.ref = ref
 
 
 class Asking(Protocol):
@@ -42,15 +50,18 @@ class Claiming:
     """Claims the calls of flights. Holds nothing of any one of them."""
 
     def __init__(
-        self, *, fleet: Fleet, ledger: Claims, asking: Asking, holds: Holds, hold_lines: HoldLines,
-        redis_now_ms: Callable[[], int], clock: Clock,
+        self, *, fleet: Fleet, ledger: Claims, asking: Asking, holds: Holds, publisher: Publisher,
+        hold_lines: HoldLines, redis_now_ms: Callable[[], int], clock: Clock,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._asking = fleet, ledger, asking
-        self._holds, self._hold_lines = holds, hold_lines
+        self._holds, self._publisher, self._hold_lines = holds, publisher, hold_lines
         self._redis_now_ms, self._clock = redis_now_ms, clock
 
     async def claim(self, flight: Flight, want: Want) -> None:
-        """The last step before the provider is called: the attempt goes on record, its bound is held."""
+        """The last step before the provider is called: the attempt goes on record, its bound is held.
+
+        Raises NotGranted, NotAdmitted, AnsweredElsewhere or GenerationError when the call must not go out.
+        """
         asked_at = self._clock.monotonic()
         if asked_at >= self._holds.kept_until:
             self.settle(flight)
@@ -80,8 +91,12 @@ class Claiming:
     async def _granted(self, flight: Flight, want: Want) -> Verdict:
         asked = self._ledger.ask(self._asking.ask(flight, want), orphaned=partial(self._disown, flight, want))
         flight.asking = True
+        lead, answered = flight.lead, False
         try:
             verdict = await asked
+            if lead.redelivered and flight.sent_attempt is None and isinstance(verdict, Granted):
+                # Who had the entry before may have answered it since; the ledger forgets what is published.
+                answered = await self._publisher.answered(lead.ref)
         except asyncio.CancelledError:
             if not asked.cancelled():  # answered in the very turn of the loop that we were cancelled in
                 self._disown(flight, want, asked.result())
@@ -90,6 +105,9 @@ class Claiming:
             self._disown(flight, want, verdict)
             raise asyncio.CancelledError
         flight.asking = False
+        if answered:
+            self._void(flight, want, verdict)
+            raise AnsweredElsewhere(lead.ref)
         assert verdict is not None
         return verdict
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from theo_daemon import process_memory
+from theo_daemon.addresses import is_loopback
 from theo_daemon.budgets import Budgets
 from theo_daemon.catalogue import Catalogue
 from theo_daemon.config import Config, ModelConfig, RoutingConfig
@@ -41,7 +42,7 @@ from theo_workers.standing import Standing
 from theo_workers.supervisor import Supervisor
 from theo_workers.throttle import Throttle
 from theo_workers.tokens.count import TokenCounter
-from theo_workers.tokens.families import family_for
+from theo_workers.tokens.families import OWN_HIDDEN, family_for, is_known
 from theo_workers.upstreams.build import build_upstream
 from theo_workers.upstreams.room import Room
 
@@ -78,6 +79,7 @@ class Core:
         self._observer = observer
         self._rng = rng or random.Random()
         self._room = Room(on_left=process_memory.trim)
+        ledger.share_room(self._room)
         self.catalogue = Catalogue(config)
         self.counter = TokenCounter()
         self.regions = _regions(config, clock, observer)
@@ -268,9 +270,16 @@ def _spec(model: ModelConfig) -> ModelSpec:
 
 
 def _unseen(model: ModelConfig) -> int:
-    if model.hidden_tokens is None:
-        return 0
-    return model.hidden_tokens - family_for(model.provider, model.model).hidden
+    """What its provider adds to a prompt beyond what is usual of its kind, in tokens at most; less where negative."""
+    hidden = model.hidden_tokens
+    if (
+        hidden is None
+        and model.base_url
+        and is_loopback(model.base_url)
+        and not is_known(model.provider, model.model)
+    ):
+        hidden = OWN_HIDDEN
+    return 0 if hidden is None else hidden - family_for(model.provider, model.model).hidden
 
 
 def _fingerprint(model: ModelConfig) -> str:

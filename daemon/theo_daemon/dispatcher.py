@@ -65,7 +65,7 @@ class Dispatcher:
         self._look_back = LookBack(ledger, self._landings)
         self._measuring, self.lines, self._hold_lines, self._turns, self._generation = build_engine(
             config, fleet=fleet, ledger=ledger, publisher=publisher, holds=holds, deltas=deltas,
-            observer=observer, redis_now_ms=redis_now_ms, clock=clock, rng=rng,
+            observer=observer, redis_now_ms=redis_now_ms, lose=self.lose, clock=clock, rng=rng,
         )  # fmt: skip
         self._flights: dict[str, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -266,8 +266,9 @@ class Dispatcher:
         if check.cancelled() or ticket.ended:
             return
         match check.result():
-            case Replay(outcome, own):
+            case Replay(outcome, own, held):
                 self._leave(ticket)
+                ticket.held = held and held.take()
                 self._landings.finish(ticket, replayed(decode_outcome(outcome), own=own))
             case Conflict():
                 self._leave(ticket)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from theo_daemon.attempts import Attempts
@@ -18,6 +18,7 @@ from theo_daemon.fleet import Fleet
 from theo_daemon.flight import Flight
 from theo_daemon.generation import Generation, LedgerQuestions
 from theo_daemon.hold_lines import HoldLines
+from theo_daemon.job import EntryRef
 from theo_daemon.ledger.port import Claims
 from theo_daemon.measuring import Measuring
 from theo_daemon.ports import Holds, Publisher
@@ -38,7 +39,8 @@ class Engine(NamedTuple):
 
 def build_engine(
     config: Config, *, fleet: Fleet, ledger: Claims, publisher: Publisher, holds: Holds, deltas: DeltaFeed,
-    observer: AttemptObserver, redis_now_ms: Callable[[], int], clock: Clock, rng: random.Random,
+    observer: AttemptObserver, redis_now_ms: Callable[[], int], lose: Callable[[Sequence[EntryRef]], None],
+    clock: Clock, rng: random.Random,
 ) -> Engine:  # fmt: skip
     """Its parts, each of which knows only those that it needs."""
     routing, on_unknown, max_deliveries = (
@@ -53,13 +55,14 @@ def build_engine(
         on_unknown=on_unknown, max_attempts=routing.max_attempts, max_deliveries=max_deliveries
     )
     claiming = Claiming(
-        fleet=fleet, ledger=ledger, asking=questions, holds=holds, hold_lines=hold_lines,
+        fleet=fleet, ledger=ledger, asking=questions, holds=holds, publisher=publisher, hold_lines=hold_lines,
         redis_now_ms=redis_now_ms, clock=clock,
     )  # fmt: skip
     attempts = Attempts(
         fleet=fleet, ledger=ledger, deltas=deltas, asking=questions, claiming=claiming, routing=routing,
         on_unknown=on_unknown, fallbacks=Fallbacks(config),
-        bookings=Bookings(fleet=fleet, observer=observer, clock=clock), hold_lines=hold_lines, clock=clock, rng=rng,
+        bookings=Bookings(fleet=fleet, observer=observer, clock=clock), hold_lines=hold_lines, lose=lose,
+        clock=clock, rng=rng,
     )  # fmt: skip
     turns = TurnQueue(
         lines,

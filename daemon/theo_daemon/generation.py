@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-import msgspec
-
 from theo_daemon import left_word
 from theo_daemon.attempts import Attempts
 from theo_daemon.ceilings import last_word
@@ -13,7 +11,7 @@ from theo_daemon.claiming import NotGranted
 from theo_daemon.first_push import FirstPush
 from theo_daemon.flight import IN_DOUBT, Flight
 from theo_daemon.hold_lines import HoldLines
-from theo_daemon.job import Answer, Answered, EntryRef, OnUnknown
+from theo_daemon.job import Answered, EntryRef, OnUnknown
 from theo_daemon.ledger.port import Claims, OnKey
 from theo_daemon.ledger.records import (
     Ask,
@@ -33,7 +31,7 @@ from theo_daemon.ledger.shared import owner_of
 from theo_daemon.ledger.unknown_calls import NOT_ERRORS
 from theo_daemon.measuring import Measuring
 from theo_daemon.outcomes import Result, replayed
-from theo_daemon.reply import decode_outcome
+from theo_daemon.reply import decode_answer, decode_outcome
 from theo_daemon.turns import Found, TurnQueue
 from theo_workers.clock import Clock
 from theo_workers.errors import (
@@ -43,8 +41,6 @@ from theo_workers.errors import (
     OutcomeUnknown,
 )
 from theo_workers.messages import Outcome
-
-decode_answer = msgspec.json.Decoder(Answer).decode
 
 
 class LedgerQuestions:
@@ -186,7 +182,8 @@ class Generation:
     async def _heed(self, flight: Flight, verdict: Verdict | None) -> Result | None:
         """What a verdict means; None: go on (after waiting, if somebody else is at it)."""
         match verdict:
-            case Hit(answer, prior):
+            case Hit(answer, prior, held):
+                flight.held = held and held.take()
                 flight.list_prior(prior)
                 waited = flight.waited_since_ms is not None
                 hit = Answered(
@@ -196,7 +193,8 @@ class Generation:
                     attempts=tuple(flight.attempts),
                 )
                 return Result(hit, shared=True, remember=True)
-            case Replay(outcome, own):
+            case Replay(outcome, own, held):
+                flight.held = held and held.take()
                 return Result(replayed(decode_outcome(outcome), own=own), shared=False)
             case Conflict():
                 raise IdConflict("this id was used before with another payload; choose a new id")

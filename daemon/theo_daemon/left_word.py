@@ -43,6 +43,7 @@ def question(flight: Flight) -> Ask:
 
 def taken(flight: Flight, word: Hit) -> Result:
     """What was left, as this flight's own end: free of charge, but for calls that dead processes made for its lead."""
+    flight.held = word.held and word.held.take()
     flight.list_prior(word.prior)
     own = tuple(flight.attempts)
     match decode_outcome(word.answer):

@@ -49,6 +49,10 @@ class LocalReplies:
     def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: Word) -> None:
         """The library face returns whole answers."""
 
+    async def answered(self, ref: EntryRef) -> bool:  # noqa: ARG002 - nobody else has it
+        """Not by anybody else."""
+        return False
+
     async def vanished(self, ref: EntryRef) -> bool:  # noqa: ARG002 - it may be another program's
         """Nobody can tell."""
         return False

@@ -39,7 +39,8 @@ class LookBack:
             await self._disowned(flight)
         if flight.lead.redelivered and flight.sent_attempt is None:
             match await self._ask(flight.lead):
-                case Replay(kept, own=True):
+                case Replay(kept, own=True, held=held):
+                    flight.held = held and held.take()
                     return Result(decode_outcome(kept), shared=False)
                 case Clear(prior):
                     flight.list_prior(prior)
@@ -71,7 +72,8 @@ class LookBack:
         if look.cancelled():
             return
         match look.result():
-            case Replay(kept, own=True):
+            case Replay(kept, own=True, held=held):
+                ticket.held = held and held.take()
                 outcome = decode_outcome(kept)
             case Clear(prior):
                 calls = [one for one in sorted(prior, key=lambda one: one.attempt_id) if one.is_call]

@@ -6,7 +6,7 @@ import ctypes
 import gc
 
 _M_MMAP_THRESHOLD = -3  # mallopt(3)
-LARGE_BYTES = 1_048_576
+LARGE_BYTES = 131_072
 # A job makes dozens of short-lived objects, few of them in cycles; those of jobs under way outlive some thousand
 # allocations, and should not be walked through for it.
 _GENERATIONS = (50_000, 20, 50)

@@ -25,6 +25,7 @@ from theo_workers.clock import Clock, sleep
 
 CHUNK_STEPS = 128
 CHUNK_CHARS = 4_000_000
+MOST_DELTA_CHARS = 8_000_000  # waiting for Redis, of all jobs
 GOOD_FOR_S = 5.0  # how long a reply key found usable is not asked about again
 GOOD_KEYS = 4_096
 TELL_EVERY_S = 60.0  # while the same refusal lasts
@@ -73,8 +74,8 @@ class StreamPublisher:
     """Implements `ports.Publisher`. `run` must be running for anything to be published.
 
     Whatever becomes of Redis, a final reply is kept and tried again until it is published. Deltas are best
-    effort: when one was refused, or may have been lost or doubled, that job gets no more of them, so that
-    what a client saw has no gap, and its final reply carries the whole text.
+    effort: when one was refused, or may have been lost or doubled, or too much of them waits for Redis, that job
+    gets no more of them, so that what a client saw has no gap, and its final reply carries the whole text.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class StreamPublisher:
         self._refusals = 0
         self._retry: asyncio.Task[None] | None = None
         self._muted: set[EntryRef] = set()
+        self._delta_chars = 0  # of those in the queue
         self._good: dict[str, float] = {}
         self._work = asyncio.Event()
         self._stopping = False
@@ -160,8 +162,19 @@ class StreamPublisher:
         if not self._connected:
             self._muted.add(ref)
             return
+        if self._delta_chars and self._delta_chars + len(text) > MOST_DELTA_CHARS:
+            self._muted.add(ref)
+            return
+        self._delta_chars += len(text)
         words = self._delta_fields(envelope, attempt=attempt, seq=seq, text=text)
         self._push(envelope, [ref.entry_id, "", len(words), DELTA_MARK, *words], len(text), None)
+
+    async def answered(self, ref: EntryRef) -> bool:
+        """Has this entry its final reply? False when Redis is away."""
+        try:
+            return await self._queries.ask("GET", self._done_key(ref)) is not None
+        except RedisError:
+            return False
 
     async def vanished(self, ref: EntryRef) -> bool:
         """Is this entry not in its stream any more? False when Redis is away."""
@@ -269,6 +282,7 @@ class StreamPublisher:
         for step, what in zip(chunk, found, strict=True):
             self._queue.popleft()
             if step.answer is None:
+                self._delta_chars -= step.size
                 if what != DELTA:
                     cut.add(step.ref)
                 continue
@@ -324,4 +338,5 @@ class StreamPublisher:
             self._queue = deque(
                 step for step in self._queue if step.answer is not None or step.ref not in refs
             )
+            self._delta_chars = sum(step.size for step in self._queue if step.answer is None)
             self._muted |= refs - {step.ref for step in self._queue if step.answer is not None}

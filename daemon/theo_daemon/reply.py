@@ -9,6 +9,7 @@ import msgspec
 from theo_daemon.job import Answer, Answered, Envelope, Failed, JobOutcome, Word
 from theo_daemon.money import format_usd
 from theo_workers.texts import Held, Json, Text, plain, utf8
+from theo_workers.upstreams.long_strings import Cuttings
 
 LARGE_BYTES = 262_144
 
@@ -17,6 +18,7 @@ _GAP = msgspec.Raw(_GAP_BYTE)
 
 _encode = msgspec.json.Encoder().encode
 _decode_outcome = msgspec.json.Decoder(JobOutcome).decode
+_decode_answer = msgspec.json.Decoder(Answer).decode
 
 
 def final_fields(envelope: Envelope, outcome: JobOutcome, *, queued_ms: int) -> list[Word]:
@@ -64,8 +66,31 @@ def encode_outcome(outcome: JobOutcome) -> Json:
 
 def decode_outcome(kept: bytes) -> JobOutcome:
     """What `encode_outcome` made. Raises msgspec.MsgspecError for anything else."""
-    outcome: JobOutcome = _decode_outcome(kept)
+    if len(kept) <= LARGE_BYTES:
+        small: JobOutcome = _decode_outcome(kept)
+        return small
+    cuttings = Cuttings(kept)
+    outcome: JobOutcome = _decode_outcome(cuttings.rest)
+    if isinstance(outcome, Answered):
+        return msgspec.structs.replace(outcome, answer=_put_back(outcome.answer, cuttings))
     return outcome
+
+
+def decode_answer(kept: bytes) -> Answer:
+    """The same for `encode_answer`."""
+    if len(kept) <= LARGE_BYTES:
+        return _decode_answer(kept)
+    cuttings = Cuttings(kept)
+    return _put_back(_decode_answer(cuttings.rest), cuttings)
+
+
+def _put_back(answer: Answer, cuttings: Cuttings) -> Answer:
+    calls = answer.tool_calls
+    return msgspec.structs.replace(
+        answer,
+        output=cuttings.text(plain(answer.output)),
+        tool_calls=None if calls is None else cuttings.json(msgspec.Raw(_encode(calls))),
+    )
 
 
 def clean_text(text: str) -> str:

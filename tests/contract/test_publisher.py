@@ -127,6 +127,27 @@ async def test_deltas_precede_the_final_reply_on_the_chosen_stream(desk: Desk) -
     assert await desk.replies() == []
 
 
+async def test_a_job_whose_deltas_wait_for_redis_too_long_gets_no_more_of_them_and_leaves_no_gap(
+    link: RedisLink, keys: Keys
+) -> None:
+    desk = Desk(link, keys)
+    fast, other = await desk.jobs(2)
+    for seq in range(3):
+        desk.publisher.delta(fast, attempt=1, seq=seq, text="x" * 3_000_000)
+    desk.publisher.delta(other, attempt=1, seq=0, text="y")
+    async with running(desk.publisher.run()):
+        assert await desk.finish(other) is Finish.PUBLISHED
+        assert await desk.finish(fast) is Finish.PUBLISHED
+        desk.publisher.delta(other, attempt=1, seq=1, text="x" * 9_000_000)  # nothing waits: it goes
+        last = (await desk.jobs(1))[0]
+        assert await desk.finish(last) is Finish.PUBLISHED
+    told = [(reply["id"], reply.get("seq")) for reply in await desk.replies()]
+    assert told == [
+        *((fast.id, "0"), (fast.id, "1"), (other.id, "0"), (other.id, None), (fast.id, None)),
+        *((last.id, None),),
+    ]
+
+
 async def test_reply_streams_are_bounded_in_length_and_time(link: RedisLink, keys: Keys) -> None:
     desk = Desk(link, keys, max_len=100, ttl_s=60.0)
     async with running(desk.publisher.run()):
@@ -197,6 +218,20 @@ async def test_an_entry_that_redis_has_not_any_more_has_vanished(
     elsewhere = Desk(RedisLink(own_valkey.url), Keys("x"))
     own_valkey.kill()
     assert not await elsewhere.publisher.vanished(envelope.ref)  # nobody can say
+    await elsewhere.close()
+
+
+async def test_an_entry_is_answered_once_its_final_reply_is_out(
+    desk: Desk, own_valkey: EmbeddedValkey
+) -> None:
+    ended, other = await desk.jobs(2)
+    assert not await desk.publisher.answered(ended.ref)
+    await desk.finish(ended)
+    assert await desk.publisher.answered(ended.ref)
+    assert not await desk.publisher.answered(other.ref)
+    elsewhere = Desk(RedisLink(own_valkey.url), Keys("x"))
+    own_valkey.kill()
+    assert not await elsewhere.publisher.answered(ended.ref)  # nobody can say
     await elsewhere.close()
 
 

@@ -107,7 +107,7 @@ def _ask_for(fleet: Fleet, kind: str, number: int, **more: str) -> list[dict[str
     """Push so many jobs at once; their final replies, without their texts but with the length of these."""
     for n in range(number):
         fleet.push(prompt=f"{kind} {n}", reply_to=f"{fleet.prefix}:reply:{n}", **more)
-    until(lambda: fleet.redis.xlen(fleet.jobs_key()) == 0, 60, "the replies")
+    until(lambda: fleet.redis.xlen(fleet.jobs_key()) == 0, 120, "the replies")
     replies = []
     for n in range(number):
         ((_, reply),) = fleet.redis.xrevrange(f"{fleet.prefix}:reply:{n}", count=1)
@@ -134,3 +134,7 @@ def test_large_answers_take_less_than_the_bound_whatever_is_in_them(
         assert all(one["output"] + one["tool_calls"] > BYTES * 0.4 for one in replies)
         grown[kind] = _resident_mb(process, "VmHWM") - before
     assert max(grown.values()) < BOUND_MB, grown
+    with open(f"/proc/{process.pid}/clear_refs", "w") as peaks:
+        peaks.write("5")
+    assert [one["cache_hit"] for one in _ask_for(fleet, "wide", AT_ONCE["wide"])] == ["1"] * AT_ONCE["wide"]
+    assert _resident_mb(process, "VmHWM") - before < BOUND_MB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from tests.fakes import MemoryBooks, MemoryLedger
 from tests.scenario.stage import Stage, model, staged
+from theo_daemon.job import EntryRef
 from theo_daemon.ledger.shared import CircuitOpened, SharedStanding
 from theo_workers.upstreams.script import Fate
 
@@ -170,3 +172,52 @@ async def test_a_failure_is_on_record_before_the_next_call_waits_for_leases_in_d
         doubt(stage)
         await stage.advance(2)
         assert stage.rows("SELECT state FROM attempts") == [("failed",)]
+
+
+STATES = "SELECT state, count(*) FROM attempts GROUP BY state ORDER BY 1"
+
+
+async def test_what_its_first_owner_answered_while_it_waited_here_is_not_called_for_again(
+    stage: Stage,
+) -> None:
+    """That one had been taken for dead, came back, answered, and its ledger forgot what is published."""
+    stage.push("blocks")
+    answered, mine = stage.entry("answered", cache="off"), stage.entry("mine")
+    stage.dispatcher.deliver([one._replace(redelivered=True) for one in (answered, mine)])
+    await stage.advance(0.5)
+    stage.replies.answered_by_peers.add(answered.ref)
+    await stage.advance(5)
+    assert stage.ends([answered.ref, mine.ref]) == ["waiting", "ok"]
+    assert stage.upstreams["m"].prompts == ["blocks", "mine"]
+    assert stage.rows(STATES) == [("ok", 2), ("void", 1)]
+    assert stage.rows("SELECT count(*) FROM inflight") == [(0,)]
+    assert stage.dispatcher.held == 0
+
+
+async def test_who_waits_for_the_same_answer_is_called_for_though_the_first_of_them_has_its_own(
+    stage: Stage,
+) -> None:
+    answered, other = stage.entry("same"), stage.entry("same")
+    stage.replies.answered_by_peers.add(answered.ref)
+    stage.dispatcher.deliver([answered._replace(redelivered=True), other])
+    await stage.advance(3)
+    assert stage.ends([answered.ref, other.ref]) == ["waiting", "ok"]
+    assert not stage.ok(other.ref).coalesced
+    assert stage.rows(STATES) == [("ok", 1), ("void", 1)]
+    assert stage.dispatcher.held == 0
+
+
+async def test_a_job_withdrawn_while_that_is_asked_leaves_no_claim(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_ref: EntryRef) -> bool:
+        await asyncio.Event().wait()
+        return False
+
+    monkeypatch.setattr(stage.replies, "answered", never)
+    entry = stage.entry("x", ttl_ms=2_000)
+    stage.dispatcher.deliver([entry._replace(redelivered=True)])
+    await stage.advance(3)
+    assert stage.end(entry.ref) == "deadline_exceeded"
+    assert stage.rows(STATES) == [("void", 1)]
+    assert stage.rows("SELECT count(*) FROM inflight") == [(0,)]

@@ -74,8 +74,13 @@ def unaccounted(story: Story) -> Iterable[str]:
 
 
 def _open_yet(story: Story, pushed: Pushed) -> bool:
-    """Was a call for it under way when its reply was made up? Who has a job to himself knows of his own calls."""
+    """Was a call for it under way when its reply was made up? Who has a job to himself knows of his own calls.
+
+    So with a claim that one of two put on record only afterwards: should he die before it is void, it is charged.
+    """
     end = story.ends[pushed.ref][-1]
     in_two_hands = len(story.witness.takers.get(pushed.ref, ())) > 1
+    if in_two_hands and any(one.ref == pushed.ref and one.at > end.at for one in story.witness.claims):
+        return True
     at = made_up(story, end) if in_two_hands else end.at
     return any(over_at(call) > at for call in story.calls.get(pushed.job.prompt, ()))

@@ -21,6 +21,7 @@ from theo_daemon.ledger.records import Ask, Check, Forget, Landing, News, Verdic
 from theo_daemon.ledger.shared import Change, FailureCounted, HealthReport, SharedStanding
 from theo_workers.clock import Clock, sleep, timeout_at
 from theo_workers.errors import LedgerError
+from theo_workers.upstreams.room import Room
 
 FORGET_AFTER_S = 0.5
 FORGET_BATCH = 64
@@ -59,6 +60,10 @@ class LedgerFace(ABC):
         self._counted: list[tuple[FailureCounted, asyncio.Future[Verdict | None]]] = []
         self._owner = 0
         self._attempts = itertools.count()
+
+    @abstractmethod
+    def share_room(self, room: Room) -> None:
+        """See `port.Ledger`."""
 
     # -- for jobs ------------------------------------------------------------------------------------
 

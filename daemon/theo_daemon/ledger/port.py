@@ -15,6 +15,7 @@ from theo_daemon.ledger.records import Ask, Check, Landing, News, Verdict
 from theo_daemon.ledger.shared import Change, HealthReport, SharedStanding
 from theo_workers.errors import RouterError
 from theo_workers.health import HealthSnapshot
+from theo_workers.upstreams.room import Room
 
 Orphaned = Callable[[Verdict | None], None]
 
@@ -105,6 +106,9 @@ class Ledger(Claims, SharedModels, Books, Protocol):
 
     name: str  # of this process, unique to its boot
     uuid: str  # of the books, whoever opens them; known once they are open
+
+    def share_room(self, room: Room) -> None:
+        """Large texts that are read from it take room here, as do answers on their way from providers."""
 
     async def __aenter__(self) -> Self:
         """Open it. Raises LedgerError, which says what was found and what to do."""

@@ -9,6 +9,7 @@ from theo_daemon.ledger.rates import Pace, Rate
 from theo_daemon.ledger.shared import SharedStanding
 from theo_workers.messages import Outcome
 from theo_workers.texts import Json
+from theo_workers.upstreams.room import Loan
 
 NO_MODEL = ""  # of what is on record as an attempt without being a call: the rehearsal of a suspect job
 
@@ -105,6 +106,7 @@ class Hit(Struct, frozen=True):
 
     answer: bytes
     prior: tuple[PriorAttempt, ...] = ()  # calls for this very entry that were lost with their processes
+    held: Loan | None = None  # of a large one: to be taken, and kept until nobody needs it any more
 
 
 class Replay(Struct, frozen=True):
@@ -112,6 +114,7 @@ class Replay(Struct, frozen=True):
 
     outcome: bytes
     own: bool  # True: this very entry's own outcome, cost and all; False: a repeated id
+    held: Loan | None = None  # as of a Hit
 
 
 class Conflict(Struct, frozen=True):

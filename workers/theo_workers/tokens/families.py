@@ -22,7 +22,7 @@ class OpenAI(Struct, frozen=True, kw_only=True):
     reasoning: bool  # other constants for the reasoning models
     frame: int = 4  # of a message: 3 and its role; o1-mini's is longer, by the one prompt that was seen
     responses: bool  # the Responses API adds less round tools
-    hidden: int = 640  # at most: instructions that the provider adds unseen
+    hidden: int  # at most: instructions that the provider adds unseen; the most that was seen is 34
 
 
 class Linear(Struct, frozen=True, kw_only=True):
@@ -62,7 +62,7 @@ _CLAUDE = Linear(
     schema=1.2,
     schema_base=130,
     images="claude",
-    hidden=512,
+    hidden=256,
 )
 _CLAUDE_TO_4_1 = Linear(
     text=1.01,
@@ -78,7 +78,7 @@ _CLAUDE_TO_4_1 = Linear(
     schema=1.2,
     schema_base=130,
     images="claude",
-    hidden=512,
+    hidden=256,
 )
 _CLAUDE_NEW = Linear(  # the tokenizer of Opus 4.7 and everything after it: about 30 % more tokens
     text=1.3,
@@ -94,7 +94,7 @@ _CLAUDE_NEW = Linear(  # the tokenizer of Opus 4.7 and everything after it: abou
     schema=1.4,
     schema_base=130,
     images="claude_large",
-    hidden=512,
+    hidden=256,
 )
 _GEMINI_TO_2_0 = Linear(
     text=1, per_message=0, base=0, tools=0.36, tools_base=0, call_base=2, images="gemini", hidden=128
@@ -123,6 +123,9 @@ _OTHERS: tuple[tuple[re.Pattern[str], Linear], ...] = (
     (re.compile(r"grok-4"), Linear(text=1, per_message=4, base=680)),
 )
 _GENERIC = Linear()
+OWN_HIDDEN = (
+    128  # tokens at most that a template adds unseen, on a server of one's own: those known add 0 to 80
+)
 
 # Servers behind these names call models and tools of their own: what a request costs is not known beforehand.
 _AGENTS = re.compile(r"compound|search-(preview|api)|deep-research")
@@ -151,7 +154,7 @@ def family_for(provider: str, model: str) -> Family:
         reasoning = bool(_REASONING.match(name)) and not early
         responses = provider == "openai_responses"
         # A pro mode thinks in further prompts that the caller never sees.
-        hidden = 2_560 if _PRO.search(name) else 640
+        hidden = 2_560 if _PRO.search(name) else 256
         return OpenAI(
             encoding=encoding,
             reasoning=reasoning,
@@ -160,6 +163,11 @@ def family_for(provider: str, model: str) -> Family:
             hidden=hidden,
         )
     return next((family for pattern, family in _OTHERS if pattern.search(name)), _GENERIC)
+
+
+def is_known(provider: str, model: str) -> bool:
+    """Does the name tell what kind of model it is?"""
+    return family_for(provider, model) is not _GENERIC
 
 
 @lru_cache(maxsize=1024)

@@ -49,6 +49,11 @@ class Cuttings:
         """A text made of strings of the rest, whole again. Raises ValueError for what was not valid in it."""
         if not self._spans:
             return told
+        if (only := self._marks.fullmatch(told.encode())) is not None:
+            start, end = self._spans[int(only[1])]
+            content = json_content(self._body, start, end)
+            if isinstance(content, memoryview):  # as it lies in the body
+                return Raw(memoryview(self._body)[start - 1 : end + 1])
         held = quoted(told)
         return told if self._marks.search(held) is None else self._whole(held)
 

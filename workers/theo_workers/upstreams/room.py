@@ -100,3 +100,17 @@ class Share:
 
     def __del__(self) -> None:
         self.let_go()
+
+
+class Loan:
+    """Hands a share on, once. Who still knows of the loan by then, as an old traceback may, keeps no room."""
+
+    __slots__ = ("_share",)
+
+    def __init__(self, share: Share) -> None:
+        self._share: Share | None = share
+
+    def take(self) -> Share | None:
+        """From now on it is the caller's."""
+        share, self._share = self._share, None
+        return share

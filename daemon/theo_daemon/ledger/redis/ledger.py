@@ -29,6 +29,7 @@ from theo_daemon.redis_link import RedisLink, error_code
 from theo_workers.clock import Clock, SystemClock, sleep
 from theo_workers.errors import LedgerError
 from theo_workers.health import HealthSnapshot
+from theo_workers.upstreams.room import Room
 
 PRUNE_EVERY_S: Final = 30.0
 PRUNE_ROWS: Final = 100
@@ -70,6 +71,9 @@ class RedisLedger(LedgerFace):
         self._commits.on_restored = self._restored
         self._recording: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+
+    def share_room(self, room: Room) -> None:
+        """What Redis says is here as a whole before its size is known."""
 
     async def __aenter__(self) -> Self:
         """Register this process. Raises LedgerError, which says what was found and what to do."""

@@ -50,8 +50,9 @@ _Sums = dict[tuple[str, int, int | None], list[int]]  # scope, its window's star
 class Committer:
     """Applies batches for one owner. `now_ms` is Unix milliseconds; the caller holds the transaction."""
 
-    def __init__(self, db: apsw.Connection, owner: int, *, id_ttl_ms: int) -> None:
-        self._db = db
+    def __init__(self, db: apsw.Connection, owner: int, *, id_ttl_ms: int, places: bool = False) -> None:
+        """With `places`, large texts are left where they are: see `large_reads`."""
+        self._db, self._places = db, places
         self._owner, self._id_ttl_ms = owner, id_ttl_ms
         self._guards = Guards(db)
         self._cached: dict[str, int] = {}  # answers of a model kept since its last eviction
@@ -109,7 +110,9 @@ class Committer:
     def _answer(self, asks: Sequence[Ask | Check], now_ms: int) -> list[Verdict]:
         if not asks:
             return []
-        known = store.read_known(self._db, asks, now_ms, ids_since_ms=now_ms - self._id_ttl_ms)
+        known = store.read_known(
+            self._db, asks, now_ms, ids_since_ms=now_ms - self._id_ttl_ms, places=self._places
+        )
         self._guards.read(asks, known)
         verdicts, claims = decide(asks, known, owner=self._owner)
         store.write_claims(self._db, claims, owner=self._owner, now_ms=now_ms)

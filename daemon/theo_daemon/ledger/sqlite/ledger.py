@@ -22,6 +22,7 @@ from theo_daemon.ledger.sqlite.writer import Writer
 from theo_workers.clock import Clock, SystemClock, sleep
 from theo_workers.errors import LedgerError
 from theo_workers.health import HealthSnapshot
+from theo_workers.upstreams.room import Room
 
 PRUNE_EVERY_S = 30.0
 
@@ -55,6 +56,9 @@ class SqliteLedger(LedgerFace):
         super().__init__(name, clock, recorder=self._writer, watcher=self._watcher)
         self._tasks: list[asyncio.Task[None]] = []
         self._lock: owners.OwnerLock | None = None
+
+    def share_room(self, room: Room) -> None:
+        self._writer.large.room = room
 
     def _make_writer(self, name: str, clock: Clock, id_ttl_s: float) -> Writer:
         return Writer(self.path, name, wall=clock.wall, id_ttl_s=id_ttl_s)

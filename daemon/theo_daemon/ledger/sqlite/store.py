@@ -15,11 +15,12 @@ from theo_daemon.job import EntryRef
 from theo_daemon.ledger.records import Ask, CacheWrite, Check, JobEnd, PriorAttempt, Scope, Settled
 from theo_daemon.ledger.rules import Claims, KeptAnswer, Known, Remembered
 from theo_daemon.ledger.sqlite import balances
+from theo_daemon.ledger.sqlite.large_reads import Place
 from theo_daemon.ledger.sqlite.rows import Bind, chunk, insert_rows, marks, padded
-from theo_daemon.ledger.sqlite.texts import TextColumn, insert_texts
+from theo_daemon.ledger.sqlite.texts import LARGE_BYTES, TextColumn, insert_texts
 from theo_daemon.ledger.unknown_calls import LATE_ANSWER
 
-_decode_known = msgspec.json.Decoder(list[tuple[str, str, str, str | int | None, str | None]]).decode
+_decode_known = msgspec.json.Decoder(list[tuple[str, str, str, str | int | None, str | int | None]]).decode
 _decode_prior = msgspec.json.Decoder(PriorAttempt).decode
 _decode_states = msgspec.json.Decoder(list[tuple[int, str]]).decode
 _encode_scopes = msgspec.json.encode
@@ -27,13 +28,19 @@ _decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
 
 
 def read_known(
-    db: apsw.Connection, asks: Sequence[Ask | Check], now_ms: int, *, ids_since_ms: int = 0
+    db: apsw.Connection,
+    asks: Sequence[Ask | Check],
+    now_ms: int,
+    *,
+    ids_since_ms: int = 0,
+    places: bool = False,
 ) -> Known:
     """All that the ledger holds about these asks, in one statement, plus their budget rows.
 
     Ids taken before `ids_since_ms` (Unix ms) are forgotten, whether or not they are pruned by now; but what
-    an entry itself left there is still its own.
+    an entry itself left there is still its own. With `places`, of large texts only these are told.
     """
+    answer, outcome = ("answer", "outcome") if not places else (_or_size("answer"), _or_size("outcome"))
     parts: list[str] = []
     binds: list[Bind] = []
     keys = padded(ask.key for ask in asks if isinstance(ask, Ask))
@@ -43,7 +50,7 @@ def read_known(
     cached = padded(ask.cache_key for ask in asks if isinstance(ask, Ask) and ask.cache_key is not None)
     if cached:
         parts.append(
-            "SELECT 'c', key, created_at || ' ' || fresh_until, answer, NULL FROM cache"
+            f"SELECT 'c', key, created_at || ' ' || fresh_until, {answer}, NULL FROM cache"
             f" WHERE key IN ({marks(len(cached))})"
         )
         binds += cached
@@ -52,13 +59,14 @@ def read_known(
         # By client_id alone: the few rows of other tenants with the same id are dropped in Python.
         parts.append(
             "SELECT 'i', tenant, client_id, created_at || ' ' || digest || ' ' || stream || ' ' || entry_id,"
-            f" outcome FROM ids WHERE client_id IN ({marks(len(ids))})"
+            f" {outcome} FROM ids WHERE client_id IN ({marks(len(ids))})"
         )
         binds += ids
     entries = padded(ask.ref.entry_id for ask in asks if ask.redelivered)
     if entries:
         parts.append(
-            f"SELECT 'o', stream, entry_id, outcome, NULL FROM outcomes WHERE entry_id IN ({marks(len(entries))})"
+            f"SELECT 'o', stream, entry_id, {outcome}, NULL FROM outcomes"
+            f" WHERE entry_id IN ({marks(len(entries))})"
         )
         parts.append(
             "SELECT 'p', stream, entry_id, NULL, '' || json_array(id, model, provider, state, coalesce(cost_nano, 0),"
@@ -85,19 +93,28 @@ def _sort_known(known: Known, found: str, redelivered: set[EntryRef], ids_since_
                 known.holders[a] = int(c or 0)
             case "c":
                 created_at, fresh_until = b.split(" ")
-                known.answers[a] = KeptAnswer(str(c).encode(), int(created_at), int(fresh_until))
+                known.answers[a] = KeptAnswer(_kept(c, "cache", a), int(created_at), int(fresh_until))
             case "o":
-                known.outcomes[EntryRef(a, b)] = str(c).encode()
+                known.outcomes[EntryRef(a, b)] = _kept(c, "outcomes", a, b)
             case "p":
                 ref = EntryRef(a, b)
-                known.prior[ref] = (*known.prior.get(ref, ()), _decode_prior(d or ""))
+                known.prior[ref] = (*known.prior.get(ref, ()), _decode_prior(str(d)))
             case _:
                 taken_at, digest, stream, entry_id = str(c).split(" ")
                 ref = EntryRef(stream, entry_id)
                 if int(taken_at) < ids_since_ms and ref not in redelivered:
                     continue
-                outcome = None if d is None else d.encode()
+                outcome = None if d is None else _kept(d, "ids", a, b)
                 known.ids[a, b] = Remembered(digest=digest, ref=ref, outcome=outcome)
+
+
+def _or_size(column: str) -> str:
+    return f"iif(octet_length({column}) > {LARGE_BYTES}, octet_length({column}), {column})"
+
+
+def _kept(told: str | int | None, table: str, *key: str) -> bytes:
+    """A text; of a large one, whose size is told instead, its place."""
+    return Place.of(table, key, told) if isinstance(told, int) else str(told).encode()
 
 
 def write_claims(db: apsw.Connection, claims: Claims, *, owner: int, now_ms: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeGuard
 
 import apsw
@@ -40,15 +41,20 @@ def insert_texts(
     insert_rows(db, f"{verb} {column.into}", small, tail)
     if len(small) == len(rows):
         return
-    (pages,) = db.execute("PRAGMA cache_size").fetchone() or (0,)
-    db.execute(
-        f"PRAGMA cache_size = {_FEW_PAGES}"
-    )  # the rest goes to the WAL at once, not through all that memory
-    try:
+    with few_pages(db):
         for binds, text in rows:
             if not _is_small(text):
                 values = f"VALUES ({marks(len(binds))}, {_PLACE})"
                 _insert_large(db, column, f"{verb} {column.into} {values} {tail}", (binds, text))
+
+
+@contextlib.contextmanager
+def few_pages(db: apsw.Connection) -> Iterator[None]:
+    """Large texts do not go through all the memory that is there for hot pages, nor stay in it."""
+    (pages,) = db.execute("PRAGMA cache_size").fetchone() or (0,)
+    db.execute(f"PRAGMA cache_size = {_FEW_PAGES}")
+    try:
+        yield
     finally:
         db.execute(f"PRAGMA cache_size = {pages}")
 

@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ import apsw
 
 from theo_daemon.ledger.operations import Operation, ends_call
 from theo_daemon.ledger.port import Orphaned
-from theo_daemon.ledger.records import Landing, News, Verdict
+from theo_daemon.ledger.records import Hit, Landing, News, Replay, Verdict
 from theo_daemon.ledger.sqlite import damage, owners
 from theo_daemon.ledger.sqlite.anchor import Anchor
 from theo_daemon.ledger.sqlite.ballast import Ballast
@@ -23,6 +24,7 @@ from theo_daemon.ledger.sqlite.checkpoints import PASSING, Checkpoints
 from theo_daemon.ledger.sqlite.commit import Committer
 from theo_daemon.ledger.sqlite.files import LedgerFiles
 from theo_daemon.ledger.sqlite.gate import held, open_gate, path_of
+from theo_daemon.ledger.sqlite.large_reads import LargeReads, place_in
 from theo_daemon.ledger.sqlite.schema import open_ledger
 from theo_daemon.ledger.sqlite.shortage import Shortage, Waiting
 from theo_daemon.ledger.sqlite.sqlite_library import check_library
@@ -58,6 +60,7 @@ class Writer:
         self._stopping = threading.Event()
         self._gave_up = False
         self._calls_posted = self._calls_recorded = 0  # ended ones; each counter belongs to one thread
+        self.large = LargeReads(self.call, partial(self.post, answer=True))
         self.warnings: list[str] = []  # of the opening
         self.busy_with = 0  # the number of the piece of work that it is at; 0: none
         self._pieces = 0
@@ -99,6 +102,7 @@ class Writer:
 
     async def stop(self) -> None:
         """Commit what is queued, checkpoint, close. Idempotent, and bounded: see `unrecorded`."""
+        await self.large.close()
         if self._thread.is_alive():
             self._send()
             self._stopping.set()
@@ -156,7 +160,7 @@ class Writer:
         try:
             anchor = Anchor(self._path)
             with contextlib.closing(anchor), contextlib.closing(db), anchor:
-                self._serve_to_the_end(db, Committer(db, owner, id_ttl_ms=self._id_ttl_ms), gate)
+                self._serve_to_the_end(db, Committer(db, owner, id_ttl_ms=self._id_ttl_ms, places=True), gate)
         except LedgerError as error:
             lost = error
             self._tell(lambda: self._crash(lost))
@@ -334,7 +338,19 @@ class Writer:
             news = committer.news
             self._tell(lambda: self._report(news))
         if any(future is not None for _, future, _ in batch):
-            self._tell(lambda: _resolve(batch, answers))
+            self._tell(lambda: self._resolve(batch, answers))
+
+    def _resolve(self, batch: list[Waiting], answers: list[Verdict | None]) -> None:
+        for (operation, future, orphaned), answer in zip(batch, answers, strict=True):
+            if future is None:
+                continue
+            if future.done():
+                if orphaned is not None:
+                    orphaned(answer)
+            elif isinstance(answer, Hit | Replay) and place_in(answer) is not None:
+                self.large.bring(operation, answer, future, orphaned)
+            else:
+                future.set_result(answer)
 
     # -- trouble -------------------------------------------------------------------------------------
 
@@ -379,16 +395,6 @@ class Writer:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             self._loop.call_soon_threadsafe(callback)
-
-
-def _resolve(batch: list[Waiting], answers: list[Verdict | None]) -> None:
-    for (_, future, orphaned), answer in zip(batch, answers, strict=True):
-        if future is None:
-            continue
-        if not future.done():
-            future.set_result(answer)
-        elif orphaned is not None:
-            orphaned(answer)
 
 
 def _nobody_looks() -> None:

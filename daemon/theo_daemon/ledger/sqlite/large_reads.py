@@ -1,0 +1,142 @@
+"""Large texts are read when there is room for them, one by one: a batch names their places, and they are brought here.
+
+Whoever gets such a verdict holds a share of the room that answers on their way from providers are in, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Protocol
+
+import apsw
+import msgspec
+from msgspec.structs import replace
+
+from theo_daemon.ledger.operations import Operation
+from theo_daemon.ledger.port import Orphaned
+from theo_daemon.ledger.records import Hit, Replay, Verdict
+from theo_daemon.ledger.sqlite.texts import few_pages
+from theo_workers.errors import LedgerError
+from theo_workers.upstreams.room import Loan, Room, Share
+
+_COLUMNS = {"cache": "answer", "ids": "outcome", "outcomes": "outcome"}
+_ROWS = {
+    "cache": "SELECT rowid FROM cache WHERE key = ?",
+    "ids": "SELECT rowid FROM ids WHERE tenant = ? AND client_id = ? AND outcome IS NOT NULL",
+    "outcomes": "SELECT rowid FROM outcomes WHERE stream = ? AND entry_id = ?",
+}
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(tuple[str, list[str], int]).decode
+
+
+class Place(bytes):
+    """Stands for a large text until that is brought: its table, its key and its size, as JSON."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, table: str, key: tuple[str, ...], size: int) -> Place:
+        return cls(_encode((table, key, size)))
+
+
+class Call(Protocol):
+    """`Writer.call`."""
+
+    def __call__(
+        self, function: Callable[[apsw.Connection], bytes | None]
+    ) -> Coroutine[Any, Any, bytes | None]: ...
+
+
+class LargeReads:
+    """`call` runs a function on the connection, `ask_again` posts an operation."""
+
+    def __init__(
+        self, call: Call, ask_again: Callable[[Operation], asyncio.Future[Verdict | None] | None]
+    ) -> None:
+        self._call, self._ask_again = call, ask_again
+        self.room = Room()  # until its owner shares another
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def bring(
+        self,
+        operation: Operation,
+        verdict: Verdict,
+        future: asyncio.Future[Verdict | None],
+        orphaned: Orphaned | None,
+    ) -> None:
+        """Resolve `future` with the verdict and its text."""
+        task = asyncio.get_running_loop().create_task(self._bring(operation, verdict, future, orphaned))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Nobody waits any more."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _bring(
+        self,
+        operation: Operation,
+        verdict: Verdict,
+        future: asyncio.Future[Verdict | None],
+        orphaned: Orphaned | None,
+    ) -> None:
+        whole: Verdict | None = None
+        try:
+            while not future.done():
+                place = place_in(verdict)
+                whole = verdict if place is None else await self._read(verdict, place)
+                if whole is not None:
+                    break
+                again = self._ask_again(operation)  # it is gone meanwhile
+                told = None if again is None else await again
+                assert told is not None
+                verdict = told
+        except LedgerError as error:
+            if not future.done():
+                future.set_exception(error)
+            return
+        if not future.done():
+            future.set_result(whole)
+        elif orphaned is not None:
+            orphaned(verdict)
+
+    async def _read(self, verdict: Verdict, place: Place) -> Verdict | None:
+        share, (_, _, size) = Share(self.room), _decode(place)
+        there: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            if not share.grow(size, lambda: None if there.done() else there.set_result(None)):
+                await there
+            text = await self._call(partial(read_text, place=place))
+        except BaseException:
+            share.let_go()
+            raise
+        match verdict:
+            case Hit() if text is not None:
+                return replace(verdict, answer=text, held=Loan(share))
+            case Replay() if text is not None:
+                return replace(verdict, outcome=text, held=Loan(share))
+        share.let_go()
+        return None
+
+
+def place_in(verdict: Verdict | None) -> Place | None:
+    """Of the text that is still to be brought."""
+    match verdict:
+        case Hit(answer=Place() as place) | Replay(outcome=Place() as place):
+            return place
+    return None
+
+
+def read_text(db: apsw.Connection, place: Place) -> bytes | None:
+    """None: it is not there any more."""
+    table, key, _ = _decode(place)
+    found = db.execute(_ROWS[table], key).fetchone()
+    if found is None:
+        return None
+    with few_pages(db), db.blob_open("main", table, _COLUMNS[table], int(found[0]), False) as blob:
+        text: bytes = blob.read(blob.length())
+    return text
