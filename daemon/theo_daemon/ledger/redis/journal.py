@@ -61,7 +61,7 @@ class Journal:
         now = self._clock.monotonic()
         self._batches.append(_Batch(token, now, again, size))
         self._size += size
-        while self._batches[0].at < now - KEEP_S or self._size > KEEP_BYTES:
+        while self._batches and (self._batches[0].at < now - KEEP_S or self._size > KEEP_BYTES):
             gone = self._batches.popleft()
             self._before, self._size = gone.token, self._size - gone.size
 
