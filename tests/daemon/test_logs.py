@@ -232,7 +232,7 @@ def test_long_text_is_cut_to_two_kibibytes_and_keeps_its_end() -> None:
     assert text.endswith("the end")
 
 
-async def test_the_line_of_a_finished_job_costs_less_than_twelve_microseconds(tmp_path: Path) -> None:
+async def test_the_line_of_a_finished_job_costs_less_than_twice_its_bare_encoding(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     sink = LineSink(fd)
     sink.attach(asyncio.get_running_loop())
@@ -250,5 +250,12 @@ async def test_the_line_of_a_finished_job_costs_less_than_twelve_microseconds(tm
             await asyncio.sleep(0)
         return (time.process_time() - started) / (20 * 64) * 1e6
 
-    assert min([await one_round() for _ in range(10)]) < 12
+    costs, bare = [await one_round() for _ in range(10)], []
+    line = json.loads((tmp_path / "log").read_text().splitlines()[0])
+    for _ in range(10):
+        started = time.process_time()
+        for _ in range(20 * 64):
+            json.dumps(line)
+        bare.append((time.process_time() - started) / (20 * 64) * 1e6)
+    assert min(costs) < 2 * min(bare)
     os.close(fd)

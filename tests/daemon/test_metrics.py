@@ -195,6 +195,7 @@ def test_every_metric_is_either_counted_here_or_observed() -> None:
     observed = {metric.name for metric in names.METRICS.values() if metric.kind is Kind.GAUGE}
     others = {
         names.MODEL_AMENDMENTS.name,
+        names.MODEL_PASSED_OVER.name,
         names.CPU_TIME.name,
         names.LINES_DROPPED.name,
         names.TRACES_DROPPED.name,
