@@ -109,6 +109,17 @@ def calls_of(message: Message) -> list[Call]:
     return calls
 
 
+def returned_bytes(message: Message) -> int:
+    """Bytes of the JSON that a provider gave us with its calls: reasoning and signatures, which go back to it.
+
+    Only that provider gets them. Whether the one that is asked is that one, its host tells, which is not known here.
+    """
+    if message.tool_calls is UNSET:
+        return 0
+    extras = [call.get("extra_content") for call in message.tool_calls]
+    return sum(len(encode(extra)) for extra in extras if extra)
+
+
 def functions_of(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The `function` objects of the function tools, as they came."""
     tools, functions = params.get("tools"), params.get("functions")  # functions: the form before tools

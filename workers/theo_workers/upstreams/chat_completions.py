@@ -33,6 +33,7 @@ class _Message(Struct):
     tool_calls: list[dict[str, Any]] | None = None
     function_call: dict[str, Any] | None = None
     reasoning_content: Any = None
+    reasoning_details: Any = None  # OpenRouter
 
 
 class _Choice(Struct):
@@ -112,7 +113,7 @@ class ChatCompletions:
         usage = read_usage(answer.usage)
         if choice is None or (message := choice.message) is None:
             raise self._origin.garbage("the answer has no choices", provider_request_id=identity, usage=usage)
-        calls = keeping(self._dialect, message.tool_calls, message.reasoning_content)
+        calls = keeping(self._dialect, message.tool_calls, getattr(message, self._dialect.reasoning_field))
         if not calls and message.function_call:
             calls = [{"type": "function", "function": message.function_call}]
         return completion(

@@ -14,6 +14,10 @@ from msgspec.structs import replace
 from theo_workers.messages import Message
 from theo_workers.upstreams.chat_dialects import Dialect
 
+_encode = msgspec.json.Encoder().encode
+
+MOST_KEPT_BYTES = 1 << 20  # of details as JSON, with one answer: far more than any model thinks
+
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
@@ -33,9 +37,9 @@ def keeping(
     dialect: Dialect, calls: list[dict[str, Any]] | None, reasoning: Any
 ) -> list[dict[str, Any]] | None:
     """The calls of an answer, the first one with the reasoning that must come back with them."""
-    if not calls or dialect.reasoning is None or not isinstance(reasoning, str | Raw) or not reasoning:
+    if not calls or dialect.reasoning is None or not _is_reasoning(reasoning, dialect):
         return calls
-    kept = {dialect.reasoning: {"reasoning_content": reasoning}}
+    kept = {dialect.reasoning: {dialect.reasoning_field: reasoning}}
     return [{**calls[0], "extra_content": kept}, *calls[1:]]
 
 
@@ -47,8 +51,9 @@ def _said(message: Message, dialect: Dialect) -> Any:
     if message.tool_calls is UNSET:
         return message
     returned = replace(message, tool_calls=[_returned(call, dialect) for call in message.tool_calls])
-    if dialect.reasoning is not None and (thought := _thought(message.tool_calls, dialect.reasoning)):
-        return {**msgspec.to_builtins(returned), "content": message.content, "reasoning_content": thought}
+    if dialect.reasoning is not None and (thought := _thought(message.tool_calls, dialect)):
+        told = {"content": message.content, dialect.reasoning_field: thought}
+        return {**msgspec.to_builtins(returned), **told}
     return returned
 
 
@@ -66,13 +71,25 @@ def _returned(call: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
     }
 
 
-def _thought(calls: Sequence[dict[str, Any]], vendor: str) -> str | None:
+def _thought(calls: Sequence[dict[str, Any]], dialect: Dialect) -> Any:
     match calls:
         case [{"extra_content": {**extra}}, *_]:
-            match extra.get(vendor):
-                case {"reasoning_content": str(thought)}:
-                    return thought
+            given = extra.get(dialect.reasoning)
+            thought = given.get(dialect.reasoning_field) if isinstance(given, dict) else None
+            return thought if _is_reasoning(thought, dialect) else None
     return None
+
+
+def _is_reasoning(told: Any, dialect: Dialect) -> bool:
+    """Is it what the dialect's field can hold, and something at all?"""
+    if dialect.reasoning_field == "reasoning_content":
+        return isinstance(told, str | Raw) and bool(told)
+    return (
+        isinstance(told, list)
+        and bool(told)
+        and all(isinstance(detail, dict) for detail in told)
+        and len(_encode(told)) <= MOST_KEPT_BYTES
+    )
 
 
 def _short(identity: str) -> str:
