@@ -25,9 +25,9 @@ from theo_workers.clock import SystemClock
 from theo_workers.errors import InvalidRequest
 from theo_workers.messages import Message, Request
 from theo_workers.model_spec import ModelSpec
+from theo_workers.upstreams.answer import MOST_KEPT_BYTES
 from theo_workers.upstreams.chat_completions import ChatCompletions
 from theo_workers.upstreams.chat_dialects import dialect_of
-from theo_workers.upstreams.chat_history import MOST_KEPT_BYTES
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.openai import OpenAIUpstream
 from theo_workers.upstreams.origin import Origin

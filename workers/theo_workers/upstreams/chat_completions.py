@@ -138,6 +138,10 @@ class ChatCompletions:
             self._unknown_caps.add(name)
         return True
 
+    def forgetting(self, request: Request, error: UpstreamError) -> Request | None:  # noqa: ARG002
+        """Reasoning is text here, or sealed for a host that knows whose it was."""
+        return None
+
     def refusal(
         self, status: int, headers: Mapping[str, str], body: bytes | bytearray, *, now: float
     ) -> UpstreamError:

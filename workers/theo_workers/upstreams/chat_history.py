@@ -12,13 +12,12 @@ from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
 from theo_workers.messages import Message
+from theo_workers.upstreams.answer import MOST_KEPT_BYTES
 from theo_workers.upstreams.chat_dialects import Dialect
 
-_encode = msgspec.json.Encoder().encode
-
-MOST_KEPT_BYTES = 1 << 20  # of details as JSON, with one answer: far more than any model thinks
-
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
+
+_encode = msgspec.json.Encoder().encode
 
 
 def said(messages: Sequence[Message], dialect: Dialect) -> Sequence[Any]:
