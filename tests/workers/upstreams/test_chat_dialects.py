@@ -189,6 +189,46 @@ def test_as_much_as_is_kept_is_sent_back() -> None:
     assert encoded(at("openrouter.ai"), turn)["messages"][0]["reasoning_details"] == [detail]
 
 
+BARE_TURN = {"role": "assistant", "content": "a"}
+CALLING = {**BARE_TURN, "tool_calls": [CALL]}
+KEPT = {"openrouter": {"reasoning_details": [SEALED]}, "deepseek": {"reasoning_content": "kept"}}
+
+
+@pytest.mark.parametrize(
+    ("host", "fields", "returned"),
+    [
+        ("openrouter.ai", {}, {**BARE_TURN, "reasoning_details": [SIGNED]}),
+        ("openrouter.ai", {"tool_calls": [CALL]}, {**CALLING, "reasoning_details": [SIGNED]}),
+        # what we kept ourselves is certainly unchanged
+        (
+            "openrouter.ai",
+            {"tool_calls": [{**CALL, "extra_content": KEPT}]},
+            {**CALLING, "reasoning_details": [SEALED]},
+        ),
+        ("api.deepseek.com", {}, BARE_TURN),
+        ("api.deepseek.com", {"tool_calls": [CALL]}, {**CALLING, "reasoning_content": "hm"}),
+        (
+            "api.deepseek.com",
+            {"tool_calls": [{**CALL, "extra_content": KEPT}]},
+            {**CALLING, "reasoning_content": "kept"},
+        ),
+        ("api.openai.com", {}, BARE_TURN),
+        ("api.openai.com", {"tool_calls": [CALL]}, CALLING),
+        ("api.mistral.ai", {"tool_calls": [{**CALL, "id": "123456789"}]}, None),
+        ("127.0.0.1", {}, BARE_TURN),
+    ],
+)
+def test_reasoning_that_the_job_itself_tells_goes_to_who_wants_it(
+    host: str, fields: dict[str, Any], returned: dict[str, Any] | None
+) -> None:
+    turn = Message(
+        role="assistant", content="a", reasoning_content="hm", reasoning_details=[SIGNED], **fields
+    )
+    sent = encoded(at(host), USER, turn, USER)["messages"]
+    assert sent[1] == (returned or {**CALLING, **fields})
+    assert sent[0] == sent[2] == {"role": "user", "content": "hi"}
+
+
 TEXT = {"type": "reasoning.text", "format": "anthropic-claude-v1", "index": 0}
 BARE = {"type": "reasoning.summary"}
 PIECES: list[tuple[str, list[Any], Any]] = [

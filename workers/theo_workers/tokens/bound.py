@@ -78,5 +78,7 @@ def _slack(family: Family, messages: Sequence[Message], model: str) -> int | Non
             slack += sum(image_tokens(family, model, image).at_most for image in sorted_.images)
         if message.tool_calls is not UNSET:
             per_call = _PER_CALL + (family.hidden_per_call if isinstance(family, Linear) else 0)
-            slack += per_call * len(message.tool_calls) + returned_bytes(message)
+            slack += per_call * len(message.tool_calls)
+        if message.role == "assistant":
+            slack += returned_bytes(message)
     return slack

@@ -110,14 +110,14 @@ def calls_of(message: Message) -> list[Call]:
 
 
 def returned_bytes(message: Message) -> int:
-    """Bytes of the JSON that a provider gave us with its calls: reasoning and signatures, which go back to it.
+    """Bytes of the JSON that a provider gave us with its answer: reasoning and signatures, which go back to it.
 
     Only that provider gets them. Whether the one that is asked is that one, its host tells, which is not known here.
     """
-    if message.tool_calls is UNSET:
-        return 0
-    extras = [call.get("extra_content") for call in message.tool_calls]
-    return sum(len(encode(extra)) for extra in extras if extra)
+    given: list[Any] = [message.reasoning_content, message.reasoning_details]
+    if message.tool_calls is not UNSET:
+        given += [call.get("extra_content") for call in message.tool_calls]
+    return sum(len(encode(one)) for one in given if one is not UNSET and one)
 
 
 def functions_of(params: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -27,6 +27,8 @@ def said(messages: Sequence[Message], dialect: Dialect) -> Sequence[Any]:
             message.tool_calls is not UNSET
             or message.tool_call_id is not UNSET
             or message.role == "developer"
+            or message.reasoning_content is not UNSET
+            or message.reasoning_details is not UNSET
         ):
             return [_said(one, dialect) for one in messages]
     return messages
@@ -47,10 +49,16 @@ def _said(message: Message, dialect: Dialect) -> Any:
         return replace(message, role="system")
     if message.tool_call_id is not UNSET and dialect.short_ids:
         return replace(message, tool_call_id=_short(message.tool_call_id))
-    if message.tool_calls is UNSET:
+    calls = message.tool_calls
+    if calls is UNSET and message.reasoning_content is UNSET and message.reasoning_details is UNSET:
         return message
-    returned = replace(message, tool_calls=[_returned(call, dialect) for call in message.tool_calls])
-    if dialect.reasoning is not None and (thought := _thought(message.tool_calls, dialect)):
+    returned = replace(
+        message,
+        tool_calls=UNSET if calls is UNSET else [_returned(call, dialect) for call in calls],
+        reasoning_content=UNSET,
+        reasoning_details=UNSET,
+    )
+    if dialect.reasoning is not None and (thought := _thought(message, dialect)):
         told = {"content": message.content, dialect.reasoning_field: thought}
         return {**msgspec.to_builtins(returned), **told}
     return returned
@@ -70,13 +78,18 @@ def _returned(call: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
     }
 
 
-def _thought(calls: Sequence[dict[str, Any]], dialect: Dialect) -> Any:
-    match calls:
+def _thought(message: Message, dialect: Dialect) -> Any:
+    """What goes back with the message: what came with its first call, else what the message itself says."""
+    match message.tool_calls:
         case [{"extra_content": {**extra}}, *_]:
             given = extra.get(dialect.reasoning)
             thought = given.get(dialect.reasoning_field) if isinstance(given, dict) else None
-            return thought if _is_reasoning(thought, dialect) else None
-    return None
+            if _is_reasoning(thought, dialect):
+                return thought
+    if dialect.reasoning_field == "reasoning_content" and message.tool_calls is UNSET:
+        return None  # DeepSeek wants it with calls, and refused it elsewhere
+    own = getattr(message, dialect.reasoning_field)
+    return own if _is_reasoning(own, dialect) else None
 
 
 def _is_reasoning(told: Any, dialect: Dialect) -> bool:
