@@ -275,6 +275,21 @@ PIECES: list[tuple[str, list[Any], Any]] = [
         ],
         [{"type": "reasoning.text", "text": "a", "signature": "s"}, {"type": "reasoning.text", "text": "b"}],
     ),
+    (
+        "an empty signature is none yet",
+        [
+            [{**TEXT, "text": "hm", "signature": ""}],
+            [{**TEXT, "signature": "s"}],
+            [{**TEXT, "signature": ""}],
+        ],
+        [{**TEXT, "text": "hm", "signature": "s"}],
+    ),
+    (
+        "as many as can be",
+        [[{**TEXT, "index": n} for n in range(512)]],
+        [{**TEXT, "index": n} for n in range(512)],
+    ),
+    ("too many", [[{**TEXT, "index": n} for n in range(600)]], None),
     ("odd ones are passed over", ["x", None, [7, None, SIGNED], {"a": 1}], [SIGNED]),
     ("a long one", [[{**TEXT, "text": "x" * 70_000}]] * 2, [{**TEXT, "text": "x" * 140_000}]),
     ("too long a one", [[{**TEXT, "text": "x" * 70_000}]] * 16, None),

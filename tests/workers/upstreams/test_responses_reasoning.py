@@ -321,6 +321,14 @@ async def test_a_request_without_reasoning_is_not_sent_again_for_it() -> None:
     assert await ask(refusing(*REFUSALS[0], always=True), thinking=False) == ("invalid_request", [BARE], 0)
 
 
+async def test_a_refusal_within_an_answer_is_not_sent_again() -> None:
+    async def behave(exchange: Exchange) -> None:
+        error = {"code": "invalid_prompt", "message": "Item 'rs_1' of type 'reasoning' is odd."}
+        await exchange.answer(json.dumps({**response(), "status": "failed", "error": error}).encode())
+
+    assert await ask(behave) == ("invalid_request", [["reasoning", *BARE]], 0)
+
+
 async def test_another_refusal_is_believed() -> None:
     error = {"message": "Invalid value: 'x'.", "param": "input", "code": "invalid_value"}
     assert await ask(refusing(400, error)) == ("invalid_request", [["reasoning", *BARE]], 0)

@@ -47,20 +47,23 @@ class HttpUpstream:
         A request refused for a word that has another is sent once more, and so is one that is refused for reasoning
         which goes back, without that: nothing was generated for it.
         """
-        amended = forgot = False
+        amended = False
         while True:
             body = self._wire.encode(request)
             try:
                 if not request.stream:
-                    plain = Body()
+                    head = plain = Body()
                     share = await self._endpoint.exchange(body, plain, deadline=deadline)
                     return self._read(plain, share)
                 streamed = _Streamed(self._origin, self._wire, on_delta, self._clock)
+                head = streamed.plain
                 share = await self._stream_endpoint.exchange(body, streamed, deadline=deadline)
                 return self._read(streamed, share)
             except InvalidRequest as error:
-                if not forgot and (bare := self._wire.forgetting(request, error)) is not None:
-                    request, forgot = bare, True
+                if 200 <= head.status < 300:
+                    raise  # told within an answer, of which a part may have come, and is billed
+                if (bare := self._wire.forgetting(request, error)) is not None:
+                    request = bare
                 elif amended or error.parameter is None or not self._wire.amend(error):
                     raise
                 else:

@@ -6,6 +6,8 @@ from typing import Any
 
 from theo_workers.upstreams.gathered import Gathered
 
+MOST_DETAILS = 512  # one for each block of thinking and for each call; who sends more sends something else
+
 # Fields that come in pieces. A signature comes whole, after the text that it signs, and covers all of it.
 _JOINED = frozenset({"text", "summary", "data"})
 
@@ -19,12 +21,14 @@ class Details:
     def add(self, pieces: Any) -> None:
         """What one delta has; whatever is no list of objects is passed over."""
         for piece in pieces if isinstance(pieces, list) else ():
-            if isinstance(piece, dict):
+            if isinstance(piece, dict) and len(self._details) <= MOST_DETAILS:
                 self._detail_of(piece).add(piece)
 
     def whole(self) -> list[dict[str, Any]]:
-        """All of them by `index`, else as they came; nothing is kept."""
+        """All of them by `index`, else as they came; none if they are too many. Nothing is kept."""
         details, self._details = self._details, []
+        if len(details) > MOST_DETAILS:
+            return []
         if all(isinstance(detail.index, int) for detail in details):
             details.sort(key=_index_of)
         return [detail.joined() for detail in details]

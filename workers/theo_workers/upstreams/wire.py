@@ -52,7 +52,10 @@ class WireFormat(Protocol):
         """
 
     def forgetting(self, request: Request, error: UpstreamError) -> Request | None:
-        """The request without what an earlier answer gave to be sent back, if it was refused for that; else None."""
+        """The request without what an earlier answer gave to be sent back, if it was refused for that; else None.
+
+        So it is None for what this gave back itself.
+        """
 
     def stream(self, headers: Headers) -> StreamedAnswer:
         """What assembles one streamed answer."""
