@@ -16,6 +16,7 @@ from theo_daemon.ledger.records import (
     Settled,
     Want,
 )
+from theo_workers.texts import Json
 
 
 def ask(ledger: Ledger, number: int = 1, key: str = "k", *, ceiling: int | None = None, **more: Any) -> Ask:
@@ -24,7 +25,9 @@ def ask(ledger: Ledger, number: int = 1, key: str = "k", *, ceiling: int | None 
     return Ask(ref=EntryRef("theo:jobs", f"{number}-0"), key=key, **fields)
 
 
-def landing(asked: Ask, *, cost: int = 40, answer: bytes = b'{"a":1}', **more: Any) -> Landing:
+def landing(
+    asked: Ask, *, cost: int = 40, answer: Json = b'{"a":1}', outcome: Json | None = None, **more: Any
+) -> Landing:
     assert asked.want is not None
     settled: dict[str, Any] = {
         "attempt_id": asked.want.attempt_id,
@@ -36,7 +39,7 @@ def landing(asked: Ask, *, cost: int = 40, answer: bytes = b'{"a":1}', **more: A
         "latency_ms": 5.0,
         "cache": CacheWrite(asked.key, answer, 60_000, 128),
     }
-    end = JobEnd(ref=asked.ref, outcome=answer, client_id=asked.client_id, remember=True)
+    end = JobEnd(ref=asked.ref, outcome=outcome or answer, client_id=asked.client_id, remember=True)
     return Landing(settled=Settled(**(settled | more)), release_key=asked.key, ends=(end,))
 
 

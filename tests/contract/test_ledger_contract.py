@@ -193,3 +193,14 @@ async def test_what_was_only_told_is_on_record_by_the_end(rig: Rig) -> None:
     assert money(reader) == (40, 0)
     assert reader.trouble is None
     assert not reader.crashed.done()
+
+
+async def test_a_large_answer_is_kept_for_others_and_its_outcome_for_its_id(ledger: Ledger) -> None:
+    """Both are made of the same memory."""
+    long = memoryview(b'"%b"' % ("汉".encode() * 400_000))
+    answer, outcome = (b'{"output":', long, b"}"), (b'["answered",{"output":', long, b"},7]")
+    await ledger.land(landing(await sent(ledger, client_id="mine"), answer=answer, outcome=outcome))
+    hit, replay = await ledger.ask(ask(ledger, 2)), await ledger.ask(ask(ledger, 3, client_id="mine"))
+    assert isinstance(hit, Hit)
+    assert isinstance(replay, Replay)
+    assert (hit.answer, replay.outcome) == (b"".join(answer), b"".join(outcome))

@@ -75,3 +75,26 @@ def test_a_quoted_piece_is_clean_json(text: str) -> None:
 def test_the_length_of_pieces_is_that_of_the_whole() -> None:
     pieces = (b"ab", memoryview(b"cde"), bytearray(b"f"))
     assert length(pieces) == len(texts.joined(pieces)) == 6
+
+
+LONG, OTHER = Raw(b'"long"'), Raw(b'"long"')
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "start"),
+    [
+        ((b'{"a":', memoryview(LONG), b"}"), (b'["of",{"a":', memoryview(LONG), b"}]"), 6),
+        ((b"{", memoryview(LONG), b",", memoryview(OTHER), b"}"),) * 2 + (0,),
+        ((b"{", memoryview(LONG), b"}"), (b"{", memoryview(OTHER), b"}"), None),  # it says the same by chance
+        ((b"{", memoryview(LONG), b"}"), (b"[", memoryview(LONG), b"}"), None),
+        ((b"{", memoryview(LONG), b"}"), (b"{", memoryview(LONG), b"]"), None),
+        ((b"{", memoryview(LONG), b"}"), (b"{", memoryview(LONG), b",", memoryview(LONG), b"}"), None),
+        (b'{"a":1}', b'[{"a":1}]', None),  # short texts are not looked through
+    ],
+)
+def test_a_large_text_is_found_in_another_by_the_memory_that_they_share(
+    part: texts.Json, whole: texts.Json, start: int | None
+) -> None:
+    assert texts.start_within(part, whole) == start
+    if start is not None:
+        assert texts.joined(whole)[start : start + length(part)] == texts.joined(part)

@@ -53,6 +53,26 @@ def length(kept: Json) -> int:
     return len(kept) if isinstance(kept, bytes) else sum(map(len, kept))
 
 
+def start_within(part: Json, whole: Json) -> int | None:
+    """The byte at which `whole` has `part` in it, if both are made of the same long pieces; None if not.
+
+    Nothing long is compared: the same memory says the same.
+    """
+    if isinstance(part, bytes) or isinstance(whole, bytes) or len(part) != len(whole):
+        return None
+    head, tail = bytes(whole[0]), bytes(whole[-1])
+    around = head.endswith(bytes(part[0])) and tail.startswith(bytes(part[-1]))
+    if not around or not all(map(_same, part[1:-1], whole[1:-1])):
+        return None
+    return len(head) - len(part[0])
+
+
+def _same(one: Held, other: Held) -> bool:
+    if isinstance(one, memoryview) and isinstance(other, memoryview):
+        return one.obj is other.obj and len(one) == len(other)
+    return not isinstance(one, memoryview) and not isinstance(other, memoryview) and one == other
+
+
 def text_pieces(text: Raw) -> Iterator[str]:
     """What it says, a piece at a time."""
     held = memoryview(text)

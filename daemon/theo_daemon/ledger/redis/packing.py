@@ -31,7 +31,7 @@ from theo_daemon.ledger.shared import (
     Ordered,
     PauseAsked,
 )
-from theo_workers.texts import Json, joined
+from theo_workers.texts import Json, joined, length, start_within
 
 FIRST_TEXT: Final = 8  # the place of the first long text among the script's arguments
 _SCOPES: Final = 1_024  # lists of scopes that are kept packed
@@ -114,22 +114,30 @@ class Packer:
 
     def _landing(self, landing: Landing) -> _Packed:
         settled = landing.settled
+        ends = [self._end(end) for end in landing.ends]
         return (
             "land",
             False if settled is None else self._settled(settled),
-            settled is not None and self._cached(settled.cache),
+            settled is not None and self._cached(settled.cache, landing.ends, ends),
             _given(landing.release_key),
-            [self._end(end) for end in landing.ends],
+            ends,
             self._cached(landing.for_waiters),
         )
 
-    def _cached(self, cache: CacheWrite | None) -> _Packed | bool:
-        return cache is not None and (
-            cache.key,
-            cache.ttl_ms,
-            cache.max_entries,
-            self._text(cache.answer),
-        )
+    def _cached(
+        self, cache: CacheWrite | None, ends: Sequence[JobEnd] = (), packed: Sequence[_Packed] = ()
+    ) -> _Packed | bool:
+        if cache is None:
+            return False
+        text: int | tuple[int, int, int] | None = None
+        if not isinstance(
+            cache.answer, bytes
+        ):  # it is large, and sent once, as a part of the outcome that tells it
+            for end, (_, place, *_) in zip(ends, packed, strict=True):
+                if end.outcome is not None and (start := start_within(cache.answer, end.outcome)) is not None:
+                    text = place, start + 1, start + length(cache.answer)  # as Lua counts
+                    break
+        return cache.key, cache.ttl_ms, cache.max_entries, self._text(cache.answer) if text is None else text
 
     def _settled(self, one: Settled) -> _Packed:
         cost = (one.bound_nano or 0) if one.cost_nano is None else one.cost_nano

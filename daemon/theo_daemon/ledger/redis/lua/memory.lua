@@ -97,10 +97,16 @@ end
 local moved_answers = {} -- {the keys by age of the model that an answer was of, its key}
 local new_answers = {} -- by model: {keys in the order of writing, limit, life}
 
+-- A long text of the batch, by its place; or by {place, first byte, last byte} of one that it is a part of.
+local function text_at(where)
+    if type(where) ~= 'table' then return ARGV[where] end
+    return string.sub(ARGV[where[1]], where[2], where[3])
+end
+
 local function keep_answer(write, model)
     local key, ttl, most, text = unpack(write, 1, 4)
     local before, life = get(answers, key), ttl + settings.stale_ms
-    put(answers, key, { created = now, fresh_until = now + ttl, model = model, text = ARGV[text], life = life })
+    put(answers, key, { created = now, fresh_until = now + ttl, model = model, text = text_at(text), life = life })
     local list = new_answers[model] or { life = 0 }
     new_answers[model] = list
     list.limit, list.life = most, math.max(list.life, life)
