@@ -70,7 +70,19 @@ def _message(item: Any, index: int) -> Message:
         name=_text(get("name"), f"messages[{index}].name") or UNSET,
         tool_calls=calls or UNSET,
         tool_call_id=_tool_call_id(get("tool_call_id"), role, index),
+        **(_reasoning(item) if role == "assistant" else {}),
     )
+
+
+def _reasoning(item: dict[str, Any]) -> dict[str, Any]:
+    """What the assistant thought, as far as it is in a form that somebody takes back; no job fails for it."""
+    text, details = item.get("reasoning_content"), item.get("reasoning_details")
+    found: dict[str, Any] = {}
+    if type(text) is str and text:
+        found["reasoning_content"] = text
+    if type(details) is list and details and all(type(detail) is dict for detail in details):
+        found["reasoning_details"] = details
+    return found
 
 
 def _check_parts(content: Any, index: int) -> None:

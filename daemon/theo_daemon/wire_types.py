@@ -89,6 +89,8 @@ class ChatMessage(Struct, frozen=True, kw_only=True):
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning_details: list[dict[str, Any]] | None = None
 
 
 Count = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]

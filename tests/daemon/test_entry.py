@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -73,6 +74,32 @@ def test_both_forms_of_a_job_are_the_same_job() -> None:
     assert job_of(document(**plain, metadata=metadata, params=params, ttl_ms=5, max_cost=1.5)) == job_of(
         flat(**plain, metadata=json.dumps(metadata), params=json.dumps(params), ttl_ms="5", max_cost="1.5")
     )
+
+
+DETAIL = {"type": "reasoning.text", "text": "hm"}
+
+
+@pytest.mark.parametrize(
+    ("role", "told", "read"),
+    [
+        ("assistant", {"reasoning_content": "hm"}, {"reasoning_content": "hm"}),
+        ("assistant", {"reasoning_details": [DETAIL]}, {"reasoning_details": [DETAIL]}),
+        ("assistant", {"reasoning_content": "", "reasoning_details": []}, {}),
+        ("assistant", {"reasoning_content": None, "reasoning_details": None}, {}),
+        ("assistant", {"reasoning_content": {"a": 1}, "reasoning_details": "hm"}, {}),
+        ("assistant", {"reasoning_details": [DETAIL, "hm"]}, {}),
+        ("assistant", {"refusal": "no", "annotations": [], "audio": {"id": "a"}, "reasoning": "hm"}, {}),
+        ("user", {"reasoning_content": "hm", "reasoning_details": [DETAIL]}, {}),
+    ],
+)
+def test_of_an_assistants_reasoning_is_read_what_somebody_takes_back(
+    role: str, told: dict[str, Any], read: dict[str, Any]
+) -> None:
+    job = job_of(document(messages=[{"role": role, "content": "a", **told}]))
+    (message,) = job.messages
+    assert msgspec.to_builtins(message) == {"role": role, "content": "a", **read}
+    plain = job_of(document(messages=[{"role": role, "content": "a"}]))
+    assert (job.content == plain.content) is (not read)
 
 
 def test_system_and_prompt_are_not_the_content_of_the_same_messages() -> None:

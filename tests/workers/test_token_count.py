@@ -290,6 +290,30 @@ def test_measuring_gives_the_count_and_the_bound(provider: str, model: str) -> N
     assert measured.bound == COUNTER.bound_request(*request, provider=provider, model=model)
 
 
+@pytest.mark.parametrize("content", [None, "wait"])
+@pytest.mark.parametrize(("provider", "model"), MODELS)
+def test_what_goes_back_to_a_provider_with_its_calls_counts_in_the_bound(
+    provider: str, model: str, content: str | None
+) -> None:
+    def bounds(*extras: Any, **said: Any) -> tuple[int, int]:
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        calls = [{**call, "extra_content": extra} if extra else call for extra in extras]
+        asked = ([Message(role="assistant", content=content, tool_calls=calls, **said)], {})
+        loose = COUNTER.loose_bound_request(*asked, provider=provider, model=model)
+        bound = COUNTER.bound_request(*asked, provider=provider, model=model)
+        assert bound is not None
+        assert loose is not None
+        return bound, loose
+
+    thoughts = {"deepseek": {"reasoning_content": "é" * 3_000}}
+    details = {"openrouter": {"reasoning_details": [{"type": "reasoning.text", "text": "x" * 5_000}]}}
+    without, bounded = bounds(None, None), bounds(thoughts, details)
+    assert all(more - few >= 11_000 for few, more in zip(without, bounded, strict=True))
+    assert all(more - few <= 11_200 for few, more in zip(without, bounded, strict=True))
+    told = bounds(None, None, reasoning_content="é" * 3_000, **details["openrouter"])
+    assert all(11_000 <= more - few <= 11_200 for few, more in zip(without, told, strict=True))
+
+
 @pytest.mark.parametrize(
     ("model", "params"),
     [

@@ -22,6 +22,8 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str | UnsetType = UNSET
     tool_calls: list[dict[str, Any]] | UnsetType = UNSET
     tool_call_id: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET  # an assistant's, for those who want it back with its calls
+    reasoning_details: list[dict[str, Any]] | UnsetType = UNSET  # the same in OpenRouter's form
 
 
 class Request(Struct, frozen=True, kw_only=True):

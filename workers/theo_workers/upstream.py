@@ -16,7 +16,7 @@ class Upstream(Protocol):
 
     @property
     def amendments(self) -> int:
-        """How many requests were refused for a parameter's name, and sent again at once under another."""
+        """Requests refused for a parameter's name or for reasoning that went back, and sent again at once."""
 
     async def generate(self, request: Request, *, deadline: float, on_delta: DeltaSink | None) -> Completion:
         """Ask the model; `deadline` is monotonic seconds of the injected clock.

@@ -161,7 +161,7 @@ MODEL_AMENDMENTS = _metric(
     "theo.model.amendments",
     Kind.COUNTER,
     "{request}",
-    "Requests refused for a parameter's name and sent again at once under another.",
+    "Requests refused for a parameter's name or for reasoning that went back, and sent again at once.",
     labels=("model",),
 )
 BREAKER_STATE = _metric(

@@ -6,7 +6,17 @@ import json
 from typing import Any
 
 import pytest
-from formats import USER, assembled, calling, decoded, encoded, result, told
+from formats import (
+    USER,
+    any_json,
+    assembled,
+    calling,
+    decoded,
+    encoded,
+    result,
+    survives,
+    told,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from ugly_server import ANSWER, Behaviour, Exchange, ugly_server
@@ -15,6 +25,7 @@ from theo_workers.clock import SystemClock
 from theo_workers.errors import InvalidRequest
 from theo_workers.messages import Message, Request
 from theo_workers.model_spec import ModelSpec
+from theo_workers.upstreams.answer import MOST_KEPT_BYTES
 from theo_workers.upstreams.chat_completions import ChatCompletions
 from theo_workers.upstreams.chat_dialects import dialect_of
 from theo_workers.upstreams.complaint import complaint_of
@@ -110,6 +121,207 @@ def test_streamed_reasoning_comes_with_the_calls_as_well() -> None:
     assert completion.tool_calls is not None
     (call,) = json.loads(bytes(completion.tool_calls))
     assert call["extra_content"] == {"deepseek": {"reasoning_content": "hm"}}
+
+
+SIGNED = {
+    "type": "reasoning.text",
+    "text": "hm",
+    "format": "anthropic-claude-v1",
+    "index": 0,
+    "signature": "s",
+}
+SEALED = {"type": "reasoning.encrypted", "data": "ab", "id": "c", "format": "google-gemini-v1", "index": 0}
+
+
+def thoughtful(details: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": None, "tool_calls": [CALL, CALL], "reasoning_details": details}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
+
+
+def test_openrouter_gets_the_details_of_reasoning_back_as_they_were() -> None:
+    details = [SIGNED, {**SEALED, "some_new_one": {"a": [None]}}]
+    completion = decoded(at("openrouter.ai"), thoughtful(details))
+    assert completion.tool_calls is not None
+    calls = json.loads(bytes(completion.tool_calls))
+    kept = {"openrouter": {"reasoning_details": details}}
+    assert [call.get("extra_content") for call in calls] == [kept, None]
+    turn = Message(role="assistant", content=None, tool_calls=calls)
+    returned = encoded(at("openrouter.ai"), USER, turn, result("c", "1"))["messages"]
+    assert returned[1] == {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [CALL, CALL],
+        "reasoning_details": details,
+    }
+    assert [set(message) for message in (returned[0], returned[2])] == [
+        {"role", "content"},
+        {"role", "content", "tool_call_id"},
+    ]
+    for host in ("api.openai.com", "api.deepseek.com", "127.0.0.1"):
+        assert encoded(at(host), turn)["messages"][0]["tool_calls"] == [CALL, CALL]
+        assert "reasoning_details" not in encoded(at(host), turn)["messages"][0]
+        answered = decoded(at(host), thoughtful(details)).tool_calls
+        assert answered is not None
+        assert b"extra_content" not in bytes(answered)
+
+
+@pytest.mark.parametrize(
+    "details",
+    [None, [], "hm", {}, 5, ["hm"], [SIGNED, 7], [{**SIGNED, "text": "x" * MOST_KEPT_BYTES}]],
+    ids=["none", "empty", "text", "object", "number", "texts", "mixed", "too large"],
+)
+def test_details_that_cannot_be_sent_back_are_not_kept_and_not_sent(details: Any) -> None:
+    completion = decoded(at("openrouter.ai"), thoughtful(details))
+    assert completion.tool_calls is not None
+    assert json.loads(bytes(completion.tool_calls)) == [CALL, CALL]
+    turn = calling(("c", "f", "{}"), content="wait", extra={"openrouter": {"reasoning_details": details}})
+    assert encoded(at("openrouter.ai"), turn)["messages"] == [
+        {"role": "assistant", "content": "wait", "tool_calls": [CALL]}
+    ]
+
+
+def test_as_much_as_is_kept_is_sent_back() -> None:
+    detail = {"type": "reasoning.text", "text": ""}
+    detail["text"] = "x" * (MOST_KEPT_BYTES - len(json.dumps([detail], separators=(",", ":"))))
+    completion = decoded(at("openrouter.ai"), thoughtful([detail]))
+    assert completion.tool_calls is not None
+    turn = Message(role="assistant", tool_calls=json.loads(bytes(completion.tool_calls)))
+    assert encoded(at("openrouter.ai"), turn)["messages"][0]["reasoning_details"] == [detail]
+
+
+BARE_TURN = {"role": "assistant", "content": "a"}
+CALLING = {**BARE_TURN, "tool_calls": [CALL]}
+KEPT = {"openrouter": {"reasoning_details": [SEALED]}, "deepseek": {"reasoning_content": "kept"}}
+
+
+@pytest.mark.parametrize(
+    ("host", "fields", "returned"),
+    [
+        ("openrouter.ai", {}, {**BARE_TURN, "reasoning_details": [SIGNED]}),
+        ("openrouter.ai", {"tool_calls": [CALL]}, {**CALLING, "reasoning_details": [SIGNED]}),
+        # what we kept ourselves is certainly unchanged
+        (
+            "openrouter.ai",
+            {"tool_calls": [{**CALL, "extra_content": KEPT}]},
+            {**CALLING, "reasoning_details": [SEALED]},
+        ),
+        ("api.deepseek.com", {}, BARE_TURN),
+        ("api.deepseek.com", {"tool_calls": [CALL]}, {**CALLING, "reasoning_content": "hm"}),
+        (
+            "api.deepseek.com",
+            {"tool_calls": [{**CALL, "extra_content": KEPT}]},
+            {**CALLING, "reasoning_content": "kept"},
+        ),
+        ("api.openai.com", {}, BARE_TURN),
+        ("api.openai.com", {"tool_calls": [CALL]}, CALLING),
+        ("api.mistral.ai", {"tool_calls": [{**CALL, "id": "123456789"}]}, None),
+        ("127.0.0.1", {}, BARE_TURN),
+    ],
+)
+def test_reasoning_that_the_job_itself_tells_goes_to_who_wants_it(
+    host: str, fields: dict[str, Any], returned: dict[str, Any] | None
+) -> None:
+    turn = Message(
+        role="assistant", content="a", reasoning_content="hm", reasoning_details=[SIGNED], **fields
+    )
+    sent = encoded(at(host), USER, turn, USER)["messages"]
+    assert sent[1] == (returned or {**CALLING, **fields})
+    assert sent[0] == sent[2] == {"role": "user", "content": "hi"}
+
+
+TEXT = {"type": "reasoning.text", "format": "anthropic-claude-v1", "index": 0}
+BARE = {"type": "reasoning.summary"}
+PIECES: list[tuple[str, list[Any], Any]] = [
+    (
+        "a text and the signature after it",
+        [[{**TEXT, "text": "h", "signature": None}], [{**TEXT, "text": "m"}], [{**TEXT, "signature": "s"}]],
+        [{**TEXT, "text": "hm", "signature": "s"}],
+    ),
+    (
+        "several texts, the later one first",
+        [[{**TEXT, "index": 1, "text": "b"}, {**TEXT, "text": "a"}], [{**TEXT, "index": 1, "text": "c"}]],
+        [{**TEXT, "text": "a"}, {**TEXT, "index": 1, "text": "bc"}],
+    ),
+    (
+        "a summary and what is sealed under the same index",
+        [
+            [{"type": "reasoning.summary", "summary": "I ", "id": "rs", "index": 0}],
+            [{"type": "reasoning.summary", "summary": "think", "index": 0}],
+            [{"type": "reasoning.encrypted", "data": "ab", "id": "rs", "index": 0}],
+        ],
+        [
+            {"type": "reasoning.summary", "summary": "I think", "id": "rs", "index": 0},
+            {"type": "reasoning.encrypted", "data": "ab", "id": "rs", "index": 0},
+        ],
+    ),
+    ("signatures of parallel calls", [[SEALED], [{**SEALED, "id": "d"}]], [SEALED, {**SEALED, "id": "d"}]),
+    (
+        "sealed in pieces, its id told late",
+        [[{**SEALED, "id": None}], [{**SEALED, "data": "cd"}]],
+        [{**SEALED, "data": "abcd"}],
+    ),
+    (
+        "without an index",
+        [[{**BARE, "summary": "a"}, {**BARE, "summary": "b"}], [SIGNED], [{**BARE, "summary": "c"}]],
+        [{**BARE, "summary": "ab"}, SIGNED, {**BARE, "summary": "c"}],
+    ),
+    (
+        "without an index, what is signed is whole",
+        [
+            [
+                {"type": "reasoning.text", "text": "a", "signature": "s"},
+                {"type": "reasoning.text", "text": "b"},
+            ]
+        ],
+        [{"type": "reasoning.text", "text": "a", "signature": "s"}, {"type": "reasoning.text", "text": "b"}],
+    ),
+    (
+        "an empty signature is none yet",
+        [
+            [{**TEXT, "text": "hm", "signature": ""}],
+            [{**TEXT, "signature": "s"}],
+            [{**TEXT, "signature": ""}],
+        ],
+        [{**TEXT, "text": "hm", "signature": "s"}],
+    ),
+    (
+        "as many as can be",
+        [[{**TEXT, "index": n} for n in range(512)]],
+        [{**TEXT, "index": n} for n in range(512)],
+    ),
+    ("too many", [[{**TEXT, "index": n} for n in range(600)]], None),
+    ("odd ones are passed over", ["x", None, [7, None, SIGNED], {"a": 1}], [SIGNED]),
+    ("a long one", [[{**TEXT, "text": "x" * 70_000}]] * 2, [{**TEXT, "text": "x" * 140_000}]),
+    ("too long a one", [[{**TEXT, "text": "x" * 70_000}]] * 16, None),
+    ("none", [[], None], None),
+]
+
+
+@pytest.mark.parametrize(("pieces", "whole"), [case[1:] for case in PIECES], ids=[case[0] for case in PIECES])
+def test_streamed_details_are_put_together_as_a_plain_answer_has_them(pieces: list[Any], whole: Any) -> None:
+    deltas: list[dict[str, Any]] = [{"content": "", "reasoning_details": piece} for piece in pieces]
+    deltas.append({"tool_calls": [{"index": 0, **CALL}, {"index": 1, **CALL, "id": "d"}]})
+    events = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}
+    _, completion = assembled(at("openrouter.ai"), *events, end)
+    assert completion.tool_calls is not None
+    first, second = json.loads(bytes(completion.tool_calls))
+    kept = {"openrouter": {"reasoning_details": whole}} if whole else None
+    assert (first.get("extra_content"), second.get("extra_content")) == (kept, None)
+
+
+@given(
+    any_json("reasoning_details reasoning.text type text index id data signature openrouter extra_content")
+)
+def test_no_details_are_too_odd_to_be_read_or_sent(told_of_it: Any) -> None:
+    wire = at("openrouter.ai")
+    survives(wire, thoughtful(told_of_it))
+    delta = {"reasoning_details": told_of_it, "tool_calls": [CALL]}
+    survives(wire, {"choices": [{"index": 0, "delta": delta, "finish_reason": "tool_calls"}]})
+    for extra in (told_of_it, {"openrouter": told_of_it}, {"openrouter": {"reasoning_details": told_of_it}}):
+        (message,) = encoded(wire, calling(("c", "f", "{}"), extra=extra))["messages"]
+        assert message["tool_calls"] == [CALL]
+        assert all(isinstance(detail, dict) for detail in message.get("reasoning_details", ()))
 
 
 REFUSED: list[Any] = [

@@ -15,7 +15,7 @@ from theo_workers.messages import Message
 from theo_workers.tokens.definitions import Size
 from theo_workers.tokens.families import Family, Linear, OpenAI
 from theo_workers.tokens.images import image_tokens
-from theo_workers.tokens.parts import calls_of, content_of
+from theo_workers.tokens.parts import calls_of, content_of, returned_bytes
 from theo_workers.tokens.tokenizer import byte_length
 
 _PER_MESSAGE = 24
@@ -79,4 +79,6 @@ def _slack(family: Family, messages: Sequence[Message], model: str) -> int | Non
         if message.tool_calls is not UNSET:
             per_call = _PER_CALL + (family.hidden_per_call if isinstance(family, Linear) else 0)
             slack += per_call * len(message.tool_calls)
+        if message.role == "assistant":
+            slack += returned_bytes(message)
     return slack

@@ -43,7 +43,7 @@ class Linear(Struct, frozen=True, kw_only=True):
     schema_base: float = 0.0
     images: Literal["claude", "claude_large", "gemini", "openai"] = "openai"  # whose rule
     hidden: int = 2_048  # at most: instructions that a server's template adds unseen
-    hidden_per_call: int = 64
+    hidden_per_call: int = 64  # beside what is sent back with it
 
 
 Family = OpenAI | Linear

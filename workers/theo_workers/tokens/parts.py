@@ -109,6 +109,17 @@ def calls_of(message: Message) -> list[Call]:
     return calls
 
 
+def returned_bytes(message: Message) -> int:
+    """Bytes of the JSON that a provider gave us with its answer: reasoning and signatures, which go back to it.
+
+    Only that provider gets them. Whether the one that is asked is that one, its host tells, which is not known here.
+    """
+    given: list[Any] = [message.reasoning_content, message.reasoning_details]
+    if message.tool_calls is not UNSET:
+        given += [call.get("extra_content") for call in message.tool_calls]
+    return sum(len(encode(one)) for one in given if one is not UNSET and one)
+
+
 def functions_of(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The `function` objects of the function tools, as they came."""
     tools, functions = params.get("tools"), params.get("functions")  # functions: the form before tools

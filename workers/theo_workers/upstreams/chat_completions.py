@@ -33,6 +33,7 @@ class _Message(Struct):
     tool_calls: list[dict[str, Any]] | None = None
     function_call: dict[str, Any] | None = None
     reasoning_content: Any = None
+    reasoning_details: Any = None  # OpenRouter
 
 
 class _Choice(Struct):
@@ -112,7 +113,7 @@ class ChatCompletions:
         usage = read_usage(answer.usage)
         if choice is None or (message := choice.message) is None:
             raise self._origin.garbage("the answer has no choices", provider_request_id=identity, usage=usage)
-        calls = keeping(self._dialect, message.tool_calls, message.reasoning_content)
+        calls = keeping(self._dialect, message.tool_calls, getattr(message, self._dialect.reasoning_field))
         if not calls and message.function_call:
             calls = [{"type": "function", "function": message.function_call}]
         return completion(
@@ -136,6 +137,10 @@ class ChatCompletions:
             self._cap = other  # else a call that ran at the same time has changed it
             self._unknown_caps.add(name)
         return True
+
+    def forgetting(self, request: Request, error: UpstreamError) -> Request | None:  # noqa: ARG002
+        """Reasoning is text here, or sealed for a host that knows whose it was."""
+        return None
 
     def refusal(
         self, status: int, headers: Mapping[str, str], body: bytes | bytearray, *, now: float

@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 Cap = Literal["max_completion_tokens", "max_tokens"]
+Reasoning = Literal["reasoning_content", "reasoning_details"]
 
 
 class Dialect(Struct, frozen=True, kw_only=True):
@@ -17,6 +18,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     developer: bool = False  # knows the role; elsewhere it is `system`
     returns: tuple[str, ...] = ()  # vendors whose extras of tool calls are theirs to get back
     reasoning: str | None = None  # the vendor, where a turn with calls must come back with its reasoning
+    reasoning_field: Reasoning = "reasoning_content"  # of a message: a text, or a list of objects
     seed: str = "seed"
     short_ids: bool = False  # of tool calls: nine letters and digits
 
@@ -27,7 +29,9 @@ PLAIN = Dialect()
 _BY_HOST: dict[str, Dialect] = {
     "api.openai.com": OPENAI,
     "azure.com": OPENAI,
-    "openrouter.ai": Dialect(cap=None, developer=True),
+    "openrouter.ai": Dialect(
+        cap=None, developer=True, reasoning="openrouter", reasoning_field="reasoning_details"
+    ),
     "groq.com": Dialect(cap=None),
     "deepseek.com": Dialect(reasoning="deepseek"),
     "mistral.ai": Dialect(seed="random_seed", short_ids=True),

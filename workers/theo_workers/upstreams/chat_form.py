@@ -165,9 +165,13 @@ def _call(told: Any) -> Call:
     match told:
         case {"id": str(identity), "function": {"name": str(name), **function}, **rest}:
             arguments = function.get("arguments", "")
-            extra = rest.get("extra_content")
             if isinstance(arguments, str):
-                return Call(identity, name, arguments, extra if isinstance(extra, dict) else {})
+                return Call(identity, name, arguments, _extra(rest))
         case {"id": str(identity), "type": "custom", "custom": {"name": str(name), "input": str(text)}}:
-            return Call(identity, name, text, {}, custom=True)
+            return Call(identity, name, text, _extra(told), custom=True)
     raise UntranslatableError("a tool call must have an id and a function with a name and arguments as text")
+
+
+def _extra(told: Mapping[Any, Any]) -> Mapping[str, Any]:
+    extra = told.get("extra_content")
+    return extra if isinstance(extra, dict) else {}

@@ -12,9 +12,12 @@ from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
 from theo_workers.messages import Message
+from theo_workers.upstreams.answer import MOST_KEPT_BYTES
 from theo_workers.upstreams.chat_dialects import Dialect
 
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
+
+_encode = msgspec.json.Encoder().encode
 
 
 def said(messages: Sequence[Message], dialect: Dialect) -> Sequence[Any]:
@@ -24,6 +27,8 @@ def said(messages: Sequence[Message], dialect: Dialect) -> Sequence[Any]:
             message.tool_calls is not UNSET
             or message.tool_call_id is not UNSET
             or message.role == "developer"
+            or message.reasoning_content is not UNSET
+            or message.reasoning_details is not UNSET
         ):
             return [_said(one, dialect) for one in messages]
     return messages
@@ -33,9 +38,9 @@ def keeping(
     dialect: Dialect, calls: list[dict[str, Any]] | None, reasoning: Any
 ) -> list[dict[str, Any]] | None:
     """The calls of an answer, the first one with the reasoning that must come back with them."""
-    if not calls or dialect.reasoning is None or not isinstance(reasoning, str | Raw) or not reasoning:
+    if not calls or dialect.reasoning is None or not _is_reasoning(reasoning, dialect):
         return calls
-    kept = {dialect.reasoning: {"reasoning_content": reasoning}}
+    kept = {dialect.reasoning: {dialect.reasoning_field: reasoning}}
     return [{**calls[0], "extra_content": kept}, *calls[1:]]
 
 
@@ -44,11 +49,18 @@ def _said(message: Message, dialect: Dialect) -> Any:
         return replace(message, role="system")
     if message.tool_call_id is not UNSET and dialect.short_ids:
         return replace(message, tool_call_id=_short(message.tool_call_id))
-    if message.tool_calls is UNSET:
+    calls = message.tool_calls
+    if calls is UNSET and message.reasoning_content is UNSET and message.reasoning_details is UNSET:
         return message
-    returned = replace(message, tool_calls=[_returned(call, dialect) for call in message.tool_calls])
-    if dialect.reasoning is not None and (thought := _thought(message.tool_calls, dialect.reasoning)):
-        return {**msgspec.to_builtins(returned), "content": message.content, "reasoning_content": thought}
+    returned = replace(
+        message,
+        tool_calls=UNSET if calls is UNSET else [_returned(call, dialect) for call in calls],
+        reasoning_content=UNSET,
+        reasoning_details=UNSET,
+    )
+    if dialect.reasoning is not None and (thought := _thought(message, dialect)):
+        told = {"content": message.content, dialect.reasoning_field: thought}
+        return {**msgspec.to_builtins(returned), **told}
     return returned
 
 
@@ -66,13 +78,30 @@ def _returned(call: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
     }
 
 
-def _thought(calls: Sequence[dict[str, Any]], vendor: str) -> str | None:
-    match calls:
+def _thought(message: Message, dialect: Dialect) -> Any:
+    """What goes back with the message: what came with its first call, else what the message itself says."""
+    match message.tool_calls:
         case [{"extra_content": {**extra}}, *_]:
-            match extra.get(vendor):
-                case {"reasoning_content": str(thought)}:
-                    return thought
-    return None
+            given = extra.get(dialect.reasoning)
+            thought = given.get(dialect.reasoning_field) if isinstance(given, dict) else None
+            if _is_reasoning(thought, dialect):
+                return thought
+    if dialect.reasoning_field == "reasoning_content" and message.tool_calls is UNSET:
+        return None  # DeepSeek wants it with calls, and refused it elsewhere
+    own = getattr(message, dialect.reasoning_field)
+    return own if _is_reasoning(own, dialect) else None
+
+
+def _is_reasoning(told: Any, dialect: Dialect) -> bool:
+    """Is it what the dialect's field can hold, and something at all?"""
+    if dialect.reasoning_field == "reasoning_content":
+        return isinstance(told, str | Raw) and bool(told)
+    return (
+        isinstance(told, list)
+        and bool(told)
+        and all(isinstance(detail, dict) for detail in told)
+        and len(_encode(told)) <= MOST_KEPT_BYTES
+    )
 
 
 def _short(identity: str) -> str:

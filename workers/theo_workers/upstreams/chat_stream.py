@@ -17,6 +17,7 @@ from theo_workers.upstreams.chat_words import joined_text, read_usage
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.gathered import Gathered
 from theo_workers.upstreams.origin import Origin, request_id
+from theo_workers.upstreams.reasoning_details import Details
 from theo_workers.upstreams.refusals import refusal_in_answer
 from theo_workers.upstreams.sse import SseEvent
 
@@ -28,6 +29,7 @@ class _Delta(Struct):
     refusal: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     reasoning_content: Any = None
+    reasoning_details: Any = None  # OpenRouter
 
 
 class _Choice(Struct):
@@ -61,7 +63,7 @@ class ChatStream:
         self._origin = origin
         self._identity = identity
         self._dialect = dialect
-        self._thoughts, self._texts = Gathered(), Gathered()
+        self._thoughts, self._details, self._texts = Gathered(), Details(), Gathered()
         self._refusals: list[str] = []
         self._calls: list[_CallParts] = []
         self._finish: str | None = None
@@ -109,7 +111,11 @@ class ChatStream:
             text=self._texts.whole(),
             refused="".join(self._refusals) or None,
             finish=self._finish,
-            calls=keeping(self._dialect, [call.joined() for call in self._calls], self._thoughts.whole()),
+            calls=keeping(
+                self._dialect,
+                [call.joined() for call in self._calls],
+                self._thoughts.whole() or self._details.whole(),
+            ),
             usage=self._usage,
             identity=self._identity,
         )
@@ -131,8 +137,8 @@ class ChatStream:
             self.kept += size
         for piece in delta.tool_calls or ():
             self._call_of(piece).add(piece)
-        if self._dialect.reasoning is not None and isinstance(delta.reasoning_content, str):
-            self._thoughts.add(delta.reasoning_content)
+        if self._dialect.reasoning is not None:
+            self._think(delta)
         if delta.refusal:
             self._refusals.append(delta.refusal)
         text = clean(joined_text(delta.content))
@@ -140,6 +146,12 @@ class ChatStream:
             self._texts.add(text)
             self.kept += len(text)
         return text
+
+    def _think(self, delta: _Delta) -> None:
+        if self._dialect.reasoning_field == "reasoning_details":
+            self._details.add(delta.reasoning_details)
+        elif isinstance(delta.reasoning_content, str):
+            self._thoughts.add(delta.reasoning_content)
 
     def _call_of(self, piece: dict[str, Any]) -> _CallParts:
         """The call that a piece continues, or a new one, which some servers begin under the same index."""

@@ -44,23 +44,30 @@ class HttpUpstream:
     async def generate(self, request: Request, *, deadline: float, on_delta: DeltaSink | None) -> Completion:
         """See `Upstream.generate`. A server that answers a streamed request in plain JSON is understood.
 
-        A request refused for a word that has another is sent once more: nothing was generated for it.
+        A request refused for a word that has another is sent once more, and so is one that is refused for reasoning
+        which goes back, without that: nothing was generated for it.
         """
         amended = False
         while True:
             body = self._wire.encode(request)
             try:
                 if not request.stream:
-                    plain = Body()
+                    head = plain = Body()
                     share = await self._endpoint.exchange(body, plain, deadline=deadline)
                     return self._read(plain, share)
                 streamed = _Streamed(self._origin, self._wire, on_delta, self._clock)
+                head = streamed.plain
                 share = await self._stream_endpoint.exchange(body, streamed, deadline=deadline)
                 return self._read(streamed, share)
             except InvalidRequest as error:
-                if amended or error.parameter is None or not self._wire.amend(error):
+                if 200 <= head.status < 300:
+                    raise  # told within an answer, of which a part may have come, and is billed
+                if (bare := self._wire.forgetting(request, error)) is not None:
+                    request = bare
+                elif amended or error.parameter is None or not self._wire.amend(error):
                     raise
-            amended = True
+                else:
+                    amended = True
             self.amendments += 1
 
     def _read(self, received: Body | _Streamed, share: Share | None) -> Completion:

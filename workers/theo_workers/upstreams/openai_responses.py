@@ -16,7 +16,9 @@ class OpenAIResponsesUpstream(HttpUpstream):
 
     def __init__(self, spec: ModelSpec, clock: Clock, room: Room | None = None) -> None:
         base, origin = base_url_of(spec, BASE_URL), origin_of(spec)
-        wire = Responses(origin, model=spec.model, max_output_tokens=spec.max_output_tokens)
+        wire = Responses(
+            origin, model=spec.model, max_output_tokens=spec.max_output_tokens, host=base.host or ""
+        )
         endpoint = open_endpoint(
             spec, base, "responses", bearer_of(spec, base), origin=origin, clock=clock, room=room
         )

@@ -15,10 +15,11 @@ from theo_workers.upstreams.bill import Charged, billed
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
 from theo_workers.upstreams.refusals import refusal_in_answer
+from theo_workers.upstreams.responses_reasoning import item_kept, keep
 
 
 class Item(Struct):
-    """One item of an answer's output. Everything but messages and calls is the provider's own business."""
+    """One item of an answer's output. Everything but messages, calls and reasoning is the provider's own business."""
 
     type: str | None = None
     id: Any = None
@@ -27,6 +28,8 @@ class Item(Struct):
     name: Any = None
     arguments: Any = None
     input: Any = None
+    summary: Any = None
+    encrypted_content: Any = None
 
 
 class _Incomplete(Struct):
@@ -71,9 +74,13 @@ def completed(
     output: list[Item] | None,
     *,
     identity: str | None,
+    mark: str | None = None,
     text: Text | None = None,
 ) -> Completion:
-    """The completion of a response with these items; `text` is what a stream has delivered of it already."""
+    """The completion of a response with these items; `text` is what a stream has delivered of it already.
+
+    `mark` is whose the reasoning is that is kept with the calls; without one, none is.
+    """
     if identity is None and isinstance(told.id, str):
         identity = request_id(told.id)
     usage = read_usage(told.usage)
@@ -98,7 +105,7 @@ def completed(
         text=said if text is None else text,
         refused=refusals or None,
         finish=finish,
-        calls=[call for item in output or () if (call := _call(item))],
+        calls=_calls(output or (), mark),
         usage=usage,
         identity=identity,
     )
@@ -139,6 +146,20 @@ def spoken(output: Sequence[Item]) -> tuple[str, str]:
 def _joined(parts: Sequence[dict[str, Any]], kind: str, field: str) -> str:
     texts = [part.get(field) for part in parts if part.get("type") == kind]
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def _calls(output: Sequence[Item], mark: str | None) -> list[dict[str, Any]]:
+    """The calls, each with the reasoning that came before it."""
+    calls: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
+    before: list[dict[str, Any]] = []
+    for item in output:
+        if (call := _call(item)) is not None:
+            calls.append((call, before))
+            before = []
+        elif item.type == "reasoning" and (kept := item_kept(item.id, item.summary, item.encrypted_content)):
+            before.append(kept)
+    keep(calls, mark)
+    return [call for call, _ in calls]
 
 
 def _call(item: Item) -> dict[str, Any] | None:

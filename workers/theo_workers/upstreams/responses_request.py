@@ -25,6 +25,7 @@ from theo_workers.upstreams.params import (
     take_dict,
     take_schema,
 )
+from theo_workers.upstreams.responses_reasoning import items_of
 
 _OWNED = OWNED | frozenset({"input", "instructions"})
 _NONE_HERE = "the Responses format has none"
@@ -44,12 +45,15 @@ _IMPOSSIBLE = {
 _LOGPROBS = "message.output_text.logprobs"
 
 
-def responses_body(request: Request, *, model: str, max_output_tokens: int | None) -> dict[str, Any]:
+def responses_body(
+    request: Request, *, model: str, max_output_tokens: int | None, mark: str | None = None
+) -> dict[str, Any]:
     """The body to post. Raises UntranslatableError.
 
     Nothing is to be kept at the provider (`store`), as in the chat format, unless `params` say so.
+    `mark` is whose reasoning goes back.
     """
-    body: dict[str, Any] = {"model": model, "input": [*_items(request.messages)], "store": False}
+    body: dict[str, Any] = {"model": model, "input": [*_items(request.messages, mark)], "store": False}
     if request.params or max_output_tokens is not None:
         body.update(_settings(request.params, max_output_tokens))
     if request.stream:
@@ -107,7 +111,7 @@ def _tool_choice(choice: Any) -> Any:
             return choice
 
 
-def _items(messages: tuple[Message, ...]) -> Iterator[dict[str, Any]]:
+def _items(messages: tuple[Message, ...], mark: str | None) -> Iterator[dict[str, Any]]:
     customs: set[str] = set()
     for message in messages:
         no_name(message)
@@ -124,10 +128,15 @@ def _items(messages: tuple[Message, ...]) -> Iterator[dict[str, Any]]:
             said = content or "" if not isinstance(content, list) else [_heard(p) for p in parts_of(content)]
             yield {"role": message.role, "content": said}
             continue
+        calls = calls_of(message)
+        if calls:  # before what was said: in that order it came
+            yield from items_of(calls[0].extra, mark)
         if said := [_said(part) for part in parts_of(message.content)]:
             # In full: llama.cpp knows no shorter form of what an assistant said.
             yield {"type": "message", "role": "assistant", "content": said}
-        for call in calls_of(message):
+        for number, call in enumerate(calls):
+            if number:
+                yield from items_of(call.extra, mark)
             named = {"call_id": call.id, "name": call.name}
             if call.custom:
                 customs.add(call.id)

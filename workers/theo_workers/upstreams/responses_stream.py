@@ -36,8 +36,8 @@ _any_decoder = msgspec.json.Decoder()
 class ResponsesStream:
     """Assembles the answer. The last event tells it whole once more; its text is what was delivered."""
 
-    def __init__(self, origin: Origin, *, identity: str | None) -> None:
-        self._origin, self._identity = origin, identity
+    def __init__(self, origin: Origin, *, identity: str | None, mark: str | None = None) -> None:
+        self._origin, self._identity, self._mark = origin, identity, mark
         self._texts = Gathered()
         self._items: list[Item] = []
         self._response: ResponseObject | None = None
@@ -81,6 +81,7 @@ class ResponsesStream:
             self._response,
             self._response.output or self._items,
             identity=self._identity,
+            mark=self._mark,
             text=self._texts.whole() if self._texts else None,
         )
 

@@ -33,11 +33,8 @@ class TranslatedFormat:
         A configured `max_output_tokens` is sent as the cap, or lowers a higher one that was asked for:
         what money was held for must be the most that can be billed.
         """
-        translate = type(self).translation
         try:
-            return _encoder.encode(
-                translate(request, model=self._model, max_output_tokens=self._max_output_tokens)
-            )
+            return _encoder.encode(self._body(request))
         except UntranslatableError as error:
             reason = str(error)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -48,8 +45,16 @@ class TranslatedFormat:
         """These formats have one word for each thing."""
         return False
 
+    def forgetting(self, request: Request, error: UpstreamError) -> Request | None:  # noqa: ARG002
+        """What Anthropic and Gemini signed is valid for every key."""
+        return None
+
     def refusal(
         self, status: int, headers: Mapping[str, str], body: bytes | bytearray, *, now: float
     ) -> UpstreamError:
         """The error for an answer that is not 2xx; `now` is Unix seconds."""
         return refusal(self._origin, status, headers, body, now=now)
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        translate = type(self).translation
+        return translate(request, model=self._model, max_output_tokens=self._max_output_tokens)

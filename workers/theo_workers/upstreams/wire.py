@@ -51,5 +51,11 @@ class WireFormat(Protocol):
         From then on requests say it otherwise. What a job asked for is never left out.
         """
 
+    def forgetting(self, request: Request, error: UpstreamError) -> Request | None:
+        """The request without what an earlier answer gave to be sent back, if it was refused for that; else None.
+
+        So it is None for what this gave back itself.
+        """
+
     def stream(self, headers: Headers) -> StreamedAnswer:
         """What assembles one streamed answer."""
