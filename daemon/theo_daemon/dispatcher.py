@@ -228,27 +228,24 @@ class Dispatcher:
             and same_id.flight
             and not same_id.flight.landing
         ):
-            self._join_same_id(ticket, same_id.flight)
+            ticket.repeat = True
+            self._join(ticket, same_id.flight)
         elif (flight := self._flights.get(flight_key(ticket))) is not None:
             self._join(ticket, flight)
         else:
             self._take_off(Flight(flight_key(ticket), ticket))
-
-    def _join_same_id(self, ticket: Ticket, flight: Flight) -> None:
-        """A repeat waits for the first push. If the first comes last, from a dead process, it takes the lead."""
-        if flight.awaited == ticket.ref and flight.wake is not None:
-            flight.yield_lead(ticket)
-            if not flight.wake.done():
-                flight.wake.set_result(None)
-            return
-        ticket.repeat = True
-        self._join(ticket, flight)
 
     def _deadline(self, ticket: Ticket, rung: asyncio.Future[None]) -> None:
         if not rung.cancelled():
             self._withdraw(ticket, failed(DeadlineExceeded("the deadline passed before an answer arrived")))
 
     def _join(self, ticket: Ticket, flight: Flight) -> None:
+        """A repeat waits for the first push of its id. If that comes last, from a dead process, it takes the lead."""
+        if flight.awaited == ticket.ref:
+            flight.yield_lead(ticket)
+            if flight.wake is not None and not flight.wake.done():
+                flight.wake.set_result(None)
+            return
         ticket.flight = flight
         flight.waiters.append(ticket)
         if not ticket.repeat and (ticket.job.client_id is not None or ticket.redelivered):

@@ -21,10 +21,10 @@ class FirstPush:
         self._ledger, self._publisher, self._clock = ledger, publisher, clock
 
     async def wait(self, flight: Flight, holder: EntryRef) -> None:
-        """Return when it is worth asking the ledger again."""
+        """Return when it is worth asking the ledger again: also when the first push has come and leads."""
         flight.awaited = holder
         try:
-            while not await self._woken(flight):
+            while flight.lead.ref != holder and not await self._woken(flight):
                 if await self._publisher.vanished(holder):
                     await self._free(flight, holder)
                     return

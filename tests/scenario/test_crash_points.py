@@ -75,11 +75,15 @@ class Replies(MemoryReplies):
 class World:
     """Processes one after another over the same books, clock and Redis."""
 
-    def __init__(self, *, on_unknown: str, fate: Fate) -> None:
+    def __init__(self, *, on_unknown: str, fate: Fate, concurrency: int = 64) -> None:
         self.clock, self.books, self.streams = VirtualClock(), MemoryBooks(), Streams()
         self._config = Config(
             routing=RoutingConfig(default="m", max_attempts=3),
-            models=(model("m", fate, output_cost_per_mtok=1000.0, max_output_tokens=1000),),
+            models=(
+                model(
+                    "m", fate, output_cost_per_mtok=1000.0, max_output_tokens=1000, concurrency=concurrency
+                ),
+            ),
             ingress=IngressConfig(max_deliveries=5),
             ledger=LedgerConfig(url=Path("unused.db"), on_unknown=on_unknown),  # type: ignore[arg-type]
         )
@@ -271,6 +275,27 @@ async def test_a_repeated_id_after_a_crash_gets_the_reply_of_the_first_push(poin
     assert repeated.answer.output == outcome.answer.output
     assert min(outcome.cost_nano, repeated.cost_nano) == 0 or repeated.cost_nano == 0
     assert len(world.calls) <= 1 + (point in IN_DOUBT)
+    world.check_books()
+    world.books.close()
+
+
+async def test_a_first_push_that_comes_last_leads_also_where_another_payload_of_its_id_waits() -> None:
+    """The other payload stands for the id in this process, as it came first; the repeat waits for the first push."""
+    world = World(on_unknown="retry", fate=ANSWER, concurrency=1)
+    first, repeat, other = entry(1, id="same"), entry(2, id="same"), entry(3, id="same", prompt="another")
+    await world.dies("victim", [first], at_s=CLAIMED_S)
+    async with world.process("heir") as heir:
+        heir.dispatcher.deliver([entry(4, prompt="has the only slot"), other])
+        await heir.advance(0.1)
+        for late in (repeat, first):
+            heir.dispatcher.deliver([again(late)])
+            await heir.advance(0.1)
+        await heir.advance(6)
+    ends = [world.outcome(one) for one in (first, repeat)]
+    assert [one.answer.output for one in ends if isinstance(one, Answered)] == ["hello there"] * 2
+    conflict = world.outcome(other)
+    assert isinstance(conflict, Failed)
+    assert conflict.code == "id_conflict"
     world.check_books()
     world.books.close()
 
