@@ -257,6 +257,7 @@ class MemoryReplies:
         self.lost_by_redis: set[EntryRef] = set()
         self.kept_until = math.inf
         self.answered_by_peers: set[EntryRef] = set()
+        self.away = False  # Redis, when it is asked something
         self.takes_s = 0.0
 
     def finish(
@@ -285,8 +286,8 @@ class MemoryReplies:
         while self._clock.monotonic() >= self.kept_until:
             await sleep(self._clock, 0.1)
 
-    async def answered(self, ref: EntryRef) -> bool:
-        return ref in self.answered_by_peers
+    async def answered(self, ref: EntryRef) -> bool | None:
+        return None if self.away else ref in self.answered_by_peers
 
     async def vanished(self, ref: EntryRef) -> bool:
         return ref in self.lost_by_redis

@@ -16,9 +16,10 @@ from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import Ask, Clear, Granted, Landing, PriorAttempt, Verdict, Want
 from theo_daemon.outcomes import settled
 from theo_daemon.ports import Holds, Publisher
-from theo_workers.clock import Clock
+from theo_workers.clock import Clock, sleep
 from theo_workers.errors import GenerationError, NotAdmitted
 
+AWAY_S = 0.25  # between looks at whether an entry that was another's is answered, while Redis is away
 LONG_S = 0.1  # on its way: what the worker knew of its model when it admitted the call may not hold any more
 
 
@@ -91,11 +92,13 @@ class Claiming:
     async def _granted(self, flight: Flight, want: Want) -> Verdict:
         asked = self._ledger.ask(self._asking.ask(flight, want), orphaned=partial(self._disown, flight, want))
         flight.asking = True
-        lead, answered = flight.lead, False
+        lead = flight.lead
+        answered: bool | None = False
         try:
             verdict = await asked
             if lead.redelivered and flight.sent_attempt is None and isinstance(verdict, Granted):
-                # Who had the entry before may have answered it since; the ledger forgets what is published.
+                # Who had the entry before may have answered it since; the ledger forgets what is published. Redis
+                # knows; while it is away, a call might be the second one.
                 answered = await self._publisher.answered(lead.ref)
         except asyncio.CancelledError:
             if not asked.cancelled():  # answered in the very turn of the loop that we were cancelled in
@@ -108,6 +111,10 @@ class Claiming:
         if answered:
             self._void(flight, want, verdict)
             raise AnsweredElsewhere(lead.ref)
+        if answered is None:  # nor could its answer be published
+            self._void(flight, want, verdict)
+            await sleep(self._clock, AWAY_S)
+            raise NotAdmitted("lease", None)
         assert verdict is not None
         return verdict
 

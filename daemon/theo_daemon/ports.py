@@ -51,8 +51,8 @@ class Publisher(Protocol):
     def delta(self, envelope: Envelope, *, attempt: int, seq: int, text: Word) -> None:
         """Publish one `delta` reply, best effort, before the final one."""
 
-    async def answered(self, ref: EntryRef) -> bool:
-        """Has this entry its final reply? False when Redis is away."""
+    async def answered(self, ref: EntryRef) -> bool | None:
+        """Has this entry its final reply? None when Redis is away, and nobody can say."""
 
     async def vanished(self, ref: EntryRef) -> bool:
         """Is this entry not in its stream any more? False when Redis is away."""

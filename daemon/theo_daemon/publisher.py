@@ -169,12 +169,12 @@ class StreamPublisher:
         words = self._delta_fields(envelope, attempt=attempt, seq=seq, text=text)
         self._push(envelope, [ref.entry_id, "", len(words), DELTA_MARK, *words], len(text), None)
 
-    async def answered(self, ref: EntryRef) -> bool:
-        """Has this entry its final reply? False when Redis is away."""
+    async def answered(self, ref: EntryRef) -> bool | None:
+        """Has this entry its final reply? None when Redis is away, and nobody can say."""
         try:
             return await self._queries.ask("GET", self._done_key(ref)) is not None
         except RedisError:
-            return False
+            return None
 
     async def vanished(self, ref: EntryRef) -> bool:
         """Is this entry not in its stream any more? False when Redis is away."""

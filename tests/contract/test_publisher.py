@@ -225,13 +225,13 @@ async def test_an_entry_is_answered_once_its_final_reply_is_out(
     desk: Desk, own_valkey: EmbeddedValkey
 ) -> None:
     ended, other = await desk.jobs(2)
-    assert not await desk.publisher.answered(ended.ref)
+    assert await desk.publisher.answered(ended.ref) is False
     await desk.finish(ended)
-    assert await desk.publisher.answered(ended.ref)
-    assert not await desk.publisher.answered(other.ref)
+    assert await desk.publisher.answered(ended.ref) is True
+    assert await desk.publisher.answered(other.ref) is False
     elsewhere = Desk(RedisLink(own_valkey.url), Keys("x"))
     own_valkey.kill()
-    assert not await elsewhere.publisher.answered(ended.ref)  # nobody can say
+    assert await elsewhere.publisher.answered(ended.ref) is None  # nobody can say
     await elsewhere.close()
 
 

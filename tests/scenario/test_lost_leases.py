@@ -194,6 +194,23 @@ async def test_what_its_first_owner_answered_while_it_waited_here_is_not_called_
     assert stage.dispatcher.held == 0
 
 
+async def test_while_nobody_can_say_whether_it_was_answered_it_is_not_called_for(stage: Stage) -> None:
+    """Redis is away; what its first owner had to say may be the last thing that it took."""
+    answered, mine = stage.entry("answered", cache="off"), stage.entry("mine")
+    stage.replies.away = True
+    stage.dispatcher.deliver([one._replace(redelivered=True) for one in (answered, mine)])
+    await stage.advance(3)
+    assert stage.calls == 0
+    assert stage.rows("SELECT count(*) <= 2 * 3 / 0.2 FROM attempts") == [(1,)]
+    assert stage.rows("SELECT DISTINCT state FROM attempts") == [("void",)]
+    stage.replies.away = False
+    stage.replies.answered_by_peers.add(answered.ref)
+    await stage.advance(5)
+    assert stage.ends([answered.ref, mine.ref]) == ["waiting", "ok"]
+    assert stage.upstreams["m"].prompts == ["mine"]
+    assert stage.dispatcher.held == 0
+
+
 async def test_who_waits_for_the_same_answer_is_called_for_though_the_first_of_them_has_its_own(
     stage: Stage,
 ) -> None:
