@@ -27,6 +27,7 @@ _ROWS = {
     "ids": "SELECT rowid FROM ids WHERE tenant = ? AND client_id = ? AND outcome IS NOT NULL",
     "outcomes": "SELECT rowid FROM outcomes WHERE stream = ? AND entry_id = ?",
 }
+Asked = tuple[Operation, "asyncio.Future[Verdict | None]", Orphaned | None]
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[str, list[str], int]).decode
 
@@ -59,15 +60,9 @@ class LargeReads:
         self.room = Room()  # until its owner shares another
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def bring(
-        self,
-        operation: Operation,
-        verdict: Verdict,
-        future: asyncio.Future[Verdict | None],
-        orphaned: Orphaned | None,
-    ) -> None:
-        """Resolve `future` with the verdict and its text."""
-        task = asyncio.get_running_loop().create_task(self._bring(operation, verdict, future, orphaned))
+    def bring(self, verdict: Verdict, waiting: Asked) -> None:
+        """Resolve the future with the verdict and its text."""
+        task = asyncio.get_running_loop().create_task(self._bring(verdict, *waiting))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -78,12 +73,9 @@ class LargeReads:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _bring(
-        self,
-        operation: Operation,
-        verdict: Verdict,
-        future: asyncio.Future[Verdict | None],
+        self, verdict: Verdict, operation: Operation, future: asyncio.Future[Verdict | None],
         orphaned: Orphaned | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         whole: Verdict | None = None
         try:
             while not future.done():

@@ -17,17 +17,16 @@ import apsw
 from theo_daemon.ledger.operations import Operation, ends_call
 from theo_daemon.ledger.port import Orphaned
 from theo_daemon.ledger.records import Hit, Landing, News, Replay, Verdict
-from theo_daemon.ledger.sqlite import damage, owners
+from theo_daemon.ledger.sqlite import damage
 from theo_daemon.ledger.sqlite.anchor import Anchor
 from theo_daemon.ledger.sqlite.ballast import Ballast
 from theo_daemon.ledger.sqlite.checkpoints import PASSING, Checkpoints
 from theo_daemon.ledger.sqlite.commit import Committer
 from theo_daemon.ledger.sqlite.files import LedgerFiles
-from theo_daemon.ledger.sqlite.gate import held, open_gate, path_of
+from theo_daemon.ledger.sqlite.gate import held
 from theo_daemon.ledger.sqlite.large_reads import LargeReads, place_in
-from theo_daemon.ledger.sqlite.schema import open_ledger
+from theo_daemon.ledger.sqlite.opening import open_to_write
 from theo_daemon.ledger.sqlite.shortage import Shortage, Waiting
-from theo_daemon.ledger.sqlite.sqlite_library import check_library
 from theo_workers.errors import LedgerError
 
 T = TypeVar("T")
@@ -144,8 +143,8 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            check_library(apsw.sqlite_lib_version())
-            db, gate, owner = self._open()
+            db, gate, owner, warnings = open_to_write(self._path, self._name, self._wall)
+            self.warnings += warnings
             self._take_stock(db, gate)
         except damage.DAMAGED as error:
             damage.mark(self._path)
@@ -170,19 +169,6 @@ class Writer:
             raise
         finally:
             os.close(gate)
-
-    def _open(self) -> tuple[apsw.Connection, int, int]:
-        """The file, the gate that its writers queue at, and this process's id in it."""
-        if not self._path.exists() and os.path.exists(path_of(self._path)):
-            self.warnings.append(
-                f"{self._path} was missing though there had been one: its books (spend, cache, ids) start empty"
-            )
-        gate = open_gate(self._path)
-        # Turning a file to WAL, as the first of several starting processes does, does not wait for locks by itself.
-        with held(gate):
-            db = open_ledger(self._path)
-            damage.check(db, self._path)
-            return db, gate, owners.register(db, self._name, int(self._wall() * 1000))
 
     def _take_stock(self, db: apsw.Connection, gate: int) -> None:
         self._files, self._checkpoints = LedgerFiles(self._path), Checkpoints(db)
@@ -348,7 +334,7 @@ class Writer:
                 if orphaned is not None:
                     orphaned(answer)
             elif isinstance(answer, Hit | Replay) and place_in(answer) is not None:
-                self.large.bring(operation, answer, future, orphaned)
+                self.large.bring(answer, (operation, future, orphaned))
             else:
                 future.set_result(answer)
 
