@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from tests.sim.provider import BREAKING, Call
 from tests.sim.story import Story, over_at, tell
+from tests.sim.witness import Standing
 
 KNOWN_WITHIN_S = 0.3  # what one process knows of a model, all know
 CLAIMED_WITHIN_S = 0.005  # an admitted call is sent after two commits at most, unless the ledger is slow
@@ -15,8 +16,7 @@ def open_circuits(story: Story) -> Iterable[str]:
     """Calls of a model whose circuit was open, and more than one at a time while it was half-open."""
     if story.clock_was_set:
         return
-    openings = [one for one in story.witness.standings if one.openings]
-    for opened in openings:
+    for opened in _openings(story):
         calls = [call for call in story.witness.calls if call.model == opened.model]
         shut_at = opened.at + KNOWN_WITHIN_S
         for call in calls:
@@ -26,6 +26,15 @@ def open_circuits(story: Story) -> Iterable[str]:
                 when = f"{opened.at:.3f} to {opened.until:.3f}"
                 yield f"a call while the circuit of {opened.model} was open ({when}): {tell(story, [call])}"
         yield from _probes(story, opened.model, max(opened.at, opened.until - 0.002), calls)
+
+
+def _openings(story: Story) -> Iterable[Standing]:
+    """Each as it was first recorded: a pause that is asked for meanwhile records the same opening again."""
+    seen = set()
+    for one in story.witness.standings:
+        if one.openings and (one.model, one.until) not in seen:
+            seen.add((one.model, one.until))
+            yield one
 
 
 def _probes(story: Story, model: str, since: float, calls: Sequence[Call]) -> Iterable[str]:
