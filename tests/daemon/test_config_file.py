@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.pace import in_encodings
 from theo_daemon import config_file
 from theo_daemon.config_file import ConfigNotFound, find_config, load_config
 from theo_daemon.config_parse import Overrides
@@ -132,9 +132,4 @@ def test_a_large_configuration_loads_in_a_blink(tmp_path: Path) -> None:
         for n in range(20)
     )
     path = write(tmp_path / "a.toml", models)
-    spent = []
-    for _ in range(5):
-        began = time.process_time()
-        load_config(path, {})
-        spent.append(time.process_time() - began)
-    assert min(spent) < 0.020
+    assert in_encodings(lambda: load_config(path, {}), rounds=5) < 4_000  # 500 are usual: 2 ms

@@ -1,10 +1,10 @@
-import time
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.pace import in_encodings
 from theo_daemon.telemetry.redaction import MASK, MAX_BYTES, Redactor
 
 
@@ -113,6 +113,4 @@ def test_no_part_of_a_secret_survives_a_cut_wherever_it_stands(size: int, length
 )
 def test_no_text_is_slow_to_look_at(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
-    started = time.process_time()
-    Redactor().text(text)
-    assert time.process_time() - started < 0.5
+    assert in_encodings(lambda: Redactor().text(text), rounds=1) < 100_000  # 14,000 at most are usual: 60 ms

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.pace import in_encodings
 from theo_workers.upstreams.scrub import scrub
 
 
@@ -46,6 +45,5 @@ def test_a_configured_secret_is_never_shown(before: str, secret: str, after: str
 
 @pytest.mark.parametrize("seed", ["a", "*", "sk-", "eyJ", "bearer ", "api key:", "a*"])
 def test_hostile_megabytes_take_little_time(seed: str) -> None:
-    began = time.process_time()
-    scrub(seed * (1_000_000 // len(seed)))
-    assert time.process_time() - began < 0.2
+    text = seed * (1_000_000 // len(seed))
+    assert in_encodings(lambda: scrub(text), rounds=1) < 40_000  # 2,000 at most are usual: 8 ms
