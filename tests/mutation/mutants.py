@@ -238,8 +238,7 @@ MUTANTS = (
         "shut = known.shut.get(want.model)",
         "shut = None",
         (
-            "tests/contract/test_ledger_models_contract.py"
-            "::test_a_batch_that_shuts_a_model_lets_none_of_its_own_calls_of_it_go",
+            "tests/contract/test_ledger_models_contract.py::test_a_batch_that_shuts_a_model_lets_no_call_of_it_go",
         ),
     ),
     Mutant(
