@@ -11,7 +11,7 @@ from msgspec import structs
 from tests.chaos.fleet import FILE, REDIS
 from tests.chaos.report import show
 from tests.chaos.run import Rehearsal, rehearse, wiping
-from tests.chaos.zygote import Zygote
+from tests.e2e.zygote import Zygote
 
 
 @pytest.fixture(scope="module")
