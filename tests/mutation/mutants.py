@@ -57,6 +57,25 @@ MUTANTS = (
         (f"{FINISH}where_nothing_can_be_written_the_entry_stays_and_others_are_served",),
     ),
     Mutant(
+        "a transaction in place of the script: it looks at nothing",
+        f"{DAEMON}/finish_script.py",
+        "    elseif done then\n"
+        "        found = string.sub(done, 2) == token and tonumber(string.sub(done, 1, 1)) or 0\n"
+        "    else\n        found = state(stream, id)\n",
+        "    else\n        found = 1\n",
+        (
+            f"{FINISH}whoever_owns_the_entry_the_first_to_finish_answers",
+            f"{FINISH}what_a_peer_has_answered_is_acknowledged_and_not_answered_again",
+        ),
+    ),
+    Mutant(
+        "published here, acknowledged in another step",
+        f"{DAEMON}/finish_script.py",
+        "    redis.pcall('XACK', stream, group, unpack(ids))\n",
+        "",
+        (f"{FINISH}a_pending_entry_is_answered_acknowledged_and_deleted",),
+    ),
+    Mutant(
         "an entry stays in the stream after its reply",
         f"{DAEMON}/finish_script.py",
         "    redis.pcall('XDEL', stream, unpack(ids))\n",
