@@ -257,7 +257,7 @@ MUTANTS = (
         f"{LEDGER}/rules.py",
         "shut = known.shut.get(want.model)",
         "shut = None",
-        (f"{MODELS}a_batch_that_shuts_a_model_lets_none_of_its_own_calls_of_it_go",),
+        (f"{MODELS}a_batch_that_shuts_a_model_lets_no_call_of_it_go",),
     ),
     Mutant(
         "a truncated answer is kept for others",
