@@ -11,8 +11,10 @@ from tests.chaos import books, oracles
 from tests.chaos.books import Books
 from tests.chaos.fleet import Fleet
 from tests.chaos.records import Call, Entry, Faults, Pushed, Reply, by_prompt
+from tests.chaos.trouble import Rates
 
 SHOWN = 5  # complaints of one kind
+MANY = 30  # of so many faults that were to be expected, half must have happened
 
 
 class Report(Struct, kw_only=True):
@@ -103,6 +105,21 @@ def _counts(records: Records) -> dict[str, int]:
             "jobs of which nobody knows whether they were stored": sum(not job.certain for job in records.pushed),
         }  # fmt: skip
     return counts
+
+
+def unreached(rates: Rates, seconds: float, counts: Mapping[str, int]) -> list[str]:
+    """What hardly happened, though the run was long enough: that nothing went wrong says nothing of it."""
+    expected = {
+        "SIGKILLs": seconds / rates.kill_s,
+        "SIGSTOPs": seconds / rates.stop_s,
+        "Redis SIGKILLs": seconds / rates.redis_kill_s,
+        "connections cut": seconds / rates.cut_s,
+    }
+    return [
+        f"{counts[what]} {what}, where {many:.0f} were to be expected"
+        for what, many in expected.items()
+        if many >= MANY and counts[what] < many / 2
+    ]
 
 
 def show(report: Report) -> str:

@@ -9,8 +9,9 @@ import pytest
 from msgspec import structs
 
 from tests.chaos.fleet import FILE, REDIS
-from tests.chaos.report import show
+from tests.chaos.report import show, unreached
 from tests.chaos.run import Rehearsal, rehearse, wiping
+from tests.chaos.trouble import Rates
 from tests.e2e.zygote import Zygote
 
 
@@ -42,3 +43,13 @@ def test_what_is_pushed_after_redis_lost_everything_is_answered_once_and_what_it
     assert report.counts["wipes by FLUSHALL"] == 1
     assert report.counts["wipes by a restart without data"] == 1
     assert report.counts["jobs that Redis held when it was wiped"] > 0
+
+
+def test_a_rehearsal_whose_faults_did_not_happen_proves_nothing() -> None:
+    rates = Rates(kill_s=1.0, stop_s=1.0, redis_kill_s=1.0, cut_s=1.0)
+    counts = {"SIGKILLs": 60, "SIGSTOPs": 30, "Redis SIGKILLs": 29, "connections cut": 0}
+    assert unreached(rates, 60.0, counts) == [
+        "29 Redis SIGKILLs, where 60 were to be expected",
+        "0 connections cut, where 60 were to be expected",
+    ]
+    assert unreached(rates, 29.0, counts) == []  # too few to tell it from chance

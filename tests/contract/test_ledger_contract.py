@@ -204,3 +204,14 @@ async def test_a_large_answer_is_kept_for_others_and_its_outcome_for_its_id(ledg
     assert isinstance(hit, Hit)
     assert isinstance(replay, Replay)
     assert (hit.answer, replay.outcome) == (b"".join(answer), b"".join(outcome))
+
+
+@pytest.mark.parametrize("client_id", [None, "mine"])
+async def test_of_two_ends_of_one_entry_the_first_counts(ledger: Ledger, client_id: str | None) -> None:
+    """It may be out by then: whoever looks for it later must find what the client has."""
+    first = await sent(ledger, client_id=client_id)
+    await ledger.land(landing(first, outcome=b'{"first":1}'))
+    end = JobEnd(ref=first.ref, outcome=b'{"second":1}', digest="k", client_id=client_id, remember=True)
+    await ledger.land(Landing(ends=(end,)))
+    again = ask(ledger, client_id=client_id, redelivered=True, cache_key=None, want=None)
+    assert await ledger.ask(again) == Replay(b'{"first":1}', own=True)

@@ -18,6 +18,8 @@ import redis as redis_client
 from tests.daemon.litellm_files import LITERAL_SECRETS, SECRETS
 from tests.e2e.commands import Background, Shell, alive
 from tests.e2e.processes import until
+from theo_daemon.cli import letters
+from theo_daemon.cli.target import find_target
 from theo_daemon.embedded_llm import LocalModelMissing, weights
 from theo_daemon.embedded_valkey import EmbeddedValkey, free_port
 from theo_daemon.ledger.sqlite.schema import open_ledger
@@ -276,11 +278,17 @@ def test_a_replayed_job_runs_anew_although_its_id_was_answered_before(
     assert float(reply_to(client, shell, entry_id)["cost"]) > 0
 
 
-def letter_of(client: redis_client.Redis, shell: Shell, fields: dict[str, str], lane: str = "") -> str:
+def letter_of(
+    client: redis_client.Redis,
+    shell: Shell,
+    fields: dict[str, str],
+    lane: str = "",
+    code: str = "delivery_limit_exceeded",
+) -> str:
     """A dead letter as the router would have written it."""
     about = {
         "dead_reason": "r",
-        "dead_code": "delivery_limit_exceeded",
+        "dead_code": code,
         "dead_deliveries": "5",
         "dead_entry_id": "1-1",
     }
@@ -309,6 +317,46 @@ def test_an_id_that_is_held_by_an_entry_that_is_gone_is_cleared_by_a_replay(
     letter = letter_of(client, shell, fields)
     replayed = shell.json("dead", "replay", letter)["replayed"][letter]
     assert reply_to(client, shell, replayed)["status"] == "ok"
+
+
+@pytest.mark.parametrize("ledger", ["sqlite", "redis"])
+def test_letters_are_chosen_by_their_code_or_all_at_once(
+    quiet: Shell, client: redis_client.Redis, ledger: str
+) -> None:
+    if ledger == "redis":
+        quiet.config.write_text(f'ledger = {{ url = "redis" }}\n{quiet.config.read_text()}')
+    worn, broken = [], []
+    for n in range(3):
+        worn.append(letter_of(client, quiet, {"prompt": f"worn {n}", "id": f"worn-{n}"}))
+        broken.append(letter_of(client, quiet, {"prompt": f"broken {n}"}, code="invalid_job"))
+
+    def pushed() -> list[str]:
+        return [fields["prompt"] for _, fields in client.xrange(f"{quiet.prefix}:jobs")]
+
+    listed = quiet.json("dead", "ls", "--code", "invalid_job", "-n", "2")
+    assert (listed["total"], [one["letter_id"] for one in listed["letters"]]) == (6, broken[:0:-1])
+    assert list(quiet.json("dead", "replay", "--code", "delivery_limit_exceeded")["replayed"]) == worn
+    assert pushed() == ["worn 0", "worn 1", "worn 2"], "in the order in which they died"
+    assert quiet.json("dead", "replay", "--code", "delivery_limit_exceeded")["replayed"] == {}
+    assert quiet.json("dead", "purge", broken[0], "--yes") == {"purged": 1}
+    assert quiet.json("dead", "purge", "--code", "no_such_code", "--yes") == {"purged": 0}
+    assert list(quiet.json("dead", "replay", "--all")["replayed"]) == broken[1:]
+    assert pushed()[3:] == ["broken 1", "broken 2"]
+    assert quiet.json("dead", "replay", "--all") == {"replayed": {}, "problems": []}
+    assert quiet.refused("dead", "replay", worn[0], "--all")[0] == 2
+
+
+async def test_of_two_who_replay_one_letter_one_pushes_its_job(
+    quiet: Shell, client: redis_client.Redis
+) -> None:
+    letter_id = letter_of(client, quiet, {"prompt": "once", "id": "once"})
+    target = find_target(quiet.config, None)
+    async with target.wire() as wire:
+        seen = [await letters.find(wire, target, letter_id) for _ in range(2)]  # both before either acts
+        pushed = [await letters.replay(wire, target, letter) for letter in seen if letter is not None]
+    assert [entry_id is not None for entry_id in pushed] == [True, False]
+    assert client.xlen(f"{quiet.prefix}:jobs") == 1
+    assert client.xlen(f"{quiet.prefix}:dead") == 0
 
 
 def test_a_letter_of_a_lane_that_nobody_reads_is_kept(shell: Shell, client: redis_client.Redis) -> None:

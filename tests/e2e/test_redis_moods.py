@@ -66,7 +66,7 @@ def calm(fleet: Fleet, serve: Serve) -> Iterator[None]:
         def connections() -> int:
             return int(outside.info("stats")["total_connections_received"])  # type: ignore[index]
 
-        until(outside.ping, 5)
+        until(connections, 5)
         before, used, began = connections(), cpu_s(serve), time.monotonic()
         yield
         until(lambda: time.monotonic() - began > 2, 10)
@@ -112,6 +112,51 @@ def test_a_redis_that_became_a_replica_is_told_as_such(own_fleet: Fleet) -> None
     fleet.redis.replicaof("NO", "ONE")
     all_is_well(fleet, serve, entries)
     assert "READONLY" in {event["reason"] for event in serve.events("redis_lost")}
+
+
+REFUSES = {
+    "NOREPLICAS": {"min-replicas-to-write": "1"},
+    "MASTERDOWN": {"replica-serve-stale-data": "no", "replica-read-only": "no"},
+    "MISCONF": {"save": "1 1"},
+}
+WELL = {
+    "min-replicas-to-write": "0",
+    "replica-serve-stale-data": "yes",
+    "replica-read-only": "yes",
+    "save": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("NOREPLICAS", "fewer replicas than its min-replicas-to-write"),
+        ("MASTERDOWN", "a replica that does not hear from its primary"),
+        ("MISCONF", "cannot save to its disk"),
+    ],
+)
+def test_a_redis_that_refuses_all_writes_is_waited_for_and_the_reason_is_said(
+    own_fleet: Fleet, own_valkey: EmbeddedValkey, code: str, words: str
+) -> None:
+    fleet = own_fleet
+    serve, entries = under_way(fleet)
+    for name, value in REFUSES[code].items():
+        fleet.redis.config_set(name, value)
+    if code == "MASTERDOWN":
+        fleet.redis.replicaof("127.0.0.1", "1")
+    if code == "MISCONF":
+        (own_valkey.data_dir / "dump.rdb").mkdir()  # a snapshot cannot take its place
+        fleet.redis.bgsave()
+    says(serve, words)
+    with calm(fleet, serve):
+        pass
+    for name, value in WELL.items():
+        fleet.redis.config_set(name, value)
+    if code == "MASTERDOWN":
+        fleet.redis.replicaof("NO", "ONE")
+    all_is_well(fleet, serve, entries)
+    told = [*serve.events("redis_lost"), *serve.events("publish_refused"), *serve.events("publish_stalled")]
+    assert code in {event["reason"].partition(" ")[0] for event in told}
 
 
 def test_a_redis_that_loads_for_long_is_waited_for(tmp_path: Path, provider: Provider) -> None:

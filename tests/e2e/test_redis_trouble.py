@@ -38,11 +38,15 @@ def test_a_redis_that_lost_everything_is_served_again(own_fleet: Fleet) -> None:
     fleet = own_fleet
     fleet.start().wait_ready()
     fleet.provider.answer(Fate(latency_s=0.5), prompt="x")
-    fleet.push_all({"prompt": f"x{n}"} for n in range(5))
+    sent = fleet.push_all({"prompt": f"x{n}"} for n in range(5))
     until(lambda: len(fleet.provider.calls) == 5, 5)
     fleet.redis.flushall()
     assert fleet.ask(prompt="new")["output"] == "answer to new"
     assert fleet.answers([fleet.push("high", prompt="urgent")])[0]["output"] == "answer to urgent"
+    assert {reply["status"] for reply in fleet.answers(sent, 5)} == {"ok"}, (
+        "what was held is answered all the same"
+    )
+    assert len(fleet.provider.calls) == 7
     fleet.settled()
     fleet.settled("high")
 

@@ -23,10 +23,10 @@ def children(parent: Serve) -> list[int]:
 
 
 @contextmanager
-def busy(fleet: Fleet) -> Iterator[tuple[Serve, list[str]]]:
+def busy(fleet: Fleet, latency_s: float = 2) -> Iterator[tuple[Serve, list[str]]]:
     """Processes with all the jobs at the provider. Afterwards all must have ended."""
     fleet.config["ingress"] = {"lease_s": 2.0}
-    fleet.provider.answer(Fate(latency_s=2), prompt="x")
+    fleet.provider.answer(Fate(latency_s=latency_s), prompt="x")
     parent = fleet.start("parent", "--processes", str(COUNT))
     try:
         until(lambda: len(children(parent)) == COUNT, 20)
@@ -65,3 +65,14 @@ def test_a_killed_child_is_replaced_and_its_siblings_calls_are_left_alone(fleet:
         assert parent.wait_exit(20) == 0
     assert [line["status"] for line in parent.events("process_restarted")] == [-signal.SIGKILL]
     assert len(fleet.events("outcome_unknown")) == len(closed)
+
+
+def test_a_second_signal_to_the_supervisor_ends_all_of_them_at_once(fleet: Fleet) -> None:
+    with busy(fleet, latency_s=60) as (parent, entries):
+        parent.terminate()
+        until(lambda: len(parent.events("drain_started")) == COUNT, 5)
+        parent.terminate()
+        assert parent.wait_exit(5) == 1
+    assert sum(line["cut_off"] for line in parent.events("drain_finished")) == JOBS
+    assert not set(fleet.finals()) & set(entries)
+    assert fleet.redis.xlen(fleet.jobs_key()) == JOBS, "they stay for whoever comes next"

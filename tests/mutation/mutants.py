@@ -26,6 +26,7 @@ FINISH = "tests/contract/test_finish_script.py::test_"
 LEASES = "tests/contract/test_leases.py::test_"
 RULES = "tests/daemon/test_ledger_rules.py::test_"
 MONEY = "tests/contract/test_ledger_money_contract.py::test_"
+MODELS = "tests/contract/test_ledger_models_contract.py::test_"
 REDIS_LEDGER = "tests/contract/test_redis_ledger"
 CRASHES = "tests/scenario/test_crash_points.py::test_the_job_gets_its_one_reply_and_only_a_call_in_doubt_is_made_again"
 
@@ -54,6 +55,25 @@ MUTANTS = (
         "            redis.pcall('XACK', stream, group, id)\n            redis.pcall('XDEL', stream, id)\n"
         "            local trouble = publish(target, first, first + words - 1)\n",
         (f"{FINISH}where_nothing_can_be_written_the_entry_stays_and_others_are_served",),
+    ),
+    Mutant(
+        "a transaction in place of the script: it looks at nothing",
+        f"{DAEMON}/finish_script.py",
+        "    elseif done then\n"
+        "        found = string.sub(done, 2) == token and tonumber(string.sub(done, 1, 1)) or 0\n"
+        "    else\n        found = state(stream, id)\n",
+        "    else\n        found = 1\n",
+        (
+            f"{FINISH}whoever_owns_the_entry_the_first_to_finish_answers",
+            f"{FINISH}what_a_peer_has_answered_is_acknowledged_and_not_answered_again",
+        ),
+    ),
+    Mutant(
+        "published here, acknowledged in another step",
+        f"{DAEMON}/finish_script.py",
+        "    redis.pcall('XACK', stream, group, unpack(ids))\n",
+        "",
+        (f"{FINISH}a_pending_entry_is_answered_acknowledged_and_deleted",),
     ),
     Mutant(
         "an entry stays in the stream after its reply",
@@ -234,12 +254,10 @@ MUTANTS = (
     ),
     Mutant(
         "a batch that opens a circuit still lets its own calls go",
-        f"{DAEMON}/ledger/rules.py",
+        f"{LEDGER}/rules.py",
         "shut = known.shut.get(want.model)",
         "shut = None",
-        (
-            "tests/contract/test_ledger_models_contract.py::test_a_batch_that_shuts_a_model_lets_no_call_of_it_go",
-        ),
+        (f"{MODELS}a_batch_that_shuts_a_model_lets_no_call_of_it_go",),
     ),
     Mutant(
         "a truncated answer is kept for others",

@@ -50,7 +50,7 @@ def resent(story: Story) -> Iterable[str]:
         jobs = story.jobs.get(prompt, ())
         if len(jobs) != 1 or forgotten(story, jobs):
             continue
-        policy = jobs[0].job.fields.get("on_unknown", story.plan.config.ledger.on_unknown)
+        policy = story.on_unknown(jobs[0].job)
         if policy != "fail":
             continue
         for before, _ in pairwise(calls):
@@ -81,8 +81,7 @@ def too_often(story: Story) -> Iterable[str]:
     again, whatever was allowed: the contract says of a `drain_s` below `timeout_s` that sent calls may be paid twice.
     """
     config = story.plan.config
-    drains = any(fault.kind == "drain" for fault in story.plan.faults)
-    cuts = drains and config.ingress.drain_s < config.routing.timeout_s
+    cuts = story.drains_cut
     for prompt, calls in story.calls.items():
         if forgotten(story, story.jobs.get(prompt, ())):
             continue

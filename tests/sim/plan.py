@@ -38,6 +38,12 @@ PASSES = {
     "HAND_BACK": 6,
 }  # fmt: skip
 OTHER_PASSES = 12
+# How calls of a provider go wrong.
+OFTEN = (
+    *("refused", "429", "429 retry-after", "500", "529", "reset"),
+    *("garbage", "truncated", "hang", "length", "slow"),
+)
+SELDOM = ("filter", "context", "invalid", "model unknown", "overbilled", "credential", "quota")
 CALL_PASSES = 55
 COMMIT_PASSES = {"commit begins": 120, "claim committed": 50, "landing committed": 50}
 
@@ -223,24 +229,10 @@ class _Draw:
 
     def provider(self, share: float, models: Sequence[str], jobs: Sequence[Job]) -> None:
         rng = self._rng
-        often = (
-            "refused",
-            "429",
-            "429 retry-after",
-            "500",
-            "529",
-            "reset",
-            "garbage",
-            "truncated",
-            "hang",
-            "length",
-            "slow",
-        )
-        seldom = ("filter", "context", "invalid", "model unknown", "overbilled", "credential", "quota")
         for prompt in dict.fromkeys(job.prompt for job in jobs):
             for nth in range(1, 4):
                 if rng.random() < share:
-                    kind = rng.choice(often) if rng.random() < 0.93 else rng.choice(seldom)
+                    kind = rng.choice(OFTEN) if rng.random() < 0.93 else rng.choice(SELDOM)
                     self._add("provider", what=kind, point=prompt, nth=nth)
         if rng.random() < 0.35:
             kind = rng.choice(("500", "refused", "reset", "429", "529"))

@@ -7,10 +7,22 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
+from tests.sim.plan import CRASH_POINTS, OFTEN, SELDOM
 from tests.sim.world import World
 
 SHOWN = 5  # complaints of one kind
 REDIS_KILLS = ("redis down", "redis wiped", "redis rolled back")
+FAULTS = (
+    *("kill", "freeze", "stall", "drain", "cut", "cut all", "slow reply", "slow commit", "clock set"),
+    *("redis stands", "redis down", "redis full", "redis read-only", "redis wiped", "redis rolled back"),
+    *("scripts flushed", "ledger slow", "ledger busy", "disk full"),
+    *(f"provider: {kind}" for kind in (*OFTEN, *SELDOM)),
+)
+ENOUGH = 2_000  # worlds, from which on every fault must have happened, in one of so many at least:
+RARE = 50
+RAREST_KILL = (
+    500  # some points are passed in few worlds: where a suspect is fetched, where a drain hands back
+)
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -20,6 +32,7 @@ class Result(Struct, frozen=True, kw_only=True):
     trace: int
     counts: dict[str, int]
     faults: dict[str, int]  # that happened, by kind
+    kills: dict[str, int]  # by the point at which the process was
     codes: dict[str, int]  # replies by status or error code
     complaints: dict[str, list[str]]
 
@@ -33,6 +46,7 @@ class Report(Struct, kw_only=True):
 
     counts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    kills: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
     complaints: Counter[str] = field(default_factory=Counter)
     failed: list[Result] = field(default_factory=list)
@@ -43,6 +57,7 @@ class Report(Struct, kw_only=True):
         self.traces[result.seed] = result.trace
         self.counts.update(result.counts)
         self.faults.update(result.faults)
+        self.kills.update(result.kills)
         self.codes.update(result.codes)
         self.complaints.update({name: len(its) for name, its in result.complaints.items()})
         if not result.good:
@@ -76,6 +91,7 @@ def result_of(world: World) -> Result:
             "commits": world.disk.commits,
         },
         faults=faults,
+        kills={point: witness.faults[f"kill: {point}"] for point in CRASH_POINTS},
         codes=Counter(fields.get("error_code", "ok") for fields in finals),
         complaints=world.complaints,
     )
@@ -90,6 +106,16 @@ def show(report: Report) -> str:
         )
     lines += [f"{count:>9,} {what}" for what, count in report.complaints.items()]
     return "\n".join(lines)
+
+
+def unreached(report: Report) -> list[str]:
+    """What hardly happened, though many worlds ran: that nothing went wrong says nothing of it."""
+    worlds = report.counts["worlds"]
+    if worlds < ENOUGH:
+        return []
+    kinds = [(kind, report.faults[kind], worlds // RARE) for kind in FAULTS]
+    points = [(f"kill: {point}", report.kills[point], worlds // RAREST_KILL) for point in CRASH_POINTS]
+    return [f"{what}: {seen} times, not {least}" for what, seen, least in kinds + points if seen < least]
 
 
 def complaints_of(result: Result) -> Iterable[str]:

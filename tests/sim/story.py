@@ -9,6 +9,7 @@ from msgspec import Struct
 from tests.sim.books import Disk
 from tests.sim.plan import Plan
 from tests.sim.provider import FOREVER, Call
+from tests.sim.traffic import Job
 from tests.sim.witness import Pushed, Witness
 from theo_daemon.job import EntryRef
 
@@ -38,6 +39,17 @@ class Story(Struct, frozen=True):
     deltas: dict[EntryRef, list[dict[str, str]]]
     jobs: dict[str, list[Pushed]]  # by prompt
     calls: dict[str, list[Call]]  # by prompt
+
+    @property
+    def drains_cut(self) -> bool:
+        """Did processes leave that may not have let their calls finish?"""
+        config = self.plan.config
+        drains = any(fault.kind == "drain" for fault in self.plan.faults)
+        return drains and config.ingress.drain_s < config.routing.timeout_s
+
+    def on_unknown(self, job: Job) -> str:
+        """What the job wants of calls of which nobody knows whether they were billed."""
+        return job.fields.get("on_unknown", self.plan.config.ledger.on_unknown)
 
     @property
     def clock_was_set(self) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.deep import DEPTH
+from tests.sim.plan import CRASH_POINTS
+from tests.sim.report import ENOUGH, FAULTS, RARE, Report, unreached
 
 pytestmark = pytest.mark.timeout(120 * DEPTH)
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,3 +60,19 @@ def test_a_world_that_fails_is_told_with_the_command_that_repeats_it_and_the_fau
     assert done.returncode == 1, done.stderr
     assert "seed 3 failed; again: make sim ARGS='--first 3 --worlds 1 --jobs 60'" in done.stdout
     assert "0 faults are enough for it" in done.stdout
+
+
+def test_many_worlds_that_hardly_met_a_fault_prove_nothing() -> None:
+    report = Report()
+    report.counts["worlds"] = ENOUGH
+    report.faults.update(dict.fromkeys(FAULTS, ENOUGH // RARE))
+    report.kills.update(dict.fromkeys(CRASH_POINTS, ENOUGH // RARE))
+    assert unreached(report) == []
+    report.faults["disk full"] -= 1
+    report.kills["landing committed"] = 0
+    assert unreached(report) == [
+        "disk full: 39 times, not 40",
+        "kill: landing committed: 0 times, not 4",
+    ]
+    report.counts["worlds"] = ENOUGH - 1
+    assert unreached(report) == []

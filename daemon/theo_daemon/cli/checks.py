@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import apsw
 from msgspec import Struct
 
 from theo_daemon.ledger.condition import WAL_ALARM
@@ -14,7 +15,8 @@ from theo_daemon.ledger.sqlite.ballast import SPARE, Ballast
 from theo_daemon.ledger.sqlite.damage import is_marked
 from theo_daemon.ledger.sqlite.files import size_of
 from theo_daemon.ledger.sqlite.reading import reading
-from theo_daemon.ledger.sqlite.schema import SCHEMA_VERSION, file_system_of
+from theo_daemon.ledger.sqlite.schema import SCHEMA_VERSION, check_file_system, check_place, file_system_of
+from theo_daemon.ledger.sqlite.sqlite_library import check_library
 from theo_workers.errors import LedgerError
 
 State = Literal["ok", "warn", "fail"]
@@ -116,13 +118,12 @@ def check_ledger(path: Path) -> Finding:
     """The file, if there is one, and the file system that it is, or will be, on."""
     what = "ledger"
     try:
+        check_library(apsw.sqlite_lib_version())
+        check_file_system(path)
         if path.exists():
+            check_place(path)
             with reading(path):
                 found = f"{path}, schema {SCHEMA_VERSION}"
-            if not os.access(path, os.W_OK):
-                return Finding(
-                    "fail", what, f"{found}, not writable", "serve under this user would not start"
-                )
         else:
             found = f"{path} (serve will create it)"
             if not os.access(_existing(path.parent), os.W_OK):

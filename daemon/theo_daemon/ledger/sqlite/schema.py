@@ -208,6 +208,11 @@ def check_place(path: Path, *, read_only: bool = False) -> None:
     elif not read_only and not (path.stat().st_mode & 0o222 and os.access(path, os.W_OK)):
         # The mode bits count for root too: who took them away meant it.
         raise LedgerError(f"{path} is read-only. Check owner, mode and mount options.")
+    check_file_system(path)
+
+
+def check_file_system(path: Path) -> None:
+    """Raises LedgerError where SQLite's WAL does not work. The file need not be there yet."""
     kind = file_system_of(path.parent)
     if kind in _NETWORK_FILE_SYSTEMS:
         raise LedgerError(

@@ -270,14 +270,14 @@ _NO_CALL_IS_OUT = (
 
 
 def _remember(db: apsw.Connection, ends: Sequence[JobEnd], now_ms: int) -> None:
-    """Only the push that holds the id decides what it is answered."""
+    """Only the push that holds the id decides what it is answered, and once: the first outcome may be out by now."""
     insert_texts(
         db,
         "INSERT",
         TextColumn("ids", "tenant, client_id, digest, stream, entry_id, created_at", "outcome"),
         [((end.tenant, end.client_id, end.digest, *end.ref, now_ms), end.outcome or b"") for end in ends],
         "ON CONFLICT(client_id, tenant) DO UPDATE SET outcome = excluded.outcome"
-        " WHERE ids.stream = excluded.stream AND ids.entry_id = excluded.entry_id",
+        " WHERE ids.stream = excluded.stream AND ids.entry_id = excluded.entry_id AND ids.outcome IS NULL",
     )
 
 

@@ -99,7 +99,8 @@ local function close(call, settled)
     end
 end
 
--- A job has an outcome. Only the push that holds an id decides what the id is answered.
+-- A job has an outcome, and the first of it counts: it may be out by now. Only the push that holds an id decides what the
+-- id is answered.
 local function end_job(job)
     local entry, outcome, id_name, digest, remember = unpack(job, 1, 5)
     if not outcome then return end
@@ -113,8 +114,8 @@ local function end_job(job)
     if not id then
         take_id(id_name, digest, entry, outcome)
     else
-        local holder, its_digest, taken = read_id(id)
-        if holder == entry then put(ids, id_name, id_text(taken, its_digest, entry, outcome)) end
+        local holder, its_digest, taken, has_outcome = read_id(id)
+        if holder == entry and not has_outcome then put(ids, id_name, id_text(taken, its_digest, entry, outcome)) end
     end
     released = true
 end
