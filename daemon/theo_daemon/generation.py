@@ -158,6 +158,8 @@ class Generation:
         except Found as found:
             return found.verdict
         except NotGranted as refused:
+            # It came through a future that its own frames know: a cycle, and a large answer in it until that is found.
+            refused.__traceback__ = None
             if not isinstance(refused.verdict, OverBudget):
                 return refused.verdict
             await self._over_budget(flight, refused.model, refused.verdict)
