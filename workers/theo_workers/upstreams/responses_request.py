@@ -25,7 +25,7 @@ from theo_workers.upstreams.params import (
     take_dict,
     take_schema,
 )
-from theo_workers.upstreams.responses_reasoning import items_of
+from theo_workers.upstreams.responses_reasoning import returned
 
 _OWNED = OWNED | frozenset({"input", "instructions"})
 _NONE_HERE = "the Responses format has none"
@@ -129,14 +129,15 @@ def _items(messages: tuple[Message, ...], mark: str | None) -> Iterator[dict[str
             yield {"role": message.role, "content": said}
             continue
         calls = calls_of(message)
+        thoughts = returned([call.extra for call in calls], mark)
         if calls:  # before what was said: in that order it came
-            yield from items_of(calls[0].extra, mark)
+            yield from thoughts[0]
         if said := [_said(part) for part in parts_of(message.content)]:
             # In full: llama.cpp knows no shorter form of what an assistant said.
             yield {"type": "message", "role": "assistant", "content": said}
         for number, call in enumerate(calls):
             if number:
-                yield from items_of(call.extra, mark)
+                yield from thoughts[number]
             named = {"call_id": call.id, "name": call.name}
             if call.custom:
                 customs.add(call.id)
