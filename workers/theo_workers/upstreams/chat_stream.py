@@ -16,6 +16,7 @@ from theo_workers.upstreams.chat_history import keeping
 from theo_workers.upstreams.chat_words import joined_text, read_usage
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.gathered import Gathered
+from theo_workers.upstreams.indexed import TOO_MANY, Indexed
 from theo_workers.upstreams.origin import Origin, request_id
 from theo_workers.upstreams.reasoning_details import Details
 from theo_workers.upstreams.refusals import refusal_in_answer
@@ -65,7 +66,7 @@ class ChatStream:
         self._dialect = dialect
         self._thoughts, self._details, self._texts = Gathered(), Details(), Gathered()
         self._refusals: list[str] = []
-        self._calls: list[_CallParts] = []
+        self._calls: Indexed[_CallParts] = Indexed()
         self._finish: str | None = None
         self._usage: Usage | None = None
         self._seen_choice = False
@@ -78,7 +79,7 @@ class ChatStream:
         return self.done or self._finish is not None
 
     def feed(self, event: SseEvent) -> str:
-        """Text that the event adds, often none. Raises UpstreamError for an error in the stream."""
+        """Text that the event adds, often none. Raises UpstreamError for an error in the stream, or too much in it."""
         if event.data == b"[DONE]":
             self.done = True
             return ""
@@ -156,13 +157,12 @@ class ChatStream:
     def _call_of(self, piece: dict[str, Any]) -> _CallParts:
         """The call that a piece continues, or a new one, which some servers begin under the same index."""
         index, identity = piece.get("index"), piece.get("id")
-        for call in reversed(self._calls):
-            if index is None or call.index == index:
-                if identity and call.identity and identity != call.identity:
-                    break
-                return call
-        self._calls.append(_CallParts(index))
-        return self._calls[-1]
+        call = self._calls.latest if index is None else self._calls.named(index)
+        if call is not None and not (identity and call.identity and identity != call.identity):
+            return call
+        if self._calls.full:
+            raise self._origin.garbage(TOO_MANY, provider_request_id=self._identity, usage=self._usage)
+        return self._calls.begin(index, _CallParts())
 
     def _failed(self, told: Any) -> UpstreamError:
         error = refusal_in_answer(
@@ -175,8 +175,7 @@ class ChatStream:
 class _CallParts:
     """One tool call while its pieces arrive: everything from the first piece, arguments from all of them."""
 
-    def __init__(self, index: object) -> None:
-        self.index = index
+    def __init__(self) -> None:
         self.identity: object = None
         self._first: dict[str, Any] = {}
         self._function: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from theo_workers.upstreams.gemini_answer import (
     text_of,
     usage_told,
 )
+from theo_workers.upstreams.indexed import MOST_PARTS, TOO_MANY
 from theo_workers.upstreams.origin import Origin, request_id
 from theo_workers.upstreams.refusals import refusal_in_answer
 from theo_workers.upstreams.sse import SseEvent
@@ -93,6 +94,9 @@ class GeminiStream:
         parts = candidate.content.parts
         calls = [part for part in parts if part.function_call is not None]
         if calls:
+            if len(self._calls) + len(calls) > MOST_PARTS:
+                usage = read_usage(self._told)
+                raise self._origin.garbage(TOO_MANY, provider_request_id=self._identity, usage=usage)
             self._calls += calls
             self.kept += size
         text = clean(text_of(parts))
