@@ -42,6 +42,7 @@ _IMPOSSIBLE = {
     "stop": _NONE_HERE,
     "web_search_options": "use a tool of type web_search",
 }
+CAP = "max_output_tokens"
 _LOGPROBS = "message.output_text.logprobs"
 
 
@@ -63,9 +64,9 @@ def responses_body(
 
 def _settings(given: Any, most: int | None) -> dict[str, Any]:
     left = params_of(given, _OWNED)
-    cap = take_cap(left, most, "max_output_tokens")
+    cap = take_cap(left, most, CAP)
     refuse(left, _IMPOSSIBLE)
-    settings: dict[str, Any] = {} if cap is None else {"max_output_tokens": cap}
+    settings: dict[str, Any] = {} if cap is None else {CAP: cap}
     if effort := left.pop("reasoning_effort", None):
         settings["reasoning"] = {**take_dict(left, "reasoning"), "effort": effort}
     if text := _text(left):
