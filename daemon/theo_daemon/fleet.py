@@ -16,7 +16,7 @@ from theo_daemon.downgrade import Option, prefer_cheaper
 from theo_daemon.job import Job
 from theo_daemon.learner import Learner
 from theo_daemon.ledger.rates import Rate
-from theo_daemon.ledger.records import Granted, OtherWindow, OverBudget, Verdict, Want
+from theo_daemon.ledger.records import Granted, OtherWindow, OverBudget, Unfit, Verdict, Want
 from theo_daemon.money import NANO
 from theo_daemon.preflight import cap_under_a_ceiling, output_cap
 from theo_daemon.region_watch import RegionWatch
@@ -241,7 +241,7 @@ class Fleet:
 
     def heed(self, want: Want, verdict: Verdict) -> None:
         """What the claim's answer tells of its model, or of its budgets."""
-        if want.rate is not None or want.probe_until_ms is not None:
+        if want.rate is not None or want.probe_until_ms is not None or isinstance(verdict, Unfit):
             self._standings.heed(want.model, verdict)
         if isinstance(verdict, OtherWindow):
             self._budgets.learn(verdict)

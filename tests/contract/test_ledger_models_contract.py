@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,36 @@ async def test_an_answer_that_any_process_got_ends_the_row_of_failures(pair: Pai
     await pair.two.land(ended(answered))
     again = await failed(pair, pair.one, 6)
     assert (again.standing.failures, again.standing.openings) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "goes"),
+    [
+        (lambda at: CircuitOpened("fast", 0, at, 1), False),
+        (
+            lambda _: CircuitOpened("fast", 0, 1, 1),
+            False,
+        ),  # over by now: a probe may go, and asks for the right to
+        (lambda at: FailureCounted("fast", 0, threshold=1, until_ms=at), False),
+        (lambda at: FailureCounted("fast", 0, threshold=2, until_ms=at), True),
+        (lambda at: PauseAsked("fast", at), False),
+        (lambda _: ModelDisabled("fast", "authentication_failed", "c1"), False),
+        (lambda _: Ordered("fast", "5-1", disable=False), True),
+        (lambda at: CircuitOpened("fast", 7, at, 1), True),  # from before the circuit's last change
+        (lambda at: CircuitOpened("slow", 0, at, 1), True),
+    ],
+)
+async def test_a_batch_that_shuts_a_model_lets_none_of_its_own_calls_of_it_go(
+    pair: Pair, change: Callable[[int], Change], goes: bool
+) -> None:
+    """They were admitted before, and a ledger that is slow may have kept them in its queue for long."""
+    asked = pair.one.ask(call(pair.one, 1))
+    told = pair.one.change(change(pair.later_ms))
+    pair.one.tell(Landing())  # a failure goes on record with the end of its call
+    verdict = await pair.rig.within(asked)
+    answer = await pair.rig.within(told)
+    assert isinstance(answer, Changed)
+    assert verdict == (Granted() if goes else Unfit(answer.standing))
 
 
 async def test_every_kind_of_change_makes_its_row(pair: Pair) -> None:

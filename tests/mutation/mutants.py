@@ -233,6 +233,16 @@ MUTANTS = (
         ("tests/workers/test_model_worker.py::test_a_429_pauses_for_its_retry_after_and_is_no_failure",),
     ),
     Mutant(
+        "a batch that opens a circuit still lets its own calls go",
+        f"{DAEMON}/ledger/rules.py",
+        "shut = known.shut.get(want.model)",
+        "shut = None",
+        (
+            "tests/contract/test_ledger_models_contract.py"
+            "::test_a_batch_that_shuts_a_model_lets_none_of_its_own_calls_of_it_go",
+        ),
+    ),
+    Mutant(
         "a truncated answer is kept for others",
         f"{DAEMON}/bookings.py",
         'answer.finish_reason in ("stop", "tool_calls")',

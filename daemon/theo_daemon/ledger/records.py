@@ -159,7 +159,7 @@ class Throttled(Struct, frozen=True):
 
 
 class Unfit(Struct, frozen=True):
-    """No probe now: another process probes, or knows something worse of the model."""
+    """Not now: another process probes or knows something worse of the model, or this very batch has shut it."""
 
     standing: SharedStanding
 

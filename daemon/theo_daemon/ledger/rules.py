@@ -73,6 +73,9 @@ class Known(Struct, kw_only=True):
     )  # by scope: its last window's start and end
     standings: dict[str, SharedStanding] = field(default_factory=dict)  # by model
     windows: dict[str, tuple[Slice, ...]] = field(default_factory=dict)  # of rates, by model
+    shut: dict[str, SharedStanding] = field(
+        default_factory=dict
+    )  # models that take no calls since this batch
 
 
 class Claims(Struct, kw_only=True):
@@ -212,7 +215,8 @@ def _lasts(refusal: OverBudget) -> float:
 def _standing_for(want: Want, known: Known) -> SharedStanding | Unfit | None:
     """The model's row with this call as its probe, where the right to probe is asked for."""
     if want.probe_until_ms is None:
-        return None
+        shut = known.shut.get(want.model)
+        return None if shut is None else Unfit(shut)
     row = known.standings.get(want.model) or SharedStanding(model=want.model)
     probing = as_probe(row, want.attempt_id, until_ms=want.probe_until_ms, now_ms=known.now_ms)
     return Unfit(row) if probing is None else probing

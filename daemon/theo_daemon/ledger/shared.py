@@ -169,6 +169,13 @@ def as_probe(known: SharedStanding, attempt_id: int, *, until_ms: int, now_ms: i
     return _next(known, probe=attempt_id, probe_until_ms=until_ms, dated_ms=now_ms, generation=generation)
 
 
+def takes_no_calls(row: SharedStanding, now_ms: int) -> bool:
+    """May no call go out, unless it has the right to probe? So it is for those, too, that are claimed in the batch that
+    made the row so: they were admitted before, and a ledger that was slow may have kept them for long.
+    """
+    return row.openings > 0 or row.paused_until_ms > now_ms or row.disabled is not None
+
+
 def set_back(known: SharedStanding, now_ms: int) -> bool:
     """Was the clock set back since the row's times were set? Then nobody can tell what is left of them.
 

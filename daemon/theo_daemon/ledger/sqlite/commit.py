@@ -37,6 +37,8 @@ from theo_daemon.ledger.shared import (
     ModelDisabled,
     Ordered,
     PauseAsked,
+    SharedStanding,
+    takes_no_calls,
 )
 from theo_daemon.ledger.sqlite import balances, shared_store, store
 from theo_daemon.ledger.sqlite.guards import Guards
@@ -75,7 +77,7 @@ class Committer:
         store.forget_outcomes(self._db, forgotten)
         # Landings first: an answer that is being recorded now serves the asks beside it.
         asks = [operation for operation in operations if isinstance(operation, Ask | Check)]
-        verdicts = iter(self._answer(asks, now_ms))
+        verdicts = iter(self._answer(asks, now_ms, _shut(changed.values(), now_ms)))
         # Ids are let go last: a job may end while its own ask is in this very batch, and would take its id again.
         store.free_ids(self._db, [end for landing in landings for end in landing.ends])
         answers: list[Verdict | None] = [
@@ -107,12 +109,15 @@ class Committer:
             if isinstance(operation, FailureCounted)
         }
 
-    def _answer(self, asks: Sequence[Ask | Check], now_ms: int) -> list[Verdict]:
+    def _answer(
+        self, asks: Sequence[Ask | Check], now_ms: int, shut: dict[str, SharedStanding]
+    ) -> list[Verdict]:
         if not asks:
             return []
         known = store.read_known(
             self._db, asks, now_ms, ids_since_ms=now_ms - self._id_ttl_ms, places=self._places
         )
+        known.shut = shut
         self._guards.read(asks, known)
         verdicts, claims = decide(asks, known, owner=self._owner)
         store.write_claims(self._db, claims, owner=self._owner, now_ms=now_ms)
@@ -223,3 +228,11 @@ def _budget_row(sums: _Sums, scope: Scope) -> list[int]:
 def _cost(settled: Settled) -> int:
     """What is charged: the bound where the cost is not known."""
     return (settled.bound_nano or 0) if settled.cost_nano is None else settled.cost_nano
+
+
+def _shut(changed: Iterable[Changed], now_ms: int) -> dict[str, SharedStanding]:
+    return {
+        one.standing.model: one.standing
+        for one in changed
+        if one.news and takes_no_calls(one.standing, now_ms)
+    }

@@ -105,6 +105,8 @@ local function reserve(entry, want, prior, news)
         local may
         may, standing = may_probe(model, now)
         if not may then return { 'unfit', as_told(model, standing) } end
+    elseif shut[model] then
+        return { 'unfit', as_told(model, get(standings, model)) }
     end
     if rpm or tpm then
         local fits

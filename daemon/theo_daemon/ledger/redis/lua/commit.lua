@@ -68,6 +68,7 @@ each({ change = true, health = true, bury = true }, function(operation)
     if kind == 'bury' then return bury(what, news) end
     if kind == 'health' then return add_health(what) end
     local row, is_news = after_change(what, now)
+    if is_news then note_shut(what.model, row, now) end
     return { 'changed', as_told(what.model, row), is_news }
 end)
 tell_of_booked(news)
@@ -78,6 +79,7 @@ tell_of_booked(news)
 each({ failure = true }, function(failure)
     local model = failure[2]
     local row, is_news = count_failure(failure, get(latencies, model).calls, now)
+    if is_news then note_shut(model, row, now) end
     return { 'changed', as_told(model, row), is_news }
 end)
 each({ forget = true }, forget)

@@ -19,6 +19,12 @@ local function set_back(row, now)
     return now < row.dated - CLOCK_SLACK_MS
 end
 
+local shut = {} -- models that take no calls since this batch, but for probes: also none of those that it claims
+
+local function note_shut(model, row, now)
+    if row.openings > 0 or row.paused_until > now or row.disabled then shut[model] = true end
+end
+
 local function next_standing(model, row)
     row.version, standings_moved = row.version + 1, true
     put(standings, model, row)
