@@ -226,12 +226,14 @@ class Writer:
                 self._end_shortage(db, committer, gate)
             if isinstance(mail, tuple):
                 self._run_call(db, gate, mail)
+                del mail  # so may one be among what it read
                 continue
             batch, call, end = ([], None, True) if mail is None else self._gather(mail)
             self._commit_batch(db, committer, gate, batch)
             del mail, batch  # large answers may be in it, and it may be long until the next one
             if call is not None:
                 self._run_call(db, gate, call)
+                call = None
             if end:
                 ends += 1
                 self._tell(self._send_last)
