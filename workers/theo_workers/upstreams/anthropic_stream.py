@@ -17,6 +17,7 @@ from theo_workers.upstreams.gathered import Gathered
 from theo_workers.upstreams.indexed import TOO_MANY, Indexed
 from theo_workers.upstreams.origin import Origin, request_id
 from theo_workers.upstreams.refusals import refusal_in_answer
+from theo_workers.upstreams.retained import TOO_MUCH, Retained
 from theo_workers.upstreams.sse import SseEvent
 
 
@@ -56,6 +57,7 @@ class AnthropicStream:
         self._texts = Gathered()
         self._usage = UsageTold()
         self._stop_reason: str | None = None
+        self._retained = Retained()
         self.kept = 0
         self.done = False
 
@@ -74,6 +76,8 @@ class AnthropicStream:
                 return text
             case "content_block_start" if told.content_block is not None:
                 self.kept += len(event.data)
+                if self._retained.too_much(event.data):
+                    raise self._garbage(TOO_MUCH)
                 return self._begin_block(told.index, told.content_block).begin()
             case "message_start" if told.message is not None:
                 self._begin(told.message)
