@@ -33,7 +33,10 @@ from theo_daemon.telemetry.metrics import ModelName
 from theo_daemon.telemetry.start import RunningTelemetry
 from theo_daemon.telemetry.status_http import StatusServer
 from theo_workers.clock import Clock, SystemClock, timeout_at
+from theo_workers.upstreams.watchdog import STOOD_STILL_S
 
+# Answers that lie in the sockets of a process that stood still until its drain was over are read, recorded, published.
+TAKEN_IN_WITHIN_S = 1.0
 STALL_LEASES = 3.0  # a loop that is silent for so many leases will not speak again
 
 
@@ -243,13 +246,19 @@ class Daemon:
         stop = asyncio.create_task(self._stop_asked.wait())
         waiting = asyncio.create_task(idle)
         deadline = self._clock.monotonic() + self.config.ingress.drain_s
-        with contextlib.suppress(TimeoutError):
-            async with timeout_at(self._clock, deadline):
-                await asyncio.wait((stop, waiting), return_when=asyncio.FIRST_COMPLETED)
+        await self._first_of(stop, waiting, deadline=deadline)
+        now = self._clock.monotonic()
+        if now > deadline + STOOD_STILL_S and not stop.done():
+            await self._first_of(stop, waiting, deadline=now + TAKEN_IN_WITHIN_S)
         finished = waiting.done()
         for task in (stop, waiting):
             task.cancel()
         return finished
+
+    async def _first_of(self, *awaited: asyncio.Task[Any], deadline: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with timeout_at(self._clock, deadline):
+                await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _secrets(config: Config, redis_url: str) -> Iterator[str]:

@@ -62,7 +62,7 @@ class Attempts:
         if any(one.config.routing.hedge_after_ms is not None for one in fleet.members()):
             self._hedging = Hedging(
                 fleet=fleet, ledger=ledger, asking=asking, bookings=bookings, submit=self._submit,
-                on_unknown=on_unknown, hold_lines=hold_lines, clock=clock,
+                on_unknown=on_unknown, hold_lines=hold_lines, check_time=claiming.check_time, clock=clock,
             )  # fmt: skip
 
     def start(self, flight: Flight, models: Sequence[str]) -> Started | None:

@@ -80,7 +80,7 @@ class Claiming:
         try:
             if verdict.prior:
                 self._asking.heed_prior(flight, verdict.prior)
-            self._check_time(want, asked_at)
+            self.check_time(want, asked_at)
             self._check_own_ceiling(flight, want)
         except (GenerationError, NotAdmitted, NotGranted):
             self._void(flight, want, verdict)
@@ -144,8 +144,11 @@ class Claiming:
         if limit_nano is not None and not fits(want.bound_nano, limit_nano - flight.cost_nano):
             raise NotGranted(want.model, Clear())
 
-    def _check_time(self, want: Want, asked_at: float) -> None:
-        """The commit may have taken so long that the entry is another process's by now, or the model's circuit open."""
+    def check_time(self, want: Want, asked_at: float) -> None:
+        """The commit may have taken so long that the entry is another process's by now, or the model's circuit open.
+
+        Raises NotAdmitted.
+        """
         now = self._clock.monotonic()
         if now >= self._holds.kept_until:
             raise NotAdmitted("lease", None)

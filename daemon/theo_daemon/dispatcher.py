@@ -24,6 +24,7 @@ from theo_daemon.manifest import Manifest
 from theo_daemon.outcomes import Result, failed, replayed
 from theo_daemon.ports import Finish, Holds, Publisher
 from theo_daemon.reception import Accepted, Reception, Refused
+from theo_daemon.refusals import Refusals
 from theo_daemon.reply import decode_outcome
 from theo_daemon.turns import Kind, kind_of
 from theo_workers.clock import Clock
@@ -54,7 +55,7 @@ class Dispatcher:
         self, config: Config, *, reception: Reception, fleet: Fleet, ledger: Claims, publisher: Publisher,
         holds: Holds, clock: Clock, redis_now_ms: Callable[[], int], rng: random.Random, observer: DispatchObserver,
     ) -> None:  # fmt: skip
-        self._reception, self._ledger, self._publisher, self._holds = reception, ledger, publisher, holds
+        self._reception, self._ledger, self._publisher = reception, ledger, publisher
         self._clock, self._redis_now_ms, self._observer = clock, redis_now_ms, observer
         self._manifest = Manifest(holds)
         deltas = DeltaFeed(publisher, clock)
@@ -63,6 +64,9 @@ class Dispatcher:
             redis_now_ms=redis_now_ms, observer=observer,
         )  # fmt: skip
         self._look_back = LookBack(ledger, self._landings)
+        self._refusals = Refusals(
+            ledger=ledger, publisher=publisher, holds=holds, on_refusal=reception.count_refusal
+        )
         self._measuring, self.lines, self._hold_lines, self._turns, self._generation = build_engine(
             config, fleet=fleet, ledger=ledger, publisher=publisher, holds=holds, deltas=deltas,
             observer=observer, redis_now_ms=redis_now_ms, lose=self.lose, clock=clock, rng=rng,
@@ -327,8 +331,9 @@ class Dispatcher:
             if flight.task is not None:
                 flight.task.cancel()
             return
+        gone_on: frozenset[int] = frozenset()
         if ticket is flight.lead:
-            flight.hand_over()
+            gone_on = flight.hand_over()
             self._turns.realign(flight)
         else:
             self._leave(ticket)
@@ -336,7 +341,7 @@ class Dispatcher:
             self._manifest.remove(ticket)
         else:
             self._landings.release_id(ticket)
-            self._look_back.end(ticket, outcome)
+            self._look_back.end(ticket, outcome, but=gone_on)
 
     def _crashed(self, flight: Flight, task: asyncio.Task[None]) -> None:
         """The end of a flight's task: a bug must cost its own jobs an error and nobody else anything."""
@@ -379,10 +384,7 @@ class Dispatcher:
 
     def refuse(self, refused: Refused) -> asyncio.Future[Finish]:
         """A job that cannot run gets its error, and a dead letter where the contract says so."""
-        future = self._publisher.finish(refused.envelope, refused.outcome, queued_ms=0, dead=refused.dead)
-        future.add_done_callback(lambda _: self._holds.release(refused.envelope.ref))
-        self._reception.count_refusal(refused)
-        return future
+        return self._refusals.refuse(refused)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         if self._loop is None:  # kept: asking for it is a system call

@@ -184,13 +184,18 @@ class Flight:
         self.lead, first.flight = first, self
         self.key = flight_key(first)
 
-    def hand_over(self) -> None:
-        """The lead has left: the next job that waits goes on with the call, under its own ceiling."""
+    def hand_over(self) -> frozenset[int]:
+        """The lead has left: the next job that waits goes on with the call, under its own ceiling.
+
+        Returns the attempts that it pays for from now on, though they are on record for the old lead's entry.
+        """
+        gone_on = frozenset(self.listed.difference(one.attempt_id for one in self.prior))
         self._promote()
         self._forget_prior()
         if self.barred:
             self.barred = {model: barred for model, barred in self.barred.items() if not barred.own}
             self._narrow()
+        return gone_on
 
     def list_prior(self, prior: Sequence[PriorAttempt]) -> None:
         """Calls that earlier owners of the lead's entry sent: in its reply they come first, and it pays for them."""

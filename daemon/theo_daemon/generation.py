@@ -75,6 +75,10 @@ class LedgerQuestions:
         if deaths >= self._max_deliveries:
             raise over_the_limit(deaths)
         policy = flight.lead.job.on_unknown or self._on_unknown
+        if policy == "fail" and any(one.is_call and one.state is Outcome.CANCELLED for one in prior):
+            raise OutcomeUnknown(
+                "a process that left cut this job's call off; the provider may have done the work"
+            )
         lost = sum(one.state is Outcome.UNKNOWN for one in billed)
         if lost and (policy == "fail" or lost >= self._max_attempts):
             raise OutcomeUnknown(

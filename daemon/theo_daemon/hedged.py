@@ -19,11 +19,16 @@ from theo_daemon.money import to_nano
 from theo_daemon.outcomes import settled
 from theo_workers.breaker import Closed
 from theo_workers.clock import Clock
+from theo_workers.errors import NotAdmitted
 from theo_workers.failures import CONSEQUENCES, NextStep
 from theo_workers.messages import Outcome
 from theo_workers.model_worker import CallFailed, Completed
 
 Submit = Callable[[Flight, str, "Rival"], Started | None]
+
+
+CheckTime = Callable[[Want, float], None]
+"""Raises NotAdmitted when a claim that was asked for at that monotonic second was granted too late to be sent."""
 
 
 class NotSent(Exception):
@@ -33,8 +38,11 @@ class NotSent(Exception):
 class Rival:
     """A second call of a flight. It has its own attempt on record and its own hold, but never the flight's key."""
 
-    def __init__(self, *, fleet: Fleet, ledger: Claims, asking: Asking) -> None:
+    def __init__(
+        self, *, fleet: Fleet, ledger: Claims, asking: Asking, check_time: CheckTime, clock: Clock
+    ) -> None:
         self._fleet, self._ledger, self._asking = fleet, ledger, asking
+        self._check_time, self._clock = check_time, clock
         self.sent = False
         self._on_its_way = False  # its claim, or the verdict
         self._gone: asyncio.Future[None] | None = None  # given up: ends when that can cost nothing any more
@@ -43,6 +51,7 @@ class Rival:
         """The last step before the provider is called. Raises NotSent."""
         if self._given_up():  # which the worker does not know yet
             raise NotSent
+        asked_at = self._clock.monotonic()
         asked = self._ledger.ask(self._asking.ask(flight, want), orphaned=partial(self._void, want))
         self._on_its_way = True
         try:
@@ -59,6 +68,11 @@ class Rival:
         self._fleet.heed(want, verdict)
         if not isinstance(verdict, Granted):
             raise NotSent
+        try:
+            self._check_time(want, asked_at)
+        except NotAdmitted:
+            flight.leave_loose(self._ledger.land(_voided(want)))
+            raise NotSent from None
         flight.listed.add(want.attempt_id)
         self.sent = True
 
@@ -76,8 +90,7 @@ class Rival:
         if not isinstance(verdict, Granted):
             self._over()
             return
-        void = Landing(settled=settled(want, "void", cost_nano=0, latency_ms=0.0))
-        self._ledger.land(void).add_done_callback(self._over)
+        self._ledger.land(_voided(want)).add_done_callback(self._over)
 
     def _over(self, _void: object = None) -> None:
         self._on_its_way = False
@@ -90,11 +103,11 @@ class Hedging:
 
     def __init__(
         self, *, fleet: Fleet, ledger: Claims, asking: Asking, bookings: Bookings, submit: Submit,
-        on_unknown: OnUnknown, hold_lines: HoldLines, clock: Clock,
+        on_unknown: OnUnknown, hold_lines: HoldLines, check_time: CheckTime, clock: Clock,
     ) -> None:  # fmt: skip
         self._fleet, self._ledger, self._asking = fleet, ledger, asking
         self._bookings, self._submit, self._on_unknown = bookings, submit, on_unknown
-        self._hold_lines, self._clock = hold_lines, clock
+        self._hold_lines, self._check_time, self._clock = hold_lines, check_time, clock
         self._allowance = Allowance()
 
     async def race(self, flight: Flight, first: Started) -> Started:
@@ -115,7 +128,10 @@ class Hedging:
             rung.cancel()
         if first.result.done() or flight.sent_attempt != first.want.attempt_id:
             return first
-        rival = Rival(fleet=self._fleet, ledger=self._ledger, asking=self._asking)
+        rival = Rival(
+            fleet=self._fleet, ledger=self._ledger, asking=self._asking, check_time=self._check_time,
+            clock=self._clock,
+        )  # fmt: skip
         second = self._start(flight, first, rival)
         return first if second is None else await self._first_of(flight, first, second, rival)
 
@@ -193,6 +209,10 @@ class Hedging:
         """Nobody waits for the flight any more."""
         first.result.cancel()
         self._bookings.doubtful(flight, first.want, Outcome.CANCELLED, code=None)
+
+
+def _voided(want: Want) -> Landing:
+    return Landing(settled=settled(want, "void", cost_nano=0, latency_ms=0.0))
 
 
 def _result_of(call: Started) -> Completed | CallFailed | None:

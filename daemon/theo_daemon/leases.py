@@ -112,10 +112,10 @@ class Leases:
         Raises redis.exceptions.RedisError, as `reclaim`, `adopt` and `take_over` do.
         """
         asked_at = self._clock.monotonic()
-        late = asked_at >= self._held.kept_until
         self._held.renewing()
         lost, gone = await self._renew(list(self._held))
-        if late:  # we stood still, or Redis was away: a peer may even have finished some of them
+        # We stood still, or Redis was away or slow: a peer may even have finished some of them.
+        if self._clock.monotonic() >= self._held.kept_until:
             lost += await self._finished(gone)
         # An entry that is gone has most likely just been finished by us, and the answer is under way; one
         # that is still held and gone at the next look was finished by a peer, or deleted.

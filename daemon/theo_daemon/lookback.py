@@ -6,6 +6,7 @@ Their outcome may be there, paid for and never published; so may calls that nobo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 from functools import partial
 
 from msgspec import structs
@@ -15,7 +16,7 @@ from theo_daemon.job import Failed, JobOutcome
 from theo_daemon.landing import Landings
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import Check, Clear, Replay, Verdict
-from theo_daemon.outcomes import Result, earlier
+from theo_daemon.outcomes import Result, with_prior
 from theo_daemon.reply import decode_outcome
 
 
@@ -25,13 +26,13 @@ class LookBack:
     def __init__(self, ledger: Claims, landings: Landings) -> None:
         self._ledger, self._landings = ledger, landings
 
-    def end(self, ticket: Ticket, outcome: Failed) -> None:
-        """End a job that had no call of its own here."""
+    def end(self, ticket: Ticket, outcome: Failed, *, but: Container[int] = ()) -> None:
+        """End a job that had no call of its own here, `but` these attempts, which others pay for."""
         if not ticket.redelivered:
             self._landings.finish(ticket, outcome)
             return
         ticket.ended = True  # the reply waits for the ledger
-        self._ask(ticket).add_done_callback(partial(self._finish, ticket, outcome))
+        self._ask(ticket).add_done_callback(partial(self._finish, ticket, outcome, but))
 
     async def withdrawn(self, flight: Flight, outcome: Failed) -> Result:
         """How a flight ends that nobody waits for any more."""
@@ -68,16 +69,17 @@ class LookBack:
             )
         )
 
-    def _finish(self, ticket: Ticket, outcome: JobOutcome, look: asyncio.Future[Verdict | None]) -> None:
+    def _finish(
+        self, ticket: Ticket, failure: Failed, but: Container[int], look: asyncio.Future[Verdict | None]
+    ) -> None:
         if look.cancelled():
             return
+        outcome: JobOutcome = failure
         match look.result():
             case Replay(kept, own=True, held=held):
                 ticket.held = held and held.take()
                 outcome = decode_outcome(kept)
             case Clear(prior):
-                calls = [one for one in sorted(prior, key=lambda one: one.attempt_id) if one.is_call]
-                cost = sum(one.cost_nano for one in calls)
-                outcome = structs.replace(outcome, cost_nano=cost, attempts=tuple(map(earlier, calls)))
+                outcome = with_prior(failure, prior, but=but)
                 self._landings.release_id(ticket)  # which the look has taken
         self._landings.finish(ticket, outcome)

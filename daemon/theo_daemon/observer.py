@@ -209,7 +209,7 @@ class LibraryObserver:
         """A library's jobs have no second process."""
 
     def on_refusal(self, refused: Refused) -> None:
-        _log.debug("job_refused code=%s", refused.outcome.code)
+        _log.debug("job_refused entry_id=%s", refused.envelope.ref.entry_id)
 
     def on_dead(self, ref: EntryRef, letter: DeadLetter) -> None:
         _log.warning("dead_lettered code=%s entry_id=%s", letter.code, ref.entry_id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from typing import TypeVar
 
 from msgspec import Struct, structs
 
@@ -12,6 +13,8 @@ from theo_daemon.ledger.unknown_calls import NOT_ERRORS
 from theo_daemon.money import to_usd
 from theo_workers.errors import GenerationError, UpstreamError
 from theo_workers.messages import Attempt, Outcome
+
+Told = TypeVar("Told", bound=JobOutcome)
 
 
 class Result(Struct, frozen=True):
@@ -89,6 +92,14 @@ def earlier(prior: PriorAttempt) -> Attempt:
         cost=to_usd(prior.cost_nano),
         error_code=None if prior.error_code in NOT_ERRORS else prior.error_code,
     )
+
+
+def with_prior(outcome: Told, prior: Sequence[PriorAttempt], *, but: Container[int] = ()) -> Told:
+    """An error that ends a job of which this is on record: it tells of those calls and pays for them, `but` these."""
+    calls = [one for one in sorted(prior, key=lambda one: one.attempt_id) if one.is_call]
+    calls = [one for one in calls if one.attempt_id not in but]
+    cost_nano = sum(one.cost_nano for one in calls)
+    return structs.replace(outcome, cost_nano=cost_nano, attempts=tuple(map(earlier, calls)))
 
 
 def replayed(outcome: JobOutcome, *, own: bool) -> JobOutcome:

@@ -8,10 +8,10 @@ from msgspec import Struct
 
 from theo_daemon.catalogue import Catalogue, Route
 from theo_daemon.entry import decode, too_large
-from theo_daemon.job import Delivery, Envelope, Failed, Job
+from theo_daemon.job import Delivery, Envelope, Job, JobOutcome
 from theo_daemon.key import cache_key
-from theo_daemon.ledger.records import PriorAttempt
-from theo_daemon.outcomes import earlier, failed
+from theo_daemon.ledger.records import Check, PriorAttempt
+from theo_daemon.outcomes import failed, with_prior
 from theo_daemon.ports import DeadLetter
 from theo_daemon.salvage import salvage
 from theo_workers.errors import (
@@ -37,12 +37,13 @@ class Accepted(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """A job that cannot, and what is told of it."""
+    """A job that cannot, and what is told of it, unless its `past` is on record and says otherwise."""
 
     envelope: Envelope
     lane: str
-    outcome: Failed
+    outcome: JobOutcome
     dead: DeadLetter | None
+    past: Check | None = None  # another process had it
 
 
 class Reception:
@@ -68,10 +69,10 @@ class Reception:
             return self._refuse(salvage(delivery), refusal, delivery)
         reply_to = job.envelope.reply_to
         if reply_to is not None and (why := self._reply_refusal(reply_to)) is not None:
-            return self._refuse(job.envelope, ReplyToNotAllowed(why), delivery)
+            return self._refuse(job.envelope, ReplyToNotAllowed(why), delivery, job)
         route = self._catalogue.resolve(job.model, job.workflow)
         if route is None:
-            return self._refuse(job.envelope, _unknown(job), delivery)
+            return self._refuse(job.envelope, _unknown(job), delivery, job)
         size = sum(map(len, delivery.fields))
         return Accepted(delivery, job, route, cache_key(route.name, job.content), size)
 
@@ -93,10 +94,7 @@ class Reception:
         envelope = salvage(delivery) if legible else Envelope(ref=delivery.ref, id=delivery.ref.entry_id)
         if envelope.reply_to is not None and self._reply_refusal(envelope.reply_to) is not None:
             envelope = _without_reply_to(envelope)
-        calls = [one for one in prior if one.is_call]
-        outcome = failed(
-            error, cost_nano=sum(one.cost_nano for one in calls), attempts=[earlier(one) for one in calls]
-        )
+        outcome = with_prior(failed(error), prior)
         letter = DeadLetter(
             fields=delivery.fields, reason=outcome.message, code=error.code, deliveries=deaths
         )
@@ -105,15 +103,25 @@ class Reception:
     def refuse_reply_to(self, accepted: Accepted) -> Refused:
         """The reply stream turned out to be a key of another type."""
         error = ReplyToNotAllowed("reply_to is a Redis key that is not a stream")
-        return self._refuse(accepted.job.envelope, error, accepted.delivery)
+        return self._refuse(accepted.job.envelope, error, accepted.delivery, accepted.job)
 
-    def _refuse(self, envelope: Envelope, error: JobRefused, delivery: Delivery) -> Refused:
+    def _refuse(
+        self, envelope: Envelope, error: JobRefused, delivery: Delivery, job: Job | None = None
+    ) -> Refused:
         reply_to = envelope.reply_to
         if reply_to is not None and (
             isinstance(error, ReplyToNotAllowed) or self._reply_refusal(reply_to) is not None
         ):
             envelope = _without_reply_to(envelope)
-        return Refused(envelope, delivery.lane, failed(error), _dead_letter(error, delivery))
+        past = _past(delivery, job) if delivery.redelivered else None
+        return Refused(envelope, delivery.lane, failed(error), _dead_letter(error, delivery), past)
+
+
+def _past(delivery: Delivery, job: Job | None) -> Check:
+    """The question what is on record of this entry. Its own id answers by the entry, whatever its digest was."""
+    if job is None:
+        return Check(ref=delivery.ref, digest="", redelivered=True)
+    return Check(ref=delivery.ref, digest="", tenant=job.tenant, client_id=job.client_id, redelivered=True)
 
 
 def _unknown(job: Job) -> UnknownModel:

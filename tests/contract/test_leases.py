@@ -166,6 +166,30 @@ async def test_a_renewal_that_comes_late_tells_what_a_peer_has_answered_from_wha
     assert vanished in me.held
 
 
+async def test_a_renewal_whose_answer_comes_late_tells_what_a_peer_has_answered(
+    me: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asked for in time, and the lease was over when Redis answered."""
+    (answered,) = await me.read(1)
+    run = me.wire.run
+
+    async def late(*args: Any) -> Any:
+        await me.outside.ask_all(
+            [
+                ("XACK", answered.stream, GROUP, answered.entry_id),
+                ("XDEL", answered.stream, answered.entry_id),
+            ]
+        )
+        await me.outside.ask("SET", me.keys.done(answered), "1token")
+        reply = await run(*args)
+        me.held.keep(until=SystemClock().monotonic())
+        return reply
+
+    monkeypatch.setattr(me.wire, "run", late)
+    await me.leases.renew()
+    assert me.lost == [answered]
+
+
 async def test_what_is_held_is_certainly_ours_for_a_lease_from_each_renewal(me: Process) -> None:
     clock = SystemClock()
     assert clock.monotonic() < me.held.kept_until <= clock.monotonic() + 30  # from the first read on

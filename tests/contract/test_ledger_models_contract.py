@@ -176,7 +176,7 @@ async def test_an_answer_that_any_process_got_ends_the_row_of_failures(pair: Pai
         (lambda at: CircuitOpened("slow", 0, at, 1), True),
     ],
 )
-async def test_a_batch_that_shuts_a_model_lets_none_of_its_own_calls_of_it_go(
+async def test_a_batch_that_shuts_a_model_lets_no_call_of_it_go(
     pair: Pair, change: Callable[[int], Change], goes: bool
 ) -> None:
     """They were admitted before, and a ledger that is slow may have kept them in its queue for long."""

@@ -163,6 +163,26 @@ def test_a_drain_hands_unsent_jobs_back_at_once_and_finishes_sent_ones(fleet: Fl
     fleet.settled()
 
 
+def test_a_process_that_stood_still_until_its_drain_was_over_takes_in_the_answers_that_came(
+    fleet: Fleet,
+) -> None:
+    fleet.config["ingress"] = {"drain_s": 2.0}
+    leaver = fleet.start("leaver").wait_ready()
+    fleet.provider.answer(Fate(latency_s=1), prompt="x")
+    entry = fleet.push(prompt="x")
+    until(lambda: fleet.provider.calls, 5)
+    leaver.terminate()
+    leaver.wait_event("drain_started")
+    leaver.stand_still()
+    time.sleep(3)  # drain_s, and the provider's answer long before
+    leaver.go_on()
+    assert leaver.wait_exit(5) == 0
+    (finished,) = leaver.events("job_finished")
+    assert finished["status"] == "ok"
+    assert fleet.answers([entry])[0]["status"] == "ok"
+    assert len(fleet.provider.calls) == 1
+
+
 def test_a_second_signal_ends_it_at_once_and_the_peer_takes_over(fleet: Fleet) -> None:
     fleet.config["ingress"] = {"lease_s": 2.0}
     hurried = fleet.start("hurried").wait_ready()

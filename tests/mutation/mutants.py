@@ -26,7 +26,6 @@ FINISH = "tests/contract/test_finish_script.py::test_"
 LEASES = "tests/contract/test_leases.py::test_"
 RULES = "tests/daemon/test_ledger_rules.py::test_"
 MONEY = "tests/contract/test_ledger_money_contract.py::test_"
-MODELS = "tests/contract/test_ledger_models_contract.py::test_"
 REDIS_LEDGER = "tests/contract/test_redis_ledger"
 CRASHES = "tests/scenario/test_crash_points.py::test_the_job_gets_its_one_reply_and_only_a_call_in_doubt_is_made_again"
 
@@ -238,7 +237,9 @@ MUTANTS = (
         f"{DAEMON}/ledger/rules.py",
         "shut = known.shut.get(want.model)",
         "shut = None",
-        (f"{MODELS}a_batch_that_shuts_a_model_lets_none_of_its_own_calls_of_it_go",),
+        (
+            "tests/contract/test_ledger_models_contract.py::test_a_batch_that_shuts_a_model_lets_no_call_of_it_go",
+        ),
     ),
     Mutant(
         "a truncated answer is kept for others",

@@ -61,3 +61,42 @@ async def test_a_candidate_that_was_not_tried_yet_is_tried_all_the_same(books: M
     async with staged(*models, books=books, clock=clock, name="heir", routing={"max_attempts": 2}) as heir:
         assert await taken_over(heir, job) == ["ok", "maybe", "unknown", "ok"]
         assert (heir.upstreams["a"].prompts, heir.upstreams["b"].prompts) == ([], ["hi"])
+
+
+async def test_a_call_that_goes_on_for_another_job_is_told_by_that_one_alone(books: MemoryBooks) -> None:
+    """Also where the job that leaves is looked up in the books, which have the call under its entry."""
+    clock, leaver, stayer = VirtualClock(), entry(1, prompt="hi"), entry(2, prompt="hi")
+    async with staged(model("a", Fate(hang=True)), books=books, clock=clock, name="victim") as victim:
+        victim.dispatcher.deliver([leaver])
+        await victim.advance(1)
+        assert isinstance(victim.ledger, MemoryLedger)
+        victim.ledger.kill()
+    slow = Fate(text="hello", latency_ms=2_000)
+    async with staged(model("a", BILLED, slow), books=books, clock=clock, name="heir") as heir:
+        await heir.advance(2)
+        heir.dispatcher.deliver([again(leaver), stayer])
+        await heir.advance(1.5)
+        assert len(heir.upstreams["a"].prompts) == 2, "one has failed, the other is out"
+        heir.cancel(leaver.ref.entry_id)
+        await heir.advance(5)
+        left, answered = heir.outcome(leaver.ref), heir.outcome(stayer.ref)
+    assert told(left) == ["unknown"]
+    assert told(answered) == ["maybe", "ok"]
+    ((charged,),) = books.rows("SELECT sum(cost_nano) FROM attempts")
+    assert charged == left.cost_nano + answered.cost_nano
+
+
+async def test_a_call_that_a_drain_has_cut_off_is_not_sent_again_where_that_is_forbidden(
+    books: MemoryBooks,
+) -> None:
+    clock = VirtualClock()
+    strict, other = entry(1, prompt="strict", on_unknown="fail"), entry(2, prompt="other")
+    async with staged(model("a", Fate(hang=True)), books=books, clock=clock, name="leaver") as leaver:
+        leaver.dispatcher.deliver([strict, other])
+        await leaver.advance(1)
+        assert await leaver.dispatcher.drain() == []
+        await leaver.dispatcher.stop()  # drain_s is over
+    async with staged(model("a", HELLO), books=books, clock=clock, name="heir") as heir:
+        assert await taken_over(heir, strict) == ["outcome_unknown", "cancelled"]
+        assert await taken_over(heir, other) == ["ok", "cancelled", "ok"]
+        assert heir.upstreams["a"].prompts == ["other"]

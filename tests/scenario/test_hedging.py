@@ -233,6 +233,20 @@ async def test_a_rival_given_up_while_its_claim_is_on_its_way_is_void_before_the
         assert sent == [(sum(asked(stage)),)]
 
 
+async def test_a_rival_that_is_granted_when_the_job_may_be_another_process_s_is_not_sent() -> None:
+    async with racing(answer("main", 3_000), QUICK, routing={"hedge_max_cost": 1.0}, **DOLLARS) as stage:
+        await stage.advance(1)
+        ref = stage.push(cache="off")
+        await stage.advance(0.9)
+        stage.ledger._writer._lag = lambda: 0.2  # type: ignore[attr-defined]
+        stage.replies.kept_until = stage.clock.monotonic() + 0.2  # while the rival's claim is on its way
+        await stage.advance(4)
+        assert told(stage, ref) == [("main", "ok", 0.5)]
+        assert asked(stage) == [1, 0]
+        assert stage.rows("SELECT state FROM attempts ORDER BY id DESC LIMIT 1") == [("void",)]
+        assert stage.rows("SELECT sum(held_nano) FROM spend") == [(0,)]
+
+
 async def test_the_end_of_a_job_goes_on_record_after_the_void_of_its_rival() -> None:
     async with racing(Fate(text="main", latency_ms=900), QUICK) as stage:
         await stage.advance(1)

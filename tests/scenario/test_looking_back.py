@@ -15,7 +15,13 @@ ENDS = (
     "cancelled before it is read",
     "cancelled at once",
     "cancelled while it waits for another",
+    "its reply stream is another key by now",
 )
+CODES = {
+    "the deadline has passed": "deadline_exceeded",
+    "its reply stream is another key by now": "reply_to_not_allowed",
+}
+REPLY_TO = "theo:reply:mine"
 MOST_ATTEMPTS = 100  # that the victim can have streamed in its seconds
 DEADLINE_MS = 1_700_000_020_000  # twenty seconds after the push
 
@@ -26,6 +32,8 @@ async def end_early(world: World, heir: Stage, delivery: Delivery, how: str) -> 
         await heir.advance(30)
     if how == "cancelled before it is read":
         heir.cancel(delivery.ref.entry_id)
+    if how == "its reply stream is another key by now":
+        heir.replies.not_streams = {REPLY_TO}
     other = entry(2, prompt="hi")
     if how == "cancelled while it waits for another":
         heir.dispatcher.deliver([other])
@@ -38,14 +46,14 @@ async def end_early(world: World, heir: Stage, delivery: Delivery, how: str) -> 
 @pytest.mark.parametrize("how", ENDS)
 async def test_the_call_that_was_lost_is_listed_and_paid_for(how: str) -> None:
     world = World(on_unknown="retry", fate=ANSWER)
-    delivery = entry(prompt="hi", deadline_ms=str(DEADLINE_MS), id="mine")
+    delivery = entry(prompt="hi", deadline_ms=str(DEADLINE_MS), id="mine", reply_to=REPLY_TO)
     await world.dies("victim", [delivery], at_s=2.5)
     async with world.process("heir") as heir:
         await heir.advance(2)  # the victim's call is booked as unknown
         await end_early(world, heir, delivery, how)
         outcome = world.outcome(delivery)
         assert isinstance(outcome, Failed)
-        assert outcome.code == ("deadline_exceeded" if "deadline" in how else "cancelled")
+        assert outcome.code == CODES.get(how, "cancelled")
         assert (told(outcome), outcome.cost_nano) == (["unknown"], BOUND)
         ref = heir.push("hi", id="mine")
         await heir.advance(5)
@@ -57,7 +65,7 @@ async def test_the_call_that_was_lost_is_listed_and_paid_for(how: str) -> None:
 @pytest.mark.parametrize("id_field", [{}, {"id": "mine"}], ids=["without an id", "with an id"])
 async def test_an_outcome_that_was_paid_for_is_published(how: str, id_field: dict[str, str]) -> None:
     world = World(on_unknown="retry", fate=ANSWER)
-    delivery = entry(prompt="hi", deadline_ms=str(DEADLINE_MS), cache="off", **id_field)
+    delivery = entry(prompt="hi", deadline_ms=str(DEADLINE_MS), cache="off", reply_to=REPLY_TO, **id_field)
     await world.dies("victim", [delivery], at_s=4.5)
     async with world.process("heir") as heir:
         await heir.advance(2)

@@ -55,7 +55,7 @@ def resent(story: Story) -> Iterable[str]:
             continue
         for before, _ in pairwise(calls):
             on_record = answered(story, before) < FOREVER
-            if before.how not in NOT_BILLED and before.how not in {"closed", "length"} and not on_record:
+            if before.how not in NOT_BILLED and before.how != "length" and not on_record:
                 yield f"sent again: {tell(story, calls)}"
 
 
