@@ -21,6 +21,7 @@ from theo_daemon.ledger.records import (
     Granted,
     Hit,
     IdBusy,
+    Landing,
     OverBudget,
     PriorAttempt,
     Replay,
@@ -221,6 +222,9 @@ class Generation:
         if first is not None:
             flight.yield_lead(first)
             return
+        if flight.holding:  # it lost the id on the way, and the first push waits for the key
+            self._ledger.tell(Landing(settled=flight.settled, release_key=flight.key))
+            flight.holding, flight.settled = False, None
         self._begin_to_wait(flight)
         await self._first_push.wait(flight, holder)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.scenario.company import fleet
+from theo_workers.errors import RateLimited
 from theo_workers.upstreams.script import Fate
 
 SHARED = [
@@ -162,3 +163,23 @@ async def test_who_asks_the_same_later_is_answered_though_a_push_that_caches_oth
         later = heir.push("same")
         await found.clock.advance(2)
         assert heir.end(later) == "ok"
+
+
+async def test_who_has_the_key_and_who_has_the_id_do_not_wait_for_each_other() -> None:
+    """A third process had the first push, too, and let its id go when it left."""
+    async with fleet() as found:
+        first_has, leaver, newcomer = [await found.start(name) for name in ("has it", "leaver", "newcomer")]
+        found.provider.fate = RateLimited("slow down", status_code=429, retry_after_s=2.0)
+        first = first_has.entry("same", id="mine")
+        first_has.dispatcher.deliver([first])
+        await found.clock.advance(0.5)
+        leaver.dispatcher.deliver([first._replace(redelivered=True)])
+        await found.clock.advance(0.2)
+        assert await leaver.dispatcher.drain() == [first.ref]
+        await found.clock.advance(0.2)
+        second = newcomer.push("same", id="mine")
+        await found.clock.advance(0.2)
+        found.provider.fate = Fate(text="hello")
+        await found.clock.advance(10)
+        assert (first_has.end(first.ref), newcomer.end(second)) == ("ok", "ok")
+        assert len(found.provider.calls) == 2
