@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from tests.deep import deep
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.finish_script import DELTA_MARK, FINISH
 from theo_daemon.job import EntryRef
@@ -353,6 +354,9 @@ def test_random_walks_agree_with_the_model(own_valkey: EmbeddedValkey) -> None:
     run_state_machine_as_test(
         FinishMachine,
         settings=settings(
-            max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=deep(40),
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

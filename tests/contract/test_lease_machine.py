@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from tests.contract.test_leases import GROUP, LANES, Process
+from tests.deep import deep
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.job import EntryRef
 from theo_daemon.keys import Keys
@@ -211,7 +212,7 @@ def test_random_walks_of_several_processes_agree_with_the_model(own_valkey: Embe
     run_state_machine_as_test(
         OwnershipMachine,
         settings=settings(
-            max_examples=60,
+            max_examples=deep(60),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
