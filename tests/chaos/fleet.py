@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chaos.provider import BOOT_HEADER
-from tests.chaos.zygote import Order, Word, Zygote
 from tests.e2e.processes import toml
+from tests.e2e.zygote import Order, Word, Zygote
 
 MODELS = ("a", "b", "c", "d", "e", "f")  # so that one that a 429 has paused leaves others
 TIMEOUT_S = 4.0

@@ -28,8 +28,8 @@ from tests.chaos.report import Records, Report, judge, show, unreached
 from tests.chaos.traffic import JOBS, PREFIX, Driver, Reader, client
 from tests.chaos.trouble import TICK_S, Rates, Trouble
 from tests.chaos.wipes import Wiper
-from tests.chaos.zygote import Zygote
 from tests.e2e.processes import ROOT
+from tests.e2e.zygote import Zygote
 from theo_daemon.embedded_valkey import EmbeddedValkey
 
 FAULTY = 0.08  # of the providers' calls

@@ -12,7 +12,7 @@ from tests.chaos.fleet import FILE, REDIS
 from tests.chaos.report import show, unreached
 from tests.chaos.run import Rehearsal, rehearse, wiping
 from tests.chaos.trouble import Rates
-from tests.chaos.zygote import Zygote
+from tests.e2e.zygote import Zygote
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import redis_cli
+from tests.e2e.births import Births
 from tests.e2e.processes import Fleet
 from tests.e2e.provider import Provider
 from theo_daemon.embedded_valkey import EmbeddedValkey
@@ -25,16 +26,28 @@ def provider() -> Iterator[Provider]:
         yield provider
 
 
+@pytest.fixture(scope="session")
+def births() -> Iterator[Births]:
+    with Births() as births:
+        yield births
+
+
 @pytest.fixture
-def fleet(valkey: EmbeddedValkey, tmp_path: Path, prefix: str, provider: Provider) -> Iterator[Fleet]:
+def fleet(
+    valkey: EmbeddedValkey, tmp_path: Path, prefix: str, provider: Provider, births: Births
+) -> Iterator[Fleet]:
     fleet = Fleet(tmp_path, valkey.url, prefix, provider)
+    fleet.births = births
     yield fleet
     fleet.close()
 
 
 @pytest.fixture
-def own_fleet(own_valkey: EmbeddedValkey, tmp_path: Path, provider: Provider) -> Iterator[Fleet]:
+def own_fleet(
+    own_valkey: EmbeddedValkey, tmp_path: Path, provider: Provider, births: Births
+) -> Iterator[Fleet]:
     """Over a server of its own, to be killed, filled up or emptied; with the default prefix."""
     fleet = Fleet(tmp_path, own_valkey.url, "theo", provider)
+    fleet.births = births
     yield fleet
     fleet.close()

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 from unittest import mock
 
 import redis
@@ -123,6 +123,13 @@ class Serve:
             self.kill()
 
 
+class Births(Protocol):
+    """Starts processes for little."""
+
+    def start(self, name: str, words: list[str], folder: Path) -> Serve:
+        """One that runs this command in this folder."""
+
+
 class Fleet:
     """Processes that share a configuration, a ledger and a prefix; and a client that pushes and reads."""
 
@@ -131,6 +138,7 @@ class Fleet:
         self.redis: Any = redis.Redis.from_url(url, decode_responses=True, socket_timeout=20)
         self.processes: list[Serve] = []
         self.wrapper: tuple[str, ...] = ()  # goes before the command of each process
+        self.births: Births | None = None  # forks the processes; None: each is started from nothing
         self.config: dict[str, Any] = {
             "redis": {"prefix": prefix},
             "routing": {"default": "fast"},
@@ -149,30 +157,28 @@ class Fleet:
         folder = folder or self.folder
         folder.mkdir(exist_ok=True)
         path = folder / "config.toml"
-        path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in self.config.items()))
+        new = folder / "config.toml.new"  # a process that was started before may be about to read it
+        new.write_text("".join(f"{key} = {toml(value)}\n" for key, value in self.config.items()))
+        new.replace(path)
         return path
 
     def start(self, name: str = "a", *more: str, folder: Path | None = None) -> Serve:
         """Start a process, with `more` words; use `wait_ready` before relying on it. In another folder it is as on
         another host."""
         path = self.write_config(folder)
-        words = [
-            *self.wrapper,
-            sys.executable,
-            "-m",
-            "theo_daemon",
-            "serve",
-            "--config",
-            str(path),
-            "--redis-url",
-            self.url,
-            *more,
-        ]
-        known = {k: v for k, v in os.environ.items() if not k.startswith(("THEO_", "PYTEST"))}
-        paths = f"{ROOT / 'daemon'}{os.pathsep}{ROOT / 'workers'}"
-        process = Serve(name, words, path.parent, {**known, "PYTHONPATH": paths, "E2E_API_KEY": API_KEY})
+        words = ["serve", "--config", str(path), "--redis-url", self.url, *more]
+        if self.births is None or self.wrapper or "--processes" in words:
+            process = self._start_from_nothing(name, words, path.parent)
+        else:
+            process = self.births.start(name, words, path.parent)
         self.processes.append(process)
         return process
+
+    def _start_from_nothing(self, name: str, words: list[str], folder: Path) -> Serve:
+        command = [*self.wrapper, sys.executable, "-m", "theo_daemon", *words]
+        known = {k: v for k, v in os.environ.items() if not k.startswith(("THEO_", "PYTEST"))}
+        paths = f"{ROOT / 'daemon'}{os.pathsep}{ROOT / 'workers'}"
+        return Serve(name, command, folder, {**known, "PYTHONPATH": paths, "E2E_API_KEY": API_KEY})
 
     def output(self, *words: str) -> str:
         """What a command prints, run here beside the processes, with their configuration."""

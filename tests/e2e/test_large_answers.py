@@ -121,6 +121,7 @@ def _ask_for(fleet: Fleet, kind: str, number: int, **more: str) -> list[dict[str
 def test_large_answers_take_less_than_the_bound_whatever_is_in_them(
     fleet: Fleet, large_provider: LargeProvider
 ) -> None:
+    fleet.births = None  # its memory is to be its own
     fleet.config["models"] = [fleet.model("fast", base_url=large_provider.url)]
     process = fleet.start().wait_ready()
     _ask_for(fleet, "small", 30)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from functools import partial
 from typing import Any
@@ -119,7 +117,7 @@ def test_a_host_that_stood_still_for_longer_than_its_lease_ends_itself_and_nothi
     replies = hosts.answers(entries, 25)
     assert {reply["status"] for reply in replies} == {"ok"}
     asked = len(hosts.provider.calls)
-    os.kill(frozen._process.pid, signal.SIGCONT)
+    frozen.go_on()
     assert frozen.wait_exit(15) == 1
     assert "not among the ledger's owners any more" in frozen.log.splitlines()[-1]
     assert len(hosts.provider.calls) == asked, "it sent nothing more"

@@ -67,7 +67,7 @@ class Zygote:
         known = {k: v for k, v in os.environ.items() if not k.startswith(("THEO_", "PYTEST"))}
         paths = os.pathsep.join(str(path) for path in (ROOT / "daemon", ROOT / "workers", ROOT))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.zygote"], cwd=ROOT, bufsize=0,
+            [sys.executable, "-m", "tests.e2e.zygote"], cwd=ROOT, bufsize=0,
             env={**known, "PYTHONPATH": paths, "E2E_API_KEY": API_KEY},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
