@@ -159,9 +159,12 @@ class Generation:
             if flight.last_error is None:
                 raise
             return self._attempts.gave_up(flight)
+        # They come through a future that their own frames know: a cycle, and a large answer in it until that is found.
         except Found as found:
+            found.__traceback__ = None
             return found.verdict
         except NotGranted as refused:
+            refused.__traceback__ = None
             if not isinstance(refused.verdict, OverBudget):
                 return refused.verdict
             await self._over_budget(flight, refused.model, refused.verdict)

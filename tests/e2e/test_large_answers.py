@@ -20,6 +20,7 @@ BOUND_MB = 150
 BYTES = 19_900_000
 WIDE = "😀".encode()  # one of them, and each character of a `str` takes four bytes
 USAGE = b'"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}'
+HITS = 5
 AT_ONCE = {"wide": 2, "stream": 2, "structured": 1, "calls": 1}
 
 
@@ -117,6 +118,11 @@ def _ask_for(fleet: Fleet, kind: str, number: int, **more: str) -> list[dict[str
     return replies
 
 
+def _begin_to_measure(process: Serve) -> None:
+    with open(f"/proc/{process.pid}/clear_refs", "w") as peaks:
+        peaks.write("5")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_large_answers_take_less_than_the_bound_whatever_is_in_them(
     fleet: Fleet, large_provider: LargeProvider
@@ -128,14 +134,26 @@ def test_large_answers_take_less_than_the_bound_whatever_is_in_them(
     before = _resident_mb(process, "VmRSS")
     grown: dict[str, float] = {}
     for kind, number in AT_ONCE.items():
-        with open(f"/proc/{process.pid}/clear_refs", "w") as peaks:
-            peaks.write("5")
+        _begin_to_measure(process)
         replies = _ask_for(fleet, kind, number, **({"stream": "1"} if "stream" in kind else {}))
         assert [one["status"] for one in replies] == ["ok"] * number
         assert all(one["output"] + one["tool_calls"] > BYTES * 0.4 for one in replies)
         grown[kind] = _resident_mb(process, "VmHWM") - before
     assert max(grown.values()) < BOUND_MB, grown
-    with open(f"/proc/{process.pid}/clear_refs", "w") as peaks:
-        peaks.write("5")
-    assert [one["cache_hit"] for one in _ask_for(fleet, "wide", AT_ONCE["wide"])] == ["1"] * AT_ONCE["wide"]
+
+
+@pytest.mark.parametrize("ledger", ["sqlite:///./theo-ledger.db", "redis"])
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_so_do_as_many_large_answers_of_the_cache_as_are_asked_for_at_once(
+    fleet: Fleet, large_provider: LargeProvider, ledger: str
+) -> None:
+    fleet.config["models"] = [fleet.model("fast", base_url=large_provider.url)]
+    fleet.config["ledger"] = {"url": ledger}
+    process = fleet.start().wait_ready()
+    _ask_for(fleet, "small", 30)
+    before = _resident_mb(process, "VmRSS")
+    _ask_for(fleet, "wide", HITS)
+    _begin_to_measure(process)
+    replies = _ask_for(fleet, "wide", HITS)
+    assert [(one["cache_hit"], one["output"]) for one in replies] == [("1", BYTES - 200 + 1)] * HITS
     assert _resident_mb(process, "VmHWM") - before < BOUND_MB

@@ -14,6 +14,7 @@ import redis
 from tests.e2e.processes import ROOT, Fleet, until
 from tests.e2e.provider import Fate, Provider
 from theo_daemon.embedded_valkey import EmbeddedValkey
+from theo_daemon.ledger.redis.scripts import TEXTS
 from theo_daemon.scout_scripts import PEEK, TAKE_EARLY
 
 pytestmark = pytest.mark.e2e
@@ -103,6 +104,13 @@ def test_jobs_are_pushed_run_taken_over_read_and_operated_without_one_refusal(
     assert peer.wait_exit(20) == 0
     assert world.denied() == []
     assert world.admin.xlen("theo:jobs") == 0
+
+
+def test_the_daemon_may_read_large_texts_piece_by_piece(world: World) -> None:
+    world.admin.set("theo:ledger:answer:k", "123456789")
+    for step, pieces in ((4, ["1234", "5678", "9"]), (3, ["123", "456", "789"]), (99, ["123456789"])):
+        assert world.client("daemon").eval(TEXTS.text, 1, "theo:ledger", "answer", "k", step) == pieces
+    assert world.client("daemon").eval(TEXTS.text, 1, "theo:ledger", "answer", "gone", 4) == []
 
 
 def test_the_daemon_may_look_past_what_was_read_and_take_it_early(world: World) -> None:

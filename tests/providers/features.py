@@ -257,13 +257,11 @@ LLAMA: list[Feature] = [
         params={"max_tokens": 48, "temperature": 0},
         expected=_some_text,
     ),
-    # In its Responses format llama.cpp says `completed` of an answer that it cut.
     Feature(
         name="length",
         messages=(user("Tell a long story."),),
         params={"max_tokens": 16},
         expected=_cut,
-        only=("openai", "anthropic"),
     ),
     Feature(
         name="structured output",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.scenario.stage import Stage, model, staged
+from theo_daemon.claiming import NotGranted
+from theo_daemon.turns import Found
 from theo_workers.upstreams.script import Fate
 
 FIRST, SECOND = Fate(text="first"), Fate(text="second")
@@ -92,3 +96,31 @@ async def test_another_job_does_not_get_it(fields: dict[str, Any]) -> None:
     async with staged(model("m", FIRST, SECOND)) as stage:
         assert await said(stage) == ("first", False)
         assert await said(stage, **fields) == ("second", False)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_an_answer_of_the_cache_is_let_go_of_with_its_reply_and_waits_for_no_collector() -> None:
+    async with staged(model("m", FIRST)) as stage:
+        assert [await said(stage) for _ in range(4)] == [("first", False)] + [("first", True)] * 3
+        await stage.advance(1)
+        assert sum(isinstance(one, NotGranted) for one in gc.get_objects()) == 0
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_so_is_one_that_was_found_while_its_job_waited_for_a_slot() -> None:
+    slow = Fate(text="slow", latency_ms=10_000)
+    async with staged(model("m", FIRST, slow, concurrency=1)) as stage:
+        assert await said(stage) == ("first", False)
+        stage.push("another")
+        ref = stage.push("same")
+        await stage.advance(5)
+        assert stage.ok(ref).cache_hit
+        assert sum(isinstance(one, NotGranted | Found) for one in gc.get_objects()) == 0

@@ -46,9 +46,6 @@ def _unreasonable(story: Story, pushed: Pushed, end: Ended) -> str | None:
         return _not_its_answer(story, pushed, end)
     calls, witness = story.calls.get(job.prompt, []), story.witness
     died = sum(one.ref == pushed.ref and one.boot.killed_at < FOREVER for one in witness.claims)
-    not_in_doubt = {*NOT_BILLED, "ok", "length"}
-    if not any(fault.kind == "drain" for fault in story.plan.faults):
-        not_in_doubt.add("closed")  # else a process that left may have cut the call off
     reasons: dict[str, object] = {
         "deadline_exceeded": "ttl_ms" in job.fields and _its_time_was_up(story, pushed, end),
         "cancelled": any(
@@ -57,7 +54,9 @@ def _unreasonable(story: Story, pushed: Pushed, end: Ended) -> str | None:
         "id_conflict": job.kind == "conflict",
         "budget_exceeded": "max_cost" in job.fields or any(m.routing.spend_ceiling for m in story.plan.config.models),
         "no_model_available": _something_ailed(story, end.at),
-        "outcome_unknown": died or any(call.how not in not_in_doubt for call in calls),
+        "outcome_unknown": died
+        or any(call.how not in {*NOT_BILLED, "ok", "closed", "length"} for call in calls)
+        or (story.drains and story.on_unknown(job) == "fail" and any(call.how == "closed" for call in calls)),
         "delivery_limit_exceeded": died >= story.plan.config.ingress.max_deliveries,
         "rate_limited": any(call.how.startswith("429") for call in calls),
         "provider_timeout": any(call.how == "hang" for call in calls),

@@ -25,12 +25,12 @@ from theo_workers.clock import SystemClock
 from theo_workers.errors import InvalidRequest
 from theo_workers.messages import Message, Request
 from theo_workers.model_spec import ModelSpec
-from theo_workers.upstreams.answer import MOST_KEPT_BYTES
 from theo_workers.upstreams.chat_completions import ChatCompletions
 from theo_workers.upstreams.chat_dialects import dialect_of
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.openai import OpenAIUpstream
 from theo_workers.upstreams.origin import Origin
+from theo_workers.upstreams.params import MOST_KEPT_BYTES
 
 CLOCK = SystemClock()
 ORIGIN = Origin(provider="openai")
@@ -167,8 +167,8 @@ def test_openrouter_gets_the_details_of_reasoning_back_as_they_were() -> None:
 
 @pytest.mark.parametrize(
     "details",
-    [None, [], "hm", {}, 5, ["hm"], [SIGNED, 7], [{**SIGNED, "text": "x" * MOST_KEPT_BYTES}]],
-    ids=["none", "empty", "text", "object", "number", "texts", "mixed", "too large"],
+    [None, [], "hm", {}, 5, ["hm"], [SIGNED, 7]],
+    ids=["none", "empty", "text", "object", "number", "texts", "mixed"],
 )
 def test_details_that_cannot_be_sent_back_are_not_kept_and_not_sent(details: Any) -> None:
     completion = decoded(at("openrouter.ai"), thoughtful(details))
@@ -178,6 +178,32 @@ def test_details_that_cannot_be_sent_back_are_not_kept_and_not_sent(details: Any
     assert encoded(at("openrouter.ai"), turn)["messages"] == [
         {"role": "assistant", "content": "wait", "tool_calls": [CALL]}
     ]
+
+
+TOO_LARGE = [{**SIGNED, "text": "x" * MOST_KEPT_BYTES}]
+
+
+def test_details_that_are_too_large_are_not_kept() -> None:
+    completion = decoded(at("openrouter.ai"), thoughtful(TOO_LARGE))
+    assert completion.tool_calls is not None
+    assert json.loads(bytes(completion.tool_calls)) == [CALL, CALL]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning_details": TOO_LARGE},
+        {"reasoning_details": TOO_LARGE, "tool_calls": [CALL]},
+        {"tool_calls": [{**CALL, "extra_content": {"openrouter": {"reasoning_details": TOO_LARGE}}}]},
+    ],
+    ids=["the message's", "the message's, with calls", "a call's"],
+)
+def test_details_that_are_too_large_are_refused_by_who_would_get_them(fields: dict[str, Any]) -> None:
+    turn = Message(role="assistant", content="a", **fields)
+    with pytest.raises(InvalidRequest, match="reasoning_details cannot be sent: above 1048576 bytes of JSON"):
+        encoded(at("openrouter.ai"), turn)
+    for host in ("api.openai.com", "api.deepseek.com"):
+        assert len(json.dumps(encoded(at(host), turn))) < 1_000
 
 
 def test_as_much_as_is_kept_is_sent_back() -> None:

@@ -29,7 +29,9 @@ from formats import (
     told,
 )
 from hypothesis import given
+from ugly_server import Exchange, ugly_server
 
+from theo_workers.clock import SystemClock
 from theo_workers.errors import (
     AuthenticationFailed,
     ContentFiltered,
@@ -41,10 +43,13 @@ from theo_workers.errors import (
     UpstreamError,
 )
 from theo_workers.failures import FailureClass
-from theo_workers.messages import Message, Usage
+from theo_workers.messages import Completion, Message, Request, Usage
+from theo_workers.model_spec import ModelSpec
+from theo_workers.upstreams.openai_responses import OpenAIResponsesUpstream
 from theo_workers.upstreams.origin import Origin
 from theo_workers.upstreams.responses import Responses
 
+CLOCK = SystemClock()
 WIRE = Responses(Origin(provider="openai_responses"), model="gpt-5")
 USAGE = {
     "input_tokens": 100,
@@ -568,3 +573,54 @@ def test_any_json_is_a_completion_or_an_upstream_error(answer: Any) -> None:
 @given(any_json("type text image_url url file function name id custom refusal json_schema schema"))
 def test_any_content_and_params_are_sent_or_refused(value: Any) -> None:
     is_sent_or_refused(WIRE, value)
+
+
+def ended(
+    told: str, *, tokens: int | None, host: str = "127.0.0.1", most: int | None = None, **params: Any
+) -> str:
+    """How an answer of so many tokens counts as having ended."""
+    wire = Responses(Origin(provider="openai_responses"), model="m", max_output_tokens=most, host=host)
+    usage = None if tokens is None else Usage(prompt_tokens=9, completion_tokens=tokens)
+    answer = Completion(output="o", finish_reason=told, usage=usage)  # type: ignore[arg-type]
+    return wire.ended(Request(messages=(), params=params), answer).finish_reason
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ({"tokens": 16, "max_tokens": 16}, "length"),
+        ({"tokens": 17, "max_completion_tokens": 16}, "length"),
+        ({"tokens": 16, "max_output_tokens": 16}, "length"),
+        ({"tokens": 16, "max_tokens": 32, "most": 16}, "length"),
+        ({"tokens": 16, "most": 16}, "length"),
+        ({"tokens": 16, "max_tokens": 16, "host": "llama.example"}, "length"),
+        ({"tokens": 15, "max_tokens": 16}, "stop"),
+        ({"tokens": 16}, "stop"),
+        ({"tokens": None, "max_tokens": 16}, "stop"),
+        ({"tokens": 16, "max_tokens": "16"}, "stop"),
+        ({"tokens": 16, "max_tokens": 16, "host": "api.openai.com"}, "stop"),
+        ({"tokens": 16, "max_tokens": 16, "host": "mine.openai.azure.com"}, "stop"),
+        ({"tokens": 16, "max_tokens": 16, "host": "openrouter.ai"}, "stop"),
+    ],
+)
+def test_who_calls_a_cut_answer_completed_is_told_by_its_tokens(case: dict[str, Any], expected: str) -> None:
+    assert ended("stop", **case) == expected
+
+
+def test_calls_stay_the_reason_to_finish_however_many_tokens_they_took() -> None:
+    assert ended("tool_calls", tokens=16, max_tokens=16) == "tool_calls"
+    assert ended("other", tokens=16, max_tokens=16) == "other"
+
+
+@pytest.mark.parametrize(("cap", "expected"), [(USAGE["output_tokens"], "length"), (21, "stop")])
+async def test_a_server_of_ones_own_that_cuts_is_found_out(cap: int, expected: str) -> None:
+    async def behave(exchange: Exchange) -> None:
+        await exchange.answer(json.dumps(response(message("half"))).encode())
+
+    async with ugly_server(behave) as server:
+        spec = ModelSpec(name="m", provider="openai_responses", model="m", base_url=server.url)
+        upstream = OpenAIResponsesUpstream(spec, CLOCK)
+        asked = Request(messages=(Message(role="user", content="hi"),), params={"max_tokens": cap})
+        completion = await upstream.generate(asked, deadline=CLOCK.monotonic() + 5, on_delta=None)
+        await upstream.close()
+    assert completion.finish_reason == expected

@@ -14,12 +14,12 @@ from theo_workers.clock import SystemClock
 from theo_workers.errors import InvalidRequest
 from theo_workers.messages import Completion, Message, Request
 from theo_workers.model_spec import ModelSpec
-from theo_workers.upstreams.answer import MOST_KEPT_BYTES
 from theo_workers.upstreams.anthropic_messages import AnthropicMessages
 from theo_workers.upstreams.chat_completions import ChatCompletions
 from theo_workers.upstreams.chat_dialects import dialect_of
 from theo_workers.upstreams.openai_responses import OpenAIResponsesUpstream
 from theo_workers.upstreams.origin import Origin
+from theo_workers.upstreams.params import MOST_KEPT_BYTES
 from theo_workers.upstreams.responses import Responses
 
 CLOCK = SystemClock()
@@ -187,6 +187,29 @@ def test_what_clients_get_does_not_name_the_host() -> None:
 def test_what_cannot_go_back_is_not_kept(answer: Any, wire: Responses, output: list[Any]) -> None:
     (one,) = told_calls(answer(wire, *output))
     assert "extra_content" not in one
+
+
+def test_as_much_as_is_kept_goes_back_and_one_byte_more_is_refused_by_who_would_get_it() -> None:
+    around = len(json.dumps([[sent("rs_1", "")]], separators=(",", ":")))
+    item = reasoning(sealed="x" * (MOST_KEPT_BYTES - around))
+    calls = told_calls(plain(WIRE, item, call("c1"), call("c2")))
+    turn = Message(role="assistant", tool_calls=calls)
+    assert len(encoded(WIRE, turn)["input"][0]["encrypted_content"]) == MOST_KEPT_BYTES - around
+    (kept,) = calls[0]["extra_content"]["openai"]["reasoning_items"]
+    kept["encrypted_content"] += "x"
+    with pytest.raises(InvalidRequest, match="reasoning_items cannot be sent: above 1048576 bytes of JSON"):
+        encoded(WIRE, turn)
+    for other in (at("api.openai.com", "gpt-5.1"), at("elsewhere"), at("")):
+        assert "encrypted_content" not in json.dumps(encoded(other, turn))
+
+
+def test_items_spread_over_the_calls_of_a_message_count_together() -> None:
+    calls = told_calls(plain(WIRE, reasoning(), call("c1"), reasoning("rs_2"), call("c2")))
+    for one in calls:
+        (kept,) = one["extra_content"]["openai"]["reasoning_items"]
+        kept["encrypted_content"] = "x" * (MOST_KEPT_BYTES // 2)
+    with pytest.raises(InvalidRequest, match="reasoning_items"):
+        encoded(WIRE, Message(role="assistant", tool_calls=calls))
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,6 @@ _WITHHELD = frozenset(
 _CALL = frozenset({"id", "type", "function", "index"})
 _BROKEN_OFF = frozenset({"error", "abort", "cancelled", "insufficient_system_resource"})
 
-MOST_KEPT_BYTES = 1 << 20
-"""Of reasoning as JSON that is kept with an answer's calls to be sent back: far more than any model thinks."""
-
 _MOST_TOKENS = 1 << 40  # a larger count is nonsense, and would not fit where counts are stored
 
 S = TypeVar("S", bound=Struct)

@@ -14,8 +14,10 @@ from theo_workers.upstreams.answer import latest
 from theo_workers.upstreams.anthropic_answer import Block, UsageTold, completed, read_usage, usage_told
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.gathered import Gathered
+from theo_workers.upstreams.indexed import TOO_MANY, Indexed
 from theo_workers.upstreams.origin import Origin, request_id
 from theo_workers.upstreams.refusals import refusal_in_answer
+from theo_workers.upstreams.retained import TOO_MUCH, Retained
 from theo_workers.upstreams.sse import SseEvent
 
 
@@ -51,10 +53,11 @@ class AnthropicStream:
 
     def __init__(self, origin: Origin, *, identity: str | None) -> None:
         self._origin, self._identity = origin, identity
-        self._blocks: list[_BlockParts] = []
+        self._blocks: Indexed[_BlockParts] = Indexed()
         self._texts = Gathered()
         self._usage = UsageTold()
         self._stop_reason: str | None = None
+        self._retained = Retained()
         self.kept = 0
         self.done = False
 
@@ -72,9 +75,10 @@ class AnthropicStream:
                 self.kept += len(text) or len(event.data)
                 return text
             case "content_block_start" if told.content_block is not None:
-                self._blocks.append(_BlockParts(told.index, told.content_block, self._texts))
                 self.kept += len(event.data)
-                return self._blocks[-1].begin()
+                if self._retained.too_much(event.data):
+                    raise self._garbage(TOO_MUCH)
+                return self._begin_block(told.index, told.content_block).begin()
             case "message_start" if told.message is not None:
                 self._begin(told.message)
             case "message_delta":
@@ -91,10 +95,8 @@ class AnthropicStream:
         """The answer. Raises ProviderUnavailable when the stream ended without a terminal event."""
         usage = read_usage(self._usage)
         if not self.sufficient:
-            raise self._origin.garbage(
-                "the stream ended in the middle of the answer" if self._blocks else "the stream was empty",
-                provider_request_id=self._identity,
-                usage=usage,
+            raise self._garbage(
+                "the stream ended in the middle of the answer" if self._blocks else "the stream was empty"
             )
         blocks = [parts.joined() for parts in self._blocks]
         return completed(
@@ -112,12 +114,18 @@ class AnthropicStream:
         self._usage = usage_told(message.usage)
 
     def _block(self, index: Any) -> _BlockParts:
-        for parts in reversed(self._blocks):
-            if parts.index == index:
-                return parts
-        raise self._origin.garbage(
-            "the stream continues a block that it never began", provider_request_id=self._identity
-        )
+        parts = self._blocks.named(index)
+        if parts is None:
+            raise self._garbage("the stream continues a block that it never began")
+        return parts
+
+    def _begin_block(self, index: Any, block: Block) -> _BlockParts:
+        if self._blocks.full:
+            raise self._garbage(TOO_MANY)
+        return self._blocks.begin(index, _BlockParts(block, self._texts))
+
+    def _garbage(self, what: str) -> UpstreamError:
+        return self._origin.garbage(what, provider_request_id=self._identity, usage=read_usage(self._usage))
 
     def _failed(self, told: Any) -> UpstreamError:
         error = refusal_in_answer(
@@ -130,9 +138,8 @@ class AnthropicStream:
 class _BlockParts:
     """One content block while its pieces arrive."""
 
-    def __init__(self, index: Any, block: Block, texts: Gathered) -> None:
+    def __init__(self, block: Block, texts: Gathered) -> None:
         """`texts` are those of the whole answer."""
-        self.index = index
         self._block, self._texts = block, texts
         self._json, self._thoughts, self._signatures = Gathered(), Gathered(), Gathered()
 

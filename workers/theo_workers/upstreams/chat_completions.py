@@ -18,6 +18,7 @@ from theo_workers.upstreams.chat_stream import ChatStream
 from theo_workers.upstreams.chat_words import joined_text, read_usage
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.origin import Origin, request_id
+from theo_workers.upstreams.params import UntranslatableError
 from theo_workers.upstreams.refusals import call_id, refusal, refusal_in_answer
 
 _OWN = frozenset({"model", "messages", "stream", "stream_options", "n"})
@@ -74,7 +75,7 @@ class ChatCompletions:
         self._unknown_caps: set[str] = set()
 
     def encode(self, request: Request) -> bytes:
-        """The request's body. Raises InvalidRequest for params that cannot be sent.
+        """The request's body. Raises InvalidRequest for params and messages that cannot be sent.
 
         A configured `max_output_tokens` is sent as the cap, or lowers a higher one that was asked for:
         what money was held for must be the most that can be billed.
@@ -83,11 +84,11 @@ class ChatCompletions:
         if params and not _OWN.isdisjoint(params):
             names = ", ".join(sorted(_OWN.intersection(params)))
             raise self._origin.error(InvalidRequest, f"params may not set {names}")
-        body: dict[str, Any] = {
-            "model": self._model,
-            "messages": said(request.messages, self._dialect),
-            **params,
-        }
+        try:
+            messages = said(request.messages, self._dialect)
+        except UntranslatableError as error:
+            raise self._origin.error(InvalidRequest, str(error)) from None
+        body: dict[str, Any] = {"model": self._model, "messages": messages, **params}
         if params:
             self._rename(body)
         if self._max_output_tokens is not None:

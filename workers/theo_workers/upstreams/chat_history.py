@@ -12,16 +12,14 @@ from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
 from theo_workers.messages import Message
-from theo_workers.upstreams.answer import MOST_KEPT_BYTES
 from theo_workers.upstreams.chat_dialects import Dialect
+from theo_workers.upstreams.params import can_be_kept, check_returned
 
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 
-_encode = msgspec.json.Encoder().encode
-
 
 def said(messages: Sequence[Message], dialect: Dialect) -> Sequence[Any]:
-    """The messages as they are sent."""
+    """The messages as they are sent. Raises UntranslatableError."""
     for message in messages:
         if (
             message.tool_calls is not UNSET
@@ -39,6 +37,8 @@ def keeping(
 ) -> list[dict[str, Any]] | None:
     """The calls of an answer, the first one with the reasoning that must come back with them."""
     if not calls or dialect.reasoning is None or not _is_reasoning(reasoning, dialect):
+        return calls
+    if isinstance(reasoning, list) and not can_be_kept(reasoning):
         return calls
     kept = {dialect.reasoning: {dialect.reasoning_field: reasoning}}
     return [{**calls[0], "extra_content": kept}, *calls[1:]]
@@ -59,6 +59,8 @@ def _said(message: Message, dialect: Dialect) -> Any:
         reasoning_details=UNSET,
     )
     if dialect.reasoning is not None and (thought := _thought(message, dialect)):
+        if isinstance(thought, list):
+            check_returned(thought, dialect.reasoning_field)
         told = {"content": message.content, dialect.reasoning_field: thought}
         return {**msgspec.to_builtins(returned), **told}
     return returned
@@ -96,12 +98,7 @@ def _is_reasoning(told: Any, dialect: Dialect) -> bool:
     """Is it what the dialect's field can hold, and something at all?"""
     if dialect.reasoning_field == "reasoning_content":
         return isinstance(told, str | Raw) and bool(told)
-    return (
-        isinstance(told, list)
-        and bool(told)
-        and all(isinstance(detail, dict) for detail in told)
-        and len(_encode(told)) <= MOST_KEPT_BYTES
-    )
+    return isinstance(told, list) and bool(told) and all(isinstance(detail, dict) for detail in told)
 
 
 def _short(identity: str) -> str:

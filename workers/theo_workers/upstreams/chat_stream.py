@@ -16,9 +16,11 @@ from theo_workers.upstreams.chat_history import keeping
 from theo_workers.upstreams.chat_words import joined_text, read_usage
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.gathered import Gathered
+from theo_workers.upstreams.indexed import TOO_MANY, Indexed
 from theo_workers.upstreams.origin import Origin, request_id
 from theo_workers.upstreams.reasoning_details import Details
 from theo_workers.upstreams.refusals import refusal_in_answer
+from theo_workers.upstreams.retained import TOO_MUCH, Retained
 from theo_workers.upstreams.sse import SseEvent
 
 _ABSENT = Raw()
@@ -65,10 +67,11 @@ class ChatStream:
         self._dialect = dialect
         self._thoughts, self._details, self._texts = Gathered(), Details(), Gathered()
         self._refusals: list[str] = []
-        self._calls: list[_CallParts] = []
+        self._calls: Indexed[_CallParts] = Indexed()
         self._finish: str | None = None
         self._usage: Usage | None = None
         self._seen_choice = False
+        self._retained = Retained()
         self.kept = 0
         self.done = False  # the terminal event came: nothing more will
 
@@ -78,7 +81,7 @@ class ChatStream:
         return self.done or self._finish is not None
 
     def feed(self, event: SseEvent) -> str:
-        """Text that the event adds, often none. Raises UpstreamError for an error in the stream."""
+        """Text that the event adds, often none. Raises UpstreamError for an error in the stream, or too much in it."""
         if event.data == b"[DONE]":
             self.done = True
             return ""
@@ -94,7 +97,7 @@ class ChatStream:
         if chunk.error:
             raise self._failed(chunk.error)
         # Azure's first chunk and most usage chunks have no choices.
-        return self._take(chunk.choices[0], len(event.data)) if chunk.choices else ""
+        return self._take(chunk.choices[0], event.data) if chunk.choices else ""
 
     def finish(self) -> Completion:
         """The answer. Raises ProviderUnavailable when the stream ended without a terminal event."""
@@ -120,7 +123,7 @@ class ChatStream:
             identity=self._identity,
         )
 
-    def _take(self, choice: _Choice, size: int) -> str:
+    def _take(self, choice: _Choice, data: bytes) -> str:
         if choice.index:
             return ""  # only one was asked for
         if choice.error:
@@ -130,15 +133,18 @@ class ChatStream:
             self._usage = read_usage(choice.usage) or self._usage
         if choice.finish_reason:
             self._finish = choice.finish_reason
-        return "" if choice.delta is None else self._add(choice.delta, size)
+        return "" if choice.delta is None else self._add(choice.delta, data)
 
-    def _add(self, delta: _Delta, size: int) -> str:
+    def _add(self, delta: _Delta, data: bytes) -> str:
         if delta.tool_calls or delta.refusal or self._dialect.reasoning is not None:
-            self.kept += size
+            self.kept += len(data)
+        more = False
         for piece in delta.tool_calls or ():
-            self._call_of(piece).add(piece)
+            more |= self._call_of(piece).add(piece)
         if self._dialect.reasoning is not None:
-            self._think(delta)
+            more |= self._think(delta)
+        if more and self._retained.too_much(data):
+            raise self._origin.garbage(TOO_MUCH, provider_request_id=self._identity, usage=self._usage)
         if delta.refusal:
             self._refusals.append(delta.refusal)
         text = clean(joined_text(delta.content))
@@ -147,22 +153,23 @@ class ChatStream:
             self.kept += len(text)
         return text
 
-    def _think(self, delta: _Delta) -> None:
+    def _think(self, delta: _Delta) -> bool:
+        """Was there more than text?"""
         if self._dialect.reasoning_field == "reasoning_details":
-            self._details.add(delta.reasoning_details)
-        elif isinstance(delta.reasoning_content, str):
+            return self._details.add(delta.reasoning_details)
+        if isinstance(delta.reasoning_content, str):
             self._thoughts.add(delta.reasoning_content)
+        return False
 
     def _call_of(self, piece: dict[str, Any]) -> _CallParts:
         """The call that a piece continues, or a new one, which some servers begin under the same index."""
         index, identity = piece.get("index"), piece.get("id")
-        for call in reversed(self._calls):
-            if index is None or call.index == index:
-                if identity and call.identity and identity != call.identity:
-                    break
-                return call
-        self._calls.append(_CallParts(index))
-        return self._calls[-1]
+        call = self._calls.latest if index is None else self._calls.named(index)
+        if call is not None and not (identity and call.identity and identity != call.identity):
+            return call
+        if self._calls.full:
+            raise self._origin.garbage(TOO_MANY, provider_request_id=self._identity, usage=self._usage)
+        return self._calls.begin(index, _CallParts())
 
     def _failed(self, told: Any) -> UpstreamError:
         error = refusal_in_answer(
@@ -175,15 +182,17 @@ class ChatStream:
 class _CallParts:
     """One tool call while its pieces arrive: everything from the first piece, arguments from all of them."""
 
-    def __init__(self, index: object) -> None:
-        self.index = index
+    def __init__(self) -> None:
         self.identity: object = None
         self._first: dict[str, Any] = {}
         self._function: dict[str, Any] = {}
         self._arguments = Gathered()
         self._odd_arguments: Any = None  # the object itself, as of old Ollama
 
-    def add(self, piece: dict[str, Any]) -> None:
+    def add(self, piece: dict[str, Any]) -> bool:
+        """Was there anything new in it but arguments?"""
+        before = len(self._first) + len(self._function)
+        odd = False
         self.identity = self.identity or piece.get("id")
         for name, value in piece.items():
             if name != "function" and value not in (None, ""):
@@ -194,9 +203,10 @@ class _CallParts:
                 if name == "arguments" and isinstance(value, str):
                     self._arguments.add(value)
                 elif name == "arguments":
-                    self._odd_arguments = value or self._odd_arguments
+                    self._odd_arguments, odd = value or self._odd_arguments, True
                 elif value not in (None, ""):
                     self._function.setdefault(name, value)
+        return odd or len(self._first) + len(self._function) > before
 
     def joined(self) -> dict[str, Any]:
         whole = self._odd_arguments or self._arguments.whole()

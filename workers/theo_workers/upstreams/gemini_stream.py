@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from theo_workers.errors import UpstreamError
 from theo_workers.messages import Completion
 from theo_workers.texts import clean
 from theo_workers.upstreams.answer import latest
@@ -21,8 +22,10 @@ from theo_workers.upstreams.gemini_answer import (
     text_of,
     usage_told,
 )
+from theo_workers.upstreams.indexed import MOST_PARTS, TOO_MANY
 from theo_workers.upstreams.origin import Origin, request_id
 from theo_workers.upstreams.refusals import refusal_in_answer
+from theo_workers.upstreams.retained import TOO_MUCH, Retained
 from theo_workers.upstreams.sse import SseEvent
 
 _decoder = msgspec.json.Decoder(Chunk)
@@ -41,6 +44,7 @@ class GeminiStream:
         self._blocked: PromptFeedback | None = None
         self._told = UsageTold()
         self._begun = False
+        self._retained = Retained()
         self.kept = 0
 
     @property
@@ -63,7 +67,7 @@ class GeminiStream:
             raise error
         if chunk.prompt_feedback is not None and chunk.prompt_feedback.block_reason:
             self._blocked = chunk.prompt_feedback
-        return self._take(chunk.candidates[0], len(event.data)) if chunk.candidates else ""
+        return self._take(chunk.candidates[0], event.data) if chunk.candidates else ""
 
     def finish(self) -> Completion:
         """The answer. Raises ProviderUnavailable when the stream ended without a reason to finish."""
@@ -71,10 +75,8 @@ class GeminiStream:
         if self._blocked is not None:
             raise blocked(self._origin, self._blocked, usage, self._identity)
         if self._finish is None:
-            raise self._origin.garbage(
-                "the stream ended in the middle of the answer" if self._begun else "the stream was empty",
-                provider_request_id=self._identity,
-                usage=usage,
+            raise self._garbage(
+                "the stream ended in the middle of the answer" if self._begun else "the stream was empty"
             )
         return completed(
             self._origin,
@@ -85,7 +87,7 @@ class GeminiStream:
             identity=self._identity,
         )
 
-    def _take(self, candidate: Candidate, size: int) -> str:
+    def _take(self, candidate: Candidate, data: bytes) -> str:
         self._begun = True
         self._finish = candidate.finish_reason or self._finish
         if candidate.content is None or not candidate.content.parts:
@@ -93,10 +95,17 @@ class GeminiStream:
         parts = candidate.content.parts
         calls = [part for part in parts if part.function_call is not None]
         if calls:
+            if len(self._calls) + len(calls) > MOST_PARTS:
+                raise self._garbage(TOO_MANY)
+            if self._retained.too_much(data):
+                raise self._garbage(TOO_MUCH)
             self._calls += calls
-            self.kept += size
+            self.kept += len(data)
         text = clean(text_of(parts))
         if text:
             self._texts.add(text)
             self.kept += len(text)
         return text
+
+    def _garbage(self, what: str) -> UpstreamError:
+        return self._origin.garbage(what, provider_request_id=self._identity, usage=read_usage(self._told))

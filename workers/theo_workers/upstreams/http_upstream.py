@@ -13,6 +13,7 @@ from theo_workers.texts import plain, text_pieces
 from theo_workers.upstreams.http import Body, HttpEndpoint
 from theo_workers.upstreams.long_strings import Cuttings
 from theo_workers.upstreams.origin import Origin
+from theo_workers.upstreams.retained import TOO_MUCH, is_too_much
 from theo_workers.upstreams.room import SMALL_BYTES, Share
 from theo_workers.upstreams.sse import EventTooLongError, SseParser
 from theo_workers.upstreams.wire import Headers, StreamedAnswer, WireFormat
@@ -168,6 +169,8 @@ class _Streamed:
         if events is None:
             raise self._origin.garbage(f"an event of the stream is larger than {MAX_EVENT_BYTES} bytes")
         for event in events:
+            if is_too_much(event.data):
+                raise self._origin.garbage(TOO_MUCH)
             self._tell(answer.feed(event))
             if answer.done:
                 return True

@@ -42,8 +42,7 @@ class Cuttings:
     @property
     def too_much(self) -> bool:
         """Would the rest, decoded, take more than a process should give to one answer?"""
-        containers = self.rest.count(b"{") + self.rest.count(b"[")
-        return containers * _CONTAINER_BYTES + self.rest.count(b",") * _VALUE_BYTES > MOST_BYTES
+        return _decoded_bytes(self.rest) > MOST_BYTES
 
     def text(self, told: str) -> Text:
         """A text made of strings of the rest, whole again. Raises ValueError for what was not valid in it."""
@@ -75,6 +74,18 @@ class Cuttings:
             at = found.end()
         whole += held[at:]
         return Raw(whole)
+
+
+def decoded_bytes(body: bytes) -> int:
+    """What the values of this JSON take once decoded, more or less; of long strings nothing."""
+    if len(body) <= LONG_BYTES:
+        return _decoded_bytes(body)
+    return sum(map(_decoded_bytes, map(bytes, _gaps(body, list(_long_strings(body))))))
+
+
+def _decoded_bytes(body: bytes | bytearray) -> int:
+    containers = body.count(b"{") + body.count(b"[")
+    return containers * _CONTAINER_BYTES + body.count(b",") * _VALUE_BYTES
 
 
 def _long_strings(body: bytes | bytearray) -> Iterator[tuple[int, int]]:

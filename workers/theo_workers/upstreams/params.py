@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 Params = dict[str, Any]
 """A job's params, less what has been translated already; what is left at the end is passed on as it is."""
 
 OWNED = frozenset({"model", "messages", "prompt", "stream", "stream_options", "n", "background"})
 """What the router says itself, in any format."""
+
+MOST_KEPT_BYTES = 1 << 20
+"""Of reasoning as JSON that one answer's calls keep to be sent back: far more than any model thinks."""
 
 _CAPS = ("max_completion_tokens", "max_tokens")
 _ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
@@ -28,6 +33,20 @@ _ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
 
 class UntranslatableError(ValueError):
     """The provider's format has no word for something that was asked; the message names it."""
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def can_be_kept(reasoning: list[Any]) -> bool:
+    """Is it small enough to go out with the calls that it led to, and to come back with them?"""
+    return len(_encode(reasoning)) <= MOST_KEPT_BYTES
+
+
+def check_returned(reasoning: list[Any], name: str) -> None:
+    """Of one message. Raises UntranslatableError for more than was ever given out."""
+    if not can_be_kept(reasoning):
+        raise UntranslatableError(f"a message's {name} cannot be sent: above {MOST_KEPT_BYTES} bytes of JSON")
 
 
 def params_of(given: Mapping[str, Any], owned: frozenset[str]) -> Params:

@@ -18,11 +18,13 @@ class Details:
     def __init__(self) -> None:
         self._details: list[_Detail] = []
 
-    def add(self, pieces: Any) -> None:
-        """What one delta has; whatever is no list of objects is passed over."""
+    def add(self, pieces: Any) -> bool:
+        """What one delta has; whatever is no list of objects is passed over. Was there anything new in it but text?"""
+        new = False
         for piece in pieces if isinstance(pieces, list) else ():
             if isinstance(piece, dict) and len(self._details) <= MOST_DETAILS:
-                self._detail_of(piece).add(piece)
+                new |= self._detail_of(piece).add(piece)
+        return new
 
     def whole(self) -> list[dict[str, Any]]:
         """All of them by `index`, else as they came; none if they are too many. Nothing is kept."""
@@ -62,13 +64,16 @@ class _Detail:
             and (self.index is not None or self._fields.get("signature") is None)
         )
 
-    def add(self, piece: dict[str, Any]) -> None:
+    def add(self, piece: dict[str, Any]) -> bool:
+        """Was there a field in it that none had before?"""
+        before = len(self._fields)
         for name, value in piece.items():
             if name in _JOINED and isinstance(value, str):
                 self._fields[name] = None
                 self._texts.setdefault(name, Gathered()).add(value)
             elif self._fields.get(name) is None or (name == "signature" and value):
                 self._fields[name] = value
+        return len(self._fields) > before
 
     def joined(self) -> dict[str, Any]:
         return {**self._fields, **{name: text.whole() for name, text in self._texts.items()}}

@@ -10,14 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from theo_workers.errors import UpstreamError
 from theo_workers.messages import Message, Request
-from theo_workers.upstreams.answer import MOST_KEPT_BYTES
 from theo_workers.upstreams.chat_dialects import OPENAI, dialect_of
+from theo_workers.upstreams.params import can_be_kept, check_returned
 
 SEALED = "reasoning.encrypted_content"
 """What `include` must say for the reasoning to come in a form that can go back, where nothing is stored."""
@@ -26,8 +25,6 @@ _VENDOR = "openai"
 _THINKS = re.compile(r"(?:ft:)?(?:o[1-9]|gpt-(?:[5-9]|\d\d)(?!-chat)|codex|computer-use)")
 # What OpenAI says of items that it cannot read, are another organization's, or stand in a place that it did not expect.
 _NOT_THEIRS = re.compile(r"encrypted.content|type 'reasoning'|reasoning input item|\brs_", re.IGNORECASE)
-
-_encode = msgspec.json.Encoder().encode
 
 
 def mark_of(host: str, model: str) -> str | None:
@@ -61,15 +58,23 @@ def item_kept(identity: Any, summary: Any, sealed: Any) -> dict[str, Any] | None
 def keep(calls: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]], mark: str | None) -> None:
     """Gives each call the items that came before it. What is too large as a whole, none gets."""
     thought = [items for _, items in calls if items]
-    if mark is None or not thought or len(_encode(thought)) > MOST_KEPT_BYTES:
+    if mark is None or not thought or not can_be_kept(thought):
         return
     for call, items in calls:
         if items:
             call["extra_content"] = {_VENDOR: {"of": mark, "reasoning_items": items}}
 
 
+def returned(extras: Sequence[Mapping[str, Any]], mark: str | None) -> list[list[dict[str, Any]]]:
+    """For each call of a message, what goes back in front of it. Raises UntranslatableError for too much."""
+    items = [items_of(extra, mark) for extra in extras]
+    if thought := [some for some in items if some]:
+        check_returned(thought, "reasoning_items")
+    return items
+
+
 def items_of(extra: Mapping[str, Any], mark: str | None) -> list[dict[str, Any]]:
-    """The items to send back in front of a call, if they are its provider's."""
+    """The items of a call, if they are its provider's."""
     match extra.get(_VENDOR):
         case {"of": str(of), "reasoning_items": [*items]} if of == mark:
             return [item for item in items if isinstance(item, dict) and item.get("type") == "reasoning"]

@@ -25,7 +25,7 @@ from theo_workers.upstreams.params import (
     take_dict,
     take_schema,
 )
-from theo_workers.upstreams.responses_reasoning import items_of
+from theo_workers.upstreams.responses_reasoning import returned
 
 _OWNED = OWNED | frozenset({"input", "instructions"})
 _NONE_HERE = "the Responses format has none"
@@ -42,6 +42,7 @@ _IMPOSSIBLE = {
     "stop": _NONE_HERE,
     "web_search_options": "use a tool of type web_search",
 }
+CAP = "max_output_tokens"
 _LOGPROBS = "message.output_text.logprobs"
 
 
@@ -63,9 +64,9 @@ def responses_body(
 
 def _settings(given: Any, most: int | None) -> dict[str, Any]:
     left = params_of(given, _OWNED)
-    cap = take_cap(left, most, "max_output_tokens")
+    cap = take_cap(left, most, CAP)
     refuse(left, _IMPOSSIBLE)
-    settings: dict[str, Any] = {} if cap is None else {"max_output_tokens": cap}
+    settings: dict[str, Any] = {} if cap is None else {CAP: cap}
     if effort := left.pop("reasoning_effort", None):
         settings["reasoning"] = {**take_dict(left, "reasoning"), "effort": effort}
     if text := _text(left):
@@ -129,14 +130,15 @@ def _items(messages: tuple[Message, ...], mark: str | None) -> Iterator[dict[str
             yield {"role": message.role, "content": said}
             continue
         calls = calls_of(message)
+        thoughts = returned([call.extra for call in calls], mark)
         if calls:  # before what was said: in that order it came
-            yield from items_of(calls[0].extra, mark)
+            yield from thoughts[0]
         if said := [_said(part) for part in parts_of(message.content)]:
             # In full: llama.cpp knows no shorter form of what an assistant said.
             yield {"type": "message", "role": "assistant", "content": said}
         for number, call in enumerate(calls):
             if number:
-                yield from items_of(call.extra, mark)
+                yield from thoughts[number]
             named = {"call_id": call.id, "name": call.name}
             if call.custom:
                 customs.add(call.id)

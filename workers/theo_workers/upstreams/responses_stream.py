@@ -12,9 +12,11 @@ from theo_workers.messages import Completion
 from theo_workers.texts import clean
 from theo_workers.upstreams.complaint import complaint_of
 from theo_workers.upstreams.gathered import Gathered
+from theo_workers.upstreams.indexed import MOST_PARTS, TOO_MANY
 from theo_workers.upstreams.origin import Origin
 from theo_workers.upstreams.refusals import refusal_in_answer
 from theo_workers.upstreams.responses_answer import Item, ResponseObject, completed, spoken
+from theo_workers.upstreams.retained import TOO_MUCH, Retained
 from theo_workers.upstreams.sse import SseEvent
 
 
@@ -42,6 +44,7 @@ class ResponsesStream:
         self._items: list[Item] = []
         self._response: ResponseObject | None = None
         self._begun = False
+        self._retained = Retained()
         self.kept = 0
         self.done = False
 
@@ -59,6 +62,10 @@ class ResponsesStream:
         if told.type == "response.output_text.delta":
             return self._say(told.delta)
         if told.type == "response.output_item.done" and told.item is not None:
+            if len(self._items) >= MOST_PARTS:
+                raise self._origin.garbage(TOO_MANY, provider_request_id=self._identity)
+            if self._retained.too_much(event.data):
+                raise self._origin.garbage(TOO_MUCH, provider_request_id=self._identity)
             self._items.append(told.item)
             self.kept += len(event.data)
         elif told.type in _TERMINAL and told.response is not None:

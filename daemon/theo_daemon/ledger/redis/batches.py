@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
+from theo_daemon.ledger.large_reads import LargeReads, Read, place_in
 from theo_daemon.ledger.operations import Operation, ends_call
 from theo_daemon.ledger.port import Orphaned
-from theo_daemon.ledger.records import Granted, Landing, News, Verdict
+from theo_daemon.ledger.records import Granted, Hit, Landing, News, Replay, Verdict
 from theo_daemon.ledger.redis.commits import Commits
 from theo_daemon.ledger.redis.lease import Lease
 from theo_daemon.ledger.redis.told import Buried
@@ -30,8 +32,10 @@ class Batches:
     size = wal_size = 0  # it has no file
     busy_with = 0  # a call that hangs ends by its time-out, and is trouble then
 
-    def __init__(self, commits: Commits, lease: Lease, clock: Clock) -> None:
+    def __init__(self, commits: Commits, lease: Lease, clock: Clock, read: Read) -> None:
+        """`read` brings large texts."""
         self._commits, self._lease, self._clock = commits, lease, clock
+        self.large = LargeReads(read, partial(self.post, answer=True))
         self._gathered: deque[Waiting] = deque()
         self._work = asyncio.Event()
         self._stopping = False
@@ -107,6 +111,7 @@ class Batches:
 
     async def stop(self, running: asyncio.Task[None]) -> None:
         """Record what is left, in a bounded time: see `unrecorded`."""
+        await self.large.close()
         self._stopping = True
         self._work.set()
         await asyncio.wait((running,), timeout=STOP_S)
@@ -162,15 +167,18 @@ class Batches:
                 self._calls_recorded += sum(map(ends_call, some))
 
     def _resolve(self, batch: list[Waiting], verdicts: Sequence[Verdict | Buried | None]) -> None:
-        for (_, future, orphaned), verdict in zip(batch, verdicts, strict=True):
+        for (operation, future, orphaned), verdict in zip(batch, verdicts, strict=True):
             if isinstance(verdict, Buried):
                 self.on_buried(verdict.name)
             elif future is None:
                 continue
-            elif not future.done():
+            elif future.done():
+                if orphaned is not None:
+                    orphaned(verdict)
+            elif isinstance(verdict, Hit | Replay) and place_in(verdict) is not None:
+                self.large.bring(verdict, (operation, future, orphaned))
+            else:
                 future.set_result(verdict)
-            elif orphaned is not None:
-                orphaned(verdict)
 
     # -- trouble -------------------------------------------------------------------------------------
 

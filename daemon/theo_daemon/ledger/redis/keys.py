@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from theo_daemon.job import EntryRef
+from theo_daemon.ledger.large_reads import LARGE_BYTES
 
 # What is published is deleted soon after; the rest must outlive a Redis that is away.
 OUTCOME_S: Final = 86_400.0
@@ -47,7 +48,8 @@ class LedgerKeys:
 
 
 class Keeping(Struct, frozen=True, kw_only=True):
-    """How long what is kept, in ms, and how much of it: `settings` of the commit script."""
+    """How long what is kept, in ms, and how much of it: `settings` of the commit script. Of texts above `large` bytes
+    it tells the place."""
 
     id_ms: int
     keep_ms: int
@@ -56,6 +58,7 @@ class Keeping(Struct, frozen=True, kw_only=True):
     late_ms: int = int(LATE_S * 1000)
     doubtful: int = DOUBTFUL
     failures: int = FAILURES
+    large: int = LARGE_BYTES
 
     def packed(self) -> bytes:
         return msgspec.msgpack.encode(self)

@@ -23,6 +23,7 @@ from theo_daemon.ledger.redis.keys import Keeping, LedgerKeys
 from theo_daemon.ledger.redis.lease import Lease
 from theo_daemon.ledger.redis.reading import RedisTransaction, reading_redis
 from theo_daemon.ledger.redis.scripts import LEAVE, PRUNE, REGISTER, SCHEMA
+from theo_daemon.ledger.redis.texts import Texts
 from theo_daemon.ledger.redis.watcher import Watcher, standings_of
 from theo_daemon.ledger.shared import SharedStanding
 from theo_daemon.redis_link import RedisLink, error_code
@@ -59,7 +60,8 @@ class RedisLedger(LedgerFace):
         self._commits = Commits(
             self._link.wire(), keys, name=name, lease_s=lease_s, keeping=self._keeping, clock=clock, rng=rng
         )
-        self._batches = Batches(self._commits, self._lease, clock)
+        self._texts = Texts(self._link, keys, clock, rng)
+        self._batches = Batches(self._commits, self._lease, clock, self._texts.read)
         self._watcher = Watcher(self._link.wire(), keys, clock)
         super().__init__(name, clock, recorder=self._batches, watcher=self._watcher)
         self._lease.on_lost = self._batches.crash
@@ -73,7 +75,7 @@ class RedisLedger(LedgerFace):
         self._tasks: list[asyncio.Task[None]] = []
 
     def share_room(self, room: Room) -> None:
-        """What Redis says is here as a whole before its size is known."""
+        self._batches.large.room = room
 
     async def __aenter__(self) -> Self:
         """Register this process. Raises LedgerError, which says what was found and what to do."""
@@ -106,7 +108,7 @@ class RedisLedger(LedgerFace):
         await self._lease.stop()
         with contextlib.suppress(RedisError):  # then others find its lease run out
             await self._wire.run(LEAVE, (self._keys.base,), (self._owner, self.name))
-        for wire in (self._wire, self._commits.wire, self._watcher.wire):
+        for wire in (self._wire, self._commits.wire, self._watcher.wire, self._texts.wire):
             await wire.close()
         self._check_recorded(error)
 

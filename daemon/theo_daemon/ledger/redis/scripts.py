@@ -35,6 +35,7 @@ COMMIT: Final = _script(
 REGISTER: Final = _script("names", "register")
 BEAT: Final = _script("names", "beat", flags="allow-oom")
 LEAVE: Final = _script("names", "leave")
+TEXTS: Final = _script("names", "texts")
 PRUNE: Final = _script("names", "windows", "prune")
 FORGET: Final = _script("names", "forget")
 RESET: Final = _script("names", "windows", "reset")

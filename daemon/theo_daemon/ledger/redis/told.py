@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from theo_daemon.ledger.large_reads import Place
 from theo_daemon.ledger.rates import Pace
 from theo_daemon.ledger.records import (
     Ask,
@@ -94,6 +95,14 @@ def read_standing(row: dict[str, Any]) -> SharedStanding:
     )
 
 
+def _text(told: str | tuple[str, str, int]) -> bytes:
+    """A text; of a large one, its place."""
+    if isinstance(told, str):
+        return told.encode()
+    kind, name, size = told
+    return Place.of(kind, (name,), size)
+
+
 def _granted(want: Want | None, prior: list[Any], standing: Any, pace: Any, strained: Any) -> Granted:
     assert want is not None
     return Granted(
@@ -115,8 +124,8 @@ _VERDICTS: Final[dict[str, Callable[..., Verdict | Buried | None]]] = {
     "clear": lambda prior: Clear(_prior(prior)),
     "other_window": OtherWindow,
     "busy": Busy,
-    "hit": lambda answer, prior: Hit(answer.encode(), _prior(prior)),
-    "replay": lambda outcome, own: Replay(outcome.encode(), own),
+    "hit": lambda answer, prior: Hit(_text(answer), _prior(prior)),
+    "replay": lambda outcome, own: Replay(_text(outcome), own),
     "conflict": Conflict,
     "id_busy": lambda entry: IdBusy(entry_of(entry)),
     "throttled": lambda pace: Throttled(Pace(*pace)),

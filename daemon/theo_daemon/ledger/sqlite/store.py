@@ -12,12 +12,12 @@ import apsw
 import msgspec
 
 from theo_daemon.job import EntryRef
+from theo_daemon.ledger.large_reads import LARGE_BYTES, Place
 from theo_daemon.ledger.records import Ask, CacheWrite, Check, JobEnd, PriorAttempt, Scope, Settled
 from theo_daemon.ledger.rules import Claims, KeptAnswer, Known, Remembered
 from theo_daemon.ledger.sqlite import balances
-from theo_daemon.ledger.sqlite.large_reads import Place
 from theo_daemon.ledger.sqlite.rows import Bind, chunk, insert_rows, marks, padded
-from theo_daemon.ledger.sqlite.texts import LARGE_BYTES, TextColumn, insert_texts
+from theo_daemon.ledger.sqlite.texts import TextColumn, insert_texts
 from theo_daemon.ledger.unknown_calls import LATE_ANSWER
 
 _decode_known = msgspec.json.Decoder(list[tuple[str, str, str, str | int | None, str | int | None]]).decode

@@ -8,13 +8,19 @@ from typing import NamedTuple, TypeGuard
 
 import apsw
 
+from theo_daemon.ledger.large_reads import LARGE_BYTES, Place
 from theo_daemon.ledger.sqlite.rows import Bind, insert_rows, marks
 from theo_workers.texts import Json, length
 
-LARGE_BYTES = 262_144
 _FEW_PAGES = -4_096  # KiB
 _STEP_BYTES = 1_048_576
 _PLACE = "CAST(zeroblob(?) AS TEXT)"
+_COLUMNS = {"cache": "answer", "ids": "outcome", "outcomes": "outcome"}
+_ROWS = {
+    "cache": "SELECT rowid FROM cache WHERE key = ?",
+    "ids": "SELECT rowid FROM ids WHERE tenant = ? AND client_id = ? AND outcome IS NOT NULL",
+    "outcomes": "SELECT rowid FROM outcomes WHERE stream = ? AND entry_id = ?",
+}
 
 
 class TextColumn(NamedTuple):
@@ -46,6 +52,17 @@ def insert_texts(
             if not _is_small(text):
                 values = f"VALUES ({marks(len(binds))}, {_PLACE})"
                 _insert_large(db, column, f"{verb} {column.into} {values} {tail}", (binds, text))
+
+
+def read_text(db: apsw.Connection, place: Place) -> bytes | None:
+    """What lies in a place, which names a table and a key in it. None: it is not there any more."""
+    table, key, _ = place.read()
+    found = db.execute(_ROWS[table], key).fetchone()
+    if found is None:
+        return None
+    with few_pages(db), db.blob_open("main", table, _COLUMNS[table], int(found[0]), False) as blob:
+        text: bytes = blob.read(blob.length())
+    return text
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import apsw
 
+from theo_daemon.ledger.large_reads import LargeReads, Place, place_in
 from theo_daemon.ledger.operations import Operation, ends_call
 from theo_daemon.ledger.port import Orphaned
 from theo_daemon.ledger.records import Hit, Landing, News, Replay, Verdict
@@ -24,9 +25,9 @@ from theo_daemon.ledger.sqlite.checkpoints import PASSING, Checkpoints
 from theo_daemon.ledger.sqlite.commit import Committer
 from theo_daemon.ledger.sqlite.files import LedgerFiles
 from theo_daemon.ledger.sqlite.gate import held
-from theo_daemon.ledger.sqlite.large_reads import LargeReads, place_in
 from theo_daemon.ledger.sqlite.opening import open_to_write
 from theo_daemon.ledger.sqlite.shortage import Shortage, Waiting
+from theo_daemon.ledger.sqlite.texts import read_text
 from theo_workers.errors import LedgerError
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class Writer:
         self._stopping = threading.Event()
         self._gave_up = False
         self._calls_posted = self._calls_recorded = 0  # ended ones; each counter belongs to one thread
-        self.large = LargeReads(self.call, partial(self.post, answer=True))
+        self.large = LargeReads(self._read_large, partial(self.post, answer=True))
         self.warnings: list[str] = []  # of the opening
         self.busy_with = 0  # the number of the piece of work that it is at; 0: none
         self._pieces = 0
@@ -98,6 +99,9 @@ class Writer:
         future: asyncio.Future[object] = self._loop.create_future()
         self._mail.put((function, future, writing))
         return await future  # type: ignore[return-value]  # what the function returned
+
+    async def _read_large(self, place: Place) -> bytes | None:
+        return await self.call(partial(read_text, place=place))
 
     async def stop(self) -> None:
         """Commit what is queued, checkpoint, close. Idempotent, and bounded: see `unrecorded`."""
@@ -222,12 +226,14 @@ class Writer:
                 self._end_shortage(db, committer, gate)
             if isinstance(mail, tuple):
                 self._run_call(db, gate, mail)
+                del mail  # so may one be among what it read
                 continue
             batch, call, end = ([], None, True) if mail is None else self._gather(mail)
             self._commit_batch(db, committer, gate, batch)
             del mail, batch  # large answers may be in it, and it may be long until the next one
             if call is not None:
                 self._run_call(db, gate, call)
+                call = None
             if end:
                 ends += 1
                 self._tell(self._send_last)

@@ -13,7 +13,7 @@
 --   {'forget', entries}   {'bury', owner}   {'change', its fields}   {'health', its fields}
 --   {'failure', model, generation, threshold, until}
 local owner, name, token, last_token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local settings = cmsgpack.unpack(ARGV[6]) -- id_ms, outcome_ms, keep_ms, stale_ms, late_ms, doubtful, failures
+local settings = cmsgpack.unpack(ARGV[6]) -- id_ms, outcome_ms, keep_ms, stale_ms, late_ms, doubtful, failures, large
 local OWNER, OPEN = L .. ':owner:' .. owner, L .. ':open:' .. owner
 local scopes_of, operations = unpack(cmsgpack.unpack(ARGV[7]))
 local now = time_now(ARGV[5])

@@ -65,16 +65,16 @@ end
 -- What this entry's own past, or its client id's, answers; nil: nothing does.
 local function identify(entry, again, id_name, digest)
     local own = again and get(outcomes, entry)
-    if own then return { 'replay', own, true } end
+    if own then return { 'replay', told_text('outcome', entry, own, 1), true } end
     local id = id_name and known_id(id_name)
     if not id then return nil end
     local holder, its_digest, _, outcome = read_id(id)
     if holder == entry then
-        return outcome and { 'replay', string.sub(id, outcome), true } or nil
+        return outcome and { 'replay', told_text('id', id_name, id, outcome), true } or nil
     end
     if its_digest ~= digest then return { 'conflict' } end
     if not outcome then return { 'id_busy', holder } end
-    return { 'replay', string.sub(id, outcome), false }
+    return { 'replay', told_text('id', id_name, id, outcome), false }
 end
 
 -- What its budgets say against the call, of several refusals the one that ends last; nil: nothing.
@@ -136,7 +136,9 @@ local function admit(ask, news)
     local prior = again and priors_of(entry) or NONE
     if holding and get(flights, key) == owner then return reserve(entry, want, prior, news) end
     local kept = cache_key and get(answers, cache_key)
-    if kept and (kept.fresh_until > now or (since and kept.created >= since)) then return { 'hit', kept.text, prior } end
+    if kept and (kept.fresh_until > now or (since and kept.created >= since)) then
+        return { 'hit', told_text('answer', cache_key, kept.text, kept.first), prior }
+    end
     if get(flights, key) then return { 'busy' } end
     local verdict = reserve(entry, want, prior, news)
     if verdict[1] == 'granted' then hold(key) end

@@ -13,14 +13,21 @@ local function read_id(text)
     return entry, digest, taken, state == 'd' and last + 2
 end
 
--- "<created> <fresh until> <model>\n<answer>", times in Unix ms.
+-- "<created> <fresh until> <model>\n<answer>", times in Unix ms; the answer begins at `first`.
 local function read_answer(text)
     if not text then return false end
     local _, last, created, fresh_until, model = string.find(text, '^(%d+) (%d+) (%S+)\n')
     return {
-        created = tonumber(created), fresh_until = tonumber(fresh_until), model = model,
-        text = string.sub(text, last + 1),
+        created = tonumber(created), fresh_until = tonumber(fresh_until), model = model, text = text, first = last + 1,
     }
+end
+
+-- What of a text follows from `first`, as a verdict tells it: of what is large its place, for `texts.lua` to read, which
+-- is {kind, name, bytes}.
+local function told_text(kind, name, text, first)
+    local size = #text - first + 1
+    if size > settings.large then return { kind, name, size } end
+    return first == 1 and text or string.sub(text, first)
 end
 
 local ids = shelf({ prefix = L .. ':id:' })
@@ -106,7 +113,9 @@ end
 local function keep_answer(write, model)
     local key, ttl, most, text = unpack(write, 1, 4)
     local before, life = get(answers, key), ttl + settings.stale_ms
-    put(answers, key, { created = now, fresh_until = now + ttl, model = model, text = text_at(text), life = life })
+    put(answers, key, {
+        created = now, fresh_until = now + ttl, model = model, text = text_at(text), first = 1, life = life,
+    })
     local list = new_answers[model] or { life = 0 }
     new_answers[model] = list
     list.limit, list.life = most, math.max(list.life, life)

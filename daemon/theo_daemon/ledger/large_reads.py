@@ -6,57 +6,50 @@ Whoever gets such a verdict holds a share of the room that answers on their way 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final
 
-import apsw
 import msgspec
 from msgspec.structs import replace
 
 from theo_daemon.ledger.operations import Operation
 from theo_daemon.ledger.port import Orphaned
 from theo_daemon.ledger.records import Hit, Replay, Verdict
-from theo_daemon.ledger.sqlite.texts import few_pages
 from theo_workers.errors import LedgerError
 from theo_workers.upstreams.room import Loan, Room, Share
 
-_COLUMNS = {"cache": "answer", "ids": "outcome", "outcomes": "outcome"}
-_ROWS = {
-    "cache": "SELECT rowid FROM cache WHERE key = ?",
-    "ids": "SELECT rowid FROM ids WHERE tenant = ? AND client_id = ? AND outcome IS NOT NULL",
-    "outcomes": "SELECT rowid FROM outcomes WHERE stream = ? AND entry_id = ?",
-}
+LARGE_BYTES: Final = 262_144  # above this a batch names the place of a text
+
 Asked = tuple[Operation, "asyncio.Future[Verdict | None]", Orphaned | None]
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[str, list[str], int]).decode
 
 
 class Place(bytes):
-    """Stands for a large text until that is brought: its table, its key and its size, as JSON."""
+    """Stands for a large text until that is brought: where its kind lies, its key there and its size, as JSON."""
 
     __slots__ = ()
 
     @classmethod
-    def of(cls, table: str, key: tuple[str, ...], size: int) -> Place:
-        return cls(_encode((table, key, size)))
+    def of(cls, where: str, key: tuple[str, ...], size: int) -> Place:
+        return cls(_encode((where, key, size)))
+
+    def read(self) -> tuple[str, list[str], int]:
+        """What it was made of."""
+        return _decode(self)
 
 
-class Call(Protocol):
-    """`Writer.call`."""
-
-    def __call__(
-        self, function: Callable[[apsw.Connection], bytes | None]
-    ) -> Coroutine[Any, Any, bytes | None]: ...
+Read = Callable[[Place], Awaitable[bytes | None]]
+"""Brings a text; None: it is not there (any more), or cannot be had just now, so that the ask has to be repeated."""
 
 
 class LargeReads:
-    """`call` runs a function on the connection, `ask_again` posts an operation."""
+    """`ask_again` posts an operation."""
 
     def __init__(
-        self, call: Call, ask_again: Callable[[Operation], asyncio.Future[Verdict | None] | None]
+        self, read: Read, ask_again: Callable[[Operation], asyncio.Future[Verdict | None] | None]
     ) -> None:
-        self._call, self._ask_again = call, ask_again
+        self._read, self._ask_again = read, ask_again
         self.room = Room()  # until its owner shares another
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -80,7 +73,7 @@ class LargeReads:
         try:
             while not future.done():
                 place = place_in(verdict)
-                whole = verdict if place is None else await self._read(verdict, place)
+                whole = verdict if place is None else await self._with_text(verdict, place)
                 if whole is not None:
                     break
                 again = self._ask_again(operation)  # it is gone meanwhile
@@ -96,13 +89,13 @@ class LargeReads:
         elif orphaned is not None:
             orphaned(verdict)
 
-    async def _read(self, verdict: Verdict, place: Place) -> Verdict | None:
-        share, (_, _, size) = Share(self.room), _decode(place)
+    async def _with_text(self, verdict: Verdict, place: Place) -> Verdict | None:
+        share, (_, _, size) = Share(self.room), place.read()
         there: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             if not share.grow(size, lambda: None if there.done() else there.set_result(None)):
                 await there
-            text = await self._call(partial(read_text, place=place))
+            text = await self._read(place)
         except BaseException:
             share.let_go()
             raise
@@ -121,14 +114,3 @@ def place_in(verdict: Verdict | None) -> Place | None:
         case Hit(answer=Place() as place) | Replay(outcome=Place() as place):
             return place
     return None
-
-
-def read_text(db: apsw.Connection, place: Place) -> bytes | None:
-    """None: it is not there any more."""
-    table, key, _ = _decode(place)
-    found = db.execute(_ROWS[table], key).fetchone()
-    if found is None:
-        return None
-    with few_pages(db), db.blob_open("main", table, _COLUMNS[table], int(found[0]), False) as blob:
-        text: bytes = blob.read(blob.length())
-    return text
