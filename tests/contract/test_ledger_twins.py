@@ -25,6 +25,7 @@ from tests.contract.twins import (
     State,
     landing_only,
 )
+from tests.deep import deep
 from theo_daemon.embedded_valkey import EmbeddedValkey
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.operations import Operation
@@ -455,6 +456,9 @@ def test_any_history_leaves_both_ledgers_with_the_same_books(own_valkey: Embedde
     run_state_machine_as_test(
         Twins,
         settings=settings(
-            max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=deep(60),
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import Struct
 
+from tests.deep import deep
 from tests.fakes import MemoryBooks
 from theo_daemon.budgets import Budgets, Draw
 from theo_daemon.config import BudgetConfig, Config, ModelConfig, RoutingConfig
@@ -276,4 +277,4 @@ def _row(scope: Scope) -> Row:
 
 
 TestBudgets = BudgetMachine.TestCase
-TestBudgets.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestBudgets.settings = settings(max_examples=deep(40), stateful_step_count=40, deadline=None)

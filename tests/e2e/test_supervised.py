@@ -31,7 +31,7 @@ def busy(fleet: Fleet, latency_s: float = 2) -> Iterator[tuple[Serve, list[str]]
     try:
         until(lambda: len(children(parent)) == COUNT, 20)
         entries = fleet.push_all({"prompt": f"x{n}"} for n in range(JOBS))
-        until(lambda: len(fleet.provider.calls) == JOBS, 5)
+        until(lambda: len(fleet.provider.calls) == JOBS, 15)
         yield parent, entries
         until(lambda: not any(map(alive, children(parent))), 20, lambda: children(parent))
     finally:
@@ -47,7 +47,7 @@ def test_a_killed_supervisor_s_processes_drain_and_what_was_sent_is_paid_for_onc
     with busy(fleet) as (parent, entries):
         if when == "while it drains":
             parent.terminate()
-            until(lambda: len(parent.events("drain_started")) == COUNT, 5)
+            until(lambda: len(parent.events("drain_started")) == COUNT, 15)
         parent.kill()
     assert [line["cut_off"] for line in parent.events("drain_finished")] == [0] * COUNT
     assert {reply["status"] for reply in fleet.answers(entries, 1)} == {"ok"}
@@ -70,9 +70,9 @@ def test_a_killed_child_is_replaced_and_its_siblings_calls_are_left_alone(fleet:
 def test_a_second_signal_to_the_supervisor_ends_all_of_them_at_once(fleet: Fleet) -> None:
     with busy(fleet, latency_s=60) as (parent, entries):
         parent.terminate()
-        until(lambda: len(parent.events("drain_started")) == COUNT, 5)
+        until(lambda: len(parent.events("drain_started")) == COUNT, 15)
         parent.terminate()
-        assert parent.wait_exit(5) == 1
+        assert parent.wait_exit(20) == 1
     assert sum(line["cut_off"] for line in parent.events("drain_finished")) == JOBS
     assert not set(fleet.finals()) & set(entries)
     assert fleet.redis.xlen(fleet.jobs_key()) == JOBS, "they stay for whoever comes next"

@@ -68,9 +68,11 @@ def never_opened(story: Story) -> Iterable[str]:
         for failed in _rows_of_failures(calls, threshold):
             since, until = failed[-1].ended_at, failed[-1].ended_at + rest_s
             # With those that other processes met, an early one may have opened it: then it was open meanwhile. And who
-            # was called before it opened, and failed after that, counts for nothing.
+            # was called before it opened, or before its process knew, and failed after that, counts for nothing.
+            began = failed[0].started_at
             if any(
-                one.model == failed[0].model and failed[0].started_at <= one.at <= since for one in openings
+                one.model == failed[0].model and one.at <= since and began < one.until - 0.002
+                for one in openings
             ):
                 continue
             for call in calls:

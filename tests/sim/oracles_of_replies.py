@@ -56,7 +56,7 @@ def _unreasonable(story: Story, pushed: Pushed, end: Ended) -> str | None:
         "no_model_available": _something_ailed(story, end.at),
         "outcome_unknown": died
         or any(call.how not in {*NOT_BILLED, "ok", "closed", "length"} for call in calls)
-        or (story.drains_cut and story.on_unknown(job) == "fail" and any(call.how == "closed" for call in calls)),
+        or (story.drains and story.on_unknown(job) == "fail" and any(call.how == "closed" for call in calls)),
         "delivery_limit_exceeded": died >= story.plan.config.ingress.max_deliveries,
         "rate_limited": any(call.how.startswith("429") for call in calls),
         "provider_timeout": any(call.how == "hang" for call in calls),

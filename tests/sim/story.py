@@ -41,11 +41,15 @@ class Story(Struct, frozen=True):
     calls: dict[str, list[Call]]  # by prompt
 
     @property
+    def drains(self) -> bool:
+        """Did processes leave? One that stands still meanwhile cuts calls off, however much time they had."""
+        return any(fault.kind == "drain" for fault in self.plan.faults)
+
+    @property
     def drains_cut(self) -> bool:
         """Did processes leave that may not have let their calls finish?"""
         config = self.plan.config
-        drains = any(fault.kind == "drain" for fault in self.plan.faults)
-        return drains and config.ingress.drain_s < config.routing.timeout_s
+        return self.drains and config.ingress.drain_s < config.routing.timeout_s
 
     def on_unknown(self, job: Job) -> str:
         """What the job wants of calls of which nobody knows whether they were billed."""

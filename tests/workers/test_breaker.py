@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from tests.deep import deep
 from theo_workers.breaker import LONGEST_FACTOR, Breaker, Closed, HalfOpen, Open, Permit, State, Verdict
 from theo_workers.errors import CircuitOpen
 from theo_workers.failure_rate import RateRule
@@ -425,4 +426,4 @@ class AgainstAReference(RuleBasedStateMachine):
 
 
 TestAgainstAReference = AgainstAReference.TestCase
-TestAgainstAReference.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestAgainstAReference.settings = settings(max_examples=deep(200), stateful_step_count=50, deadline=None)
