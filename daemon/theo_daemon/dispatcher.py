@@ -63,7 +63,7 @@ class Dispatcher:
             ledger=ledger, publisher=publisher, manifest=self._manifest, deltas=deltas,
             redis_now_ms=redis_now_ms, observer=observer,
         )  # fmt: skip
-        self._look_back = LookBack(ledger, self._landings)
+        self._look_back = LookBack(ledger, self._landings, holds, clock)
         self._refusals = Refusals(
             ledger=ledger, publisher=publisher, holds=holds, on_refusal=reception.count_refusal
         )
@@ -333,7 +333,7 @@ class Dispatcher:
             return
         gone_on: frozenset[int] = frozenset()
         if ticket is flight.lead:
-            gone_on = flight.hand_over()
+            gone_on = self._look_back.hand_over(flight, lost=outcome is None)
             self._turns.realign(flight)
         else:
             self._leave(ticket)

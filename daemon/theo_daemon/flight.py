@@ -190,12 +190,20 @@ class Flight:
         Returns the attempts that it pays for from now on, though they are on record for the old lead's entry.
         """
         gone_on = frozenset(self.listed.difference(one.attempt_id for one in self.prior))
-        self._promote()
         self._forget_prior()
+        self._change_lead()
+        return gone_on
+
+    def leave_behind(self) -> None:
+        """As `hand_over`, but the calls that have ended are told with the old lead's entry, by whoever has that now."""
+        self.attempts, self.prior, self.cost_nano, self.doubtful = [], [], 0, False
+        self._change_lead()
+
+    def _change_lead(self) -> None:
+        self._promote()
         if self.barred:
             self.barred = {model: barred for model, barred in self.barred.items() if not barred.own}
             self._narrow()
-        return gone_on
 
     def list_prior(self, prior: Sequence[PriorAttempt]) -> None:
         """Calls that earlier owners of the lead's entry sent: in its reply they come first, and it pays for them."""

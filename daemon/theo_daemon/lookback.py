@@ -15,16 +15,32 @@ from theo_daemon.flight import Flight, Ticket
 from theo_daemon.job import Failed, JobOutcome
 from theo_daemon.landing import Landings
 from theo_daemon.ledger.port import Claims
-from theo_daemon.ledger.records import Check, Clear, Replay, Verdict
+from theo_daemon.ledger.records import Check, Clear, Landing, Replay, Verdict
 from theo_daemon.outcomes import Result, with_prior
+from theo_daemon.ports import Holds
 from theo_daemon.reply import decode_outcome
+from theo_workers.clock import Clock
 
 
 class LookBack:
     """Ends jobs with what an earlier owner of their entry left."""
 
-    def __init__(self, ledger: Claims, landings: Landings) -> None:
-        self._ledger, self._landings = ledger, landings
+    def __init__(self, ledger: Claims, landings: Landings, holds: Holds, clock: Clock) -> None:
+        self._ledger, self._landings, self._holds, self._clock = ledger, landings, holds, clock
+
+    def hand_over(self, flight: Flight, *, lost: bool) -> frozenset[int]:
+        """The lead has left; the attempts that the next job pays for though they are on record for its entry.
+
+        Where another process has that entry, or may have, it tells of those that have ended: the next job does not.
+        """
+        if not lost and self._clock.monotonic() < self._holds.kept_until:
+            return flight.hand_over()
+        if flight.settled is not None:
+            self._ledger.tell(Landing(settled=flight.settled))
+            flight.settled = None
+        flight.lead.redelivered = True
+        flight.leave_behind()
+        return frozenset()
 
     def end(self, ticket: Ticket, outcome: Failed, *, but: Container[int] = ()) -> None:
         """End a job that had no call of its own here, `but` these attempts, which others pay for."""

@@ -13,6 +13,7 @@ from tests.fakes import MemoryBooks, MemoryLedger
 from tests.scenario.stage import Stage, model, staged
 from theo_daemon.job import EntryRef
 from theo_daemon.ledger.shared import CircuitOpened, SharedStanding
+from theo_workers.failures import FailureClass
 from theo_workers.upstreams.script import Fate
 
 SLOW = Fate(text="hello", latency_ms=1000)
@@ -238,3 +239,28 @@ async def test_a_job_withdrawn_while_that_is_asked_leaves_no_claim(
     assert stage.end(entry.ref) == "deadline_exceeded"
     assert stage.rows(STATES) == [("void", 1)]
     assert stage.rows("SELECT count(*) FROM inflight") == [(0,)]
+
+
+async def test_the_ended_call_of_a_job_that_a_peer_may_have_is_told_with_that_job_alone() -> None:
+    """The peer finds it on record for its entry, and tells and charges it there."""
+    billed = Fate(
+        error="provider_unavailable", failure=FailureClass.MAYBE, status_code=200, message="no JSON",
+        latency_ms=100,
+    )  # fmt: skip
+    async with staged(model("m", billed, SLOW, output_cost_per_mtok=1.0, max_output_tokens=1000)) as stage:
+        leaver, stayer = stage.push("same"), stage.push("same")
+        await stage.advance(0.15)
+        doubt(stage)  # the second call waits
+        await stage.advance(0.5)
+        stage.cancel(leaver.entry_id)
+        await stage.advance(0.1)
+        be_sure(stage)
+        await stage.advance(5)
+        assert [str(one.outcome) for one in stage.outcome(stayer).attempts] == ["ok"]
+        assert stage.rows("SELECT state, entry_id FROM attempts ORDER BY id") == [
+            ("maybe", leaver.entry_id),
+            ("ok", stayer.entry_id),
+        ]
+        left = stage.outcome(leaver)
+        assert [str(one.outcome) for one in left.attempts] == ["maybe"]
+        assert left.cost_nano > 0
