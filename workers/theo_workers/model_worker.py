@@ -314,9 +314,8 @@ class ModelWorker:
             if not reply.done():
                 reply.set_result(result)
         self._forget(submission)  # last: should the observer crash, it is still among the unanswered
-        submission.task = (
-            None  # a refusal's traceback knows the submission: what it tells would stay for long
-        )
+        # A refusal's traceback knows the submission: what it tells, maybe a large answer, would stay for long.
+        submission.task = None
 
     def _bore(self, submission: Submission, result: Result, effect: BreakerEffect | None, now: float) -> None:
         running = len(self._running)
