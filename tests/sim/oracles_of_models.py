@@ -25,8 +25,7 @@ def open_circuits(story: Story) -> Iterable[str]:
             ):
                 when = f"{opened.at:.3f} to {opened.until:.3f}"
                 yield f"a call while the circuit of {opened.model} was open ({when}): {tell(story, [call])}"
-        # An opening that was over when a slow ledger recorded it is news to other processes all the same.
-        yield from _probes(story, opened.model, max(shut_at, opened.until - 0.002), calls)
+        yield from _probes(story, opened, max(opened.at, opened.until - 0.002), calls)
 
 
 def _openings(story: Story) -> Iterable[Standing]:
@@ -38,8 +37,11 @@ def _openings(story: Story) -> Iterable[Standing]:
             yield one
 
 
-def _probes(story: Story, model: str, since: float, calls: Sequence[Call]) -> Iterable[str]:
-    """From the end of an opening on, one call at a time, until one of them has ended well."""
+def _probes(story: Story, opened: Standing, since: float, calls: Sequence[Call]) -> Iterable[str]:
+    """From the end of an opening on, one call at a time, until one of them has ended well.
+
+    An opening that was over when a slow ledger recorded it is news to other processes all the same.
+    """
     out: Call | None = None
     for call in calls:
         if call.started_at < since:
@@ -47,9 +49,10 @@ def _probes(story: Story, model: str, since: float, calls: Sequence[Call]) -> It
         if (
             out is not None
             and call.started_at < over_at(out)
+            and call.started_at > opened.at + KNOWN_WITHIN_S
             and not story.stalled(out.started_at, call.started_at)
         ):
-            yield f"two probes of {model}: {tell(story, [out, call])}"
+            yield f"two probes of {opened.model}: {tell(story, [out, call])}"
         if out is not None and out.how in {"ok", "length", "overbilled"}:
             return
         if out is not None and out.how in BREAKING:
