@@ -66,6 +66,7 @@ def rehearse(folder: Path, zygote: Zygote, plan: Rehearsal) -> Report:
         stack.callback(fleet.close)
         driver = Driver(server.url, jobs=plan.jobs, seconds=plan.seconds, seed=plan.seed, wiped=plan.wiped)
         reader = Reader(server.url, driver.unanswered)
+        listing = redis_books.Listing(server.url, PREFIX) if plan.ledger == REDIS else None
         wiper = Wiper(server.url, driver, reader)
         wiper.count_age()
         _until(lambda: not fleet.look() and len(fleet.serving) == plan.processes, 30)
@@ -81,7 +82,7 @@ def rehearse(folder: Path, zygote: Zygote, plan: Rehearsal) -> Report:
         quiet = time.monotonic()
         unclean = fleet.drain(15)
         reader.stop()
-        kept = _read_books(fleet, folder, server.url, reader.replies)
+        kept = _read_books(listing, folder, server.url, reader.replies)
         stored = _count_stored(server.url)
     (folder / "faults.json").write_bytes(msgspec.json.encode(trouble.faults))
     calls = read_calls(sorted(folder.glob("provider-*.log")))
@@ -141,12 +142,15 @@ def _pending(redis: redis_client.Redis, stream: str) -> int:
         raise
 
 
-def _read_books(fleet: Fleet, folder: Path, url: str, replies: Mapping[Entry, Sequence[Reply]]) -> Books:
-    if fleet.ledger == FILE:
+def _read_books(
+    listing: redis_books.Listing | None, folder: Path, url: str, replies: Mapping[Entry, Sequence[Reply]]
+) -> Books:
+    if listing is None:
         return books.read_books(folder / "theo-ledger.db")
+    listing.stop()
     redis = client(url)
     try:
-        return redis_books.read_books(redis, PREFIX, replies)
+        return redis_books.read_books(redis, PREFIX, listing, replies)
     finally:
         redis.close()
 
