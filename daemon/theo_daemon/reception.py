@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from theo_daemon.catalogue import Catalogue, Route
 from theo_daemon.entry import decode, too_large
@@ -44,6 +44,9 @@ class Refused(Struct, frozen=True):
     outcome: JobOutcome
     dead: DeadLetter | None
     past: Check | None = None  # another process had it
+    stream_gone: Envelope | None = (
+        None  # its own, where only the key that it names is in the way of its outcome
+    )
 
 
 class Reception:
@@ -103,7 +106,9 @@ class Reception:
     def refuse_reply_to(self, accepted: Accepted) -> Refused:
         """The reply stream turned out to be a key of another type."""
         error = ReplyToNotAllowed("reply_to is a Redis key that is not a stream")
-        return self._refuse(accepted.job.envelope, error, accepted.delivery, accepted.job)
+        envelope = accepted.job.envelope
+        refused = self._refuse(envelope, error, accepted.delivery, accepted.job)
+        return structs.replace(refused, stream_gone=envelope)
 
     def _refuse(
         self, envelope: Envelope, error: JobRefused, delivery: Delivery, job: Job | None = None

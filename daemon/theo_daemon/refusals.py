@@ -54,7 +54,9 @@ class Refusals:
         match look.result():
             case Replay(kept, own=True, held=loan):
                 held = loan and loan.take()
-                refused = structs.replace(refused, outcome=decode_outcome(kept), dead=None)
+                # The finish script finds the key in the way, and says so in the reply.
+                envelope = refused.stream_gone or refused.envelope
+                refused = structs.replace(refused, envelope=envelope, outcome=decode_outcome(kept), dead=None)
             case Clear(prior):
                 refused = structs.replace(refused, outcome=with_prior(refused.outcome, prior))
                 if past.client_id is not None:  # the look has taken it: it is free for the next push

@@ -40,7 +40,12 @@ def strangers(story: Story) -> Iterable[str]:
 
 def _unreasonable(story: Story, pushed: Pushed, end: Ended) -> str | None:
     job, code = pushed.job, end.code
-    if job.refusal is not None and code not in {job.refusal, "cancelled"} and not _told_elsewhere(story, end):
+    allowed = {
+        job.refusal,
+        "cancelled",
+        "delivery_limit_exceeded",
+    }  # of the last it is asked below whether it is true
+    if job.refusal is not None and code not in allowed and not _told_elsewhere(story, end):
         return f"should have been {job.refusal}"
     if code == "ok":
         return _not_its_answer(story, pushed, end)
