@@ -15,6 +15,7 @@ from typing import Any, Self
 from unittest import mock
 
 import pytest
+import redis as redis_client
 
 from tests.e2e.processes import ROOT, until
 from theo_daemon.cli import app
@@ -177,3 +178,20 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def reply_to(client: redis_client.Redis, shell: Shell, entry_id: str) -> dict[str, str]:
+    """The final reply on the default stream."""
+
+    def found() -> dict[str, str] | None:
+        entries = [fields for _, fields in client.xrange(f"{shell.prefix}:replies")]
+        return next((one for one in entries if one["entry_id"] == entry_id), None)
+
+    reply = until(found, 10.0, entry_id)
+    assert reply is not None
+    return reply
+
+
+def running(shell: Shell, model: str) -> bool:
+    """Has a call been sent? A job that was only read is handed back by a drain."""
+    return any(one["running"] for one in shell.json("status")["models"] if one["name"] == model)

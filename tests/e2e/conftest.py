@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis as redis_client
 
 from tests.e2e import redis_cli
 from tests.e2e.births import Births
+from tests.e2e.commands import Background, Shell
 from tests.e2e.processes import Fleet
 from tests.e2e.provider import Provider
-from theo_daemon.embedded_valkey import EmbeddedValkey
+from theo_daemon.embedded_valkey import EmbeddedValkey, free_port
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,3 +54,24 @@ def own_fleet(
     fleet.births = births
     yield fleet
     fleet.close()
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory, valkey: EmbeddedValkey) -> Iterator[Shell]:
+    """With a daemon running, for the tests that leave it as it was."""
+    shell = Shell(tmp_path_factory.mktemp("cli"), valkey.url, f"t{uuid.uuid4().hex[:12]}", http=free_port())
+    with Background(shell, "serve") as daemon:
+        daemon.wait_for("process_started")
+        yield shell
+
+
+@pytest.fixture
+def quiet(tmp_path: Path, valkey: EmbeddedValkey, prefix: str) -> Shell:
+    """Without a daemon."""
+    return Shell(tmp_path, valkey.url, prefix, http=free_port())
+
+
+@pytest.fixture
+def client(valkey: EmbeddedValkey) -> Iterator[redis_client.Redis]:
+    with redis_client.Redis.from_url(valkey.url, decode_responses=True) as client:
+        yield client
