@@ -374,12 +374,13 @@ class Dispatcher:
             self._take_off(flight)
 
     def _hand_back(self, flight: Flight) -> None:
-        """Drained: the jobs are other processes' now."""
+        """Drained: the jobs are other processes' now. One that was called for keeps its id: the call is told with it."""
         self._flights.pop(flight.place, None)
         self._landings.release_flight(flight)
         for ticket in flight.tickets:
             if not ticket.ended:
-                self._landings.release_id(ticket)
+                if flight.sent_attempt is None or ticket is not flight.lead:
+                    self._landings.release_id(ticket)
                 self._manifest.remove(ticket)
 
     def refuse(self, refused: Refused) -> asyncio.Future[Finish]:

@@ -84,7 +84,7 @@ class Scout:
                 failures = 0
             except RedisError:  # the intake reports it
                 failures += 1
-                self.wanted = 0
+                self._want(0)
                 await self._wire.close()
                 pause = delay_s(failures, self._rng.random())
             await sleep(self._clock, pause)
@@ -93,14 +93,15 @@ class Scout:
         """One look at each lane; how long to rest after it, in seconds."""
         await self._forget()
         if not self._behind.is_set():
-            self.wanted, self._at_once = 0, AT_ONCE
+            self._want(0)
+            self._at_once = AT_ONCE
             if self._taken:
                 return REST_S
             await self._behind.wait()
         now = self._clock.monotonic()
         peeks = now >= self._peek_at or self._at_once
         if not peeks and not any(backlog.known() for backlog in self._backlogs.values()):
-            self.wanted = 0
+            self._want(0)
             return LOOK_EVERY_S
         waiting = self._waiting()
         wants = {lane: self._wants(waiting, lane) for lane in self._rules.lanes}
@@ -111,10 +112,16 @@ class Scout:
         before, wanted = len(self._taken), 0
         for lane in self._rules.lanes:
             wanted += await self._take(lane, wants[lane], deliver)
-        self.wanted = wanted
+        self._want(wanted)
         if wanted and now >= self._shelve_at and self._room().jobs <= 0:
             await self._make_room(wanted)
         return AGAIN_S if self._at_once or len(self._taken) > before else LOOK_EVERY_S
+
+    def _want(self, wanted: int) -> None:
+        """Who reads in order leaves room for so many: when they are fewer, it may go on, whether a job ends or not."""
+        if wanted < self.wanted:
+            self._held.freed.set()
+        self.wanted = wanted
 
     def _wants(self, waiting: Waiting, lane: str) -> Wants:
         few = max(

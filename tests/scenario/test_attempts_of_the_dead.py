@@ -100,3 +100,19 @@ async def test_a_call_that_a_drain_has_cut_off_is_not_sent_again_where_that_is_f
         assert await taken_over(heir, strict) == ["outcome_unknown", "cancelled"]
         assert await taken_over(heir, other) == ["ok", "cancelled", "ok"]
         assert heir.upstreams["a"].prompts == ["other"]
+
+
+async def test_a_job_whose_call_a_drain_has_cut_off_keeps_its_id(books: MemoryBooks) -> None:
+    """Else a push of another payload takes it, and nobody is told what the call cost."""
+    clock = VirtualClock()
+    first, newcomer = entry(1, prompt="first", id="x"), entry(2, prompt="another", id="x")
+    async with staged(model("a", Fate(hang=True)), books=books, clock=clock, name="leaver") as leaver:
+        leaver.dispatcher.deliver([first])
+        await leaver.advance(1)
+        assert await leaver.dispatcher.drain() == []
+        await leaver.dispatcher.stop()
+    async with staged(model("a", HELLO), books=books, clock=clock, name="heir") as heir:
+        heir.dispatcher.deliver([newcomer])
+        await heir.advance(1)
+        assert await taken_over(heir, first) == ["ok", "cancelled", "ok"]
+        assert heir.end(newcomer.ref) == "id_conflict"
