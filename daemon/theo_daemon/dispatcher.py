@@ -374,7 +374,7 @@ class Dispatcher:
             self._take_off(flight)
 
     def _hand_back(self, flight: Flight) -> None:
-        """Drained: the jobs are other processes' now. One that was called for keeps its id, or nobody tells of the call."""
+        """Drained: the jobs are other processes' now. A called one keeps its id: the call is told with it."""
         self._flights.pop(flight.place, None)
         self._landings.release_flight(flight)
         for ticket in flight.tickets:
