@@ -12,6 +12,7 @@ from theo_daemon.first_push import FirstPush
 from theo_daemon.flight import IN_DOUBT, Flight
 from theo_daemon.hold_lines import HoldLines
 from theo_daemon.job import Answered, EntryRef, OnUnknown
+from theo_daemon.landing import let_go
 from theo_daemon.ledger.port import Claims, OnKey
 from theo_daemon.ledger.records import (
     Ask,
@@ -21,7 +22,6 @@ from theo_daemon.ledger.records import (
     Granted,
     Hit,
     IdBusy,
-    Landing,
     OverBudget,
     PriorAttempt,
     Replay,
@@ -223,8 +223,7 @@ class Generation:
             flight.yield_lead(first)
             return
         if flight.holding:  # it lost the id on the way, and the first push waits for the key
-            self._ledger.tell(Landing(settled=flight.settled, release_key=flight.key))
-            flight.holding, flight.settled = False, None
+            let_go(self._ledger, flight)
         self._begin_to_wait(flight)
         await self._first_push.wait(flight, holder)
 

@@ -35,6 +35,14 @@ class JobObserver(Protocol):
         """The job had its reply already, from another process: this one was thrown away."""
 
 
+def let_go(ledger: Claims, flight: Flight) -> None:
+    """Its key is free, if it has it, and its last attempt booked."""
+    if flight.holding or flight.settled is not None:
+        key = flight.key if flight.holding else None
+        ledger.tell(Landing(settled=flight.settled, release_key=key))
+        flight.holding, flight.settled = False, None
+
+
 class Landings:
     """Ends jobs. A reply leaves only after what it says is durable."""
 
@@ -80,11 +88,8 @@ class Landings:
             self._ledger.tell(Landing(ends=(end,)))
 
     def release_flight(self, flight: Flight) -> None:
-        """The flight ends without a result: its key is free, its last attempt booked."""
-        if flight.holding or flight.settled is not None:
-            key = flight.key if flight.holding else None
-            self._ledger.tell(Landing(settled=flight.settled, release_key=key))
-            flight.holding, flight.settled = False, None
+        """The flight ends without a result."""
+        let_go(self._ledger, flight)
 
     def queued_ms(self, ticket: Ticket) -> int:
         """Since its push, by the clock of Redis."""

@@ -44,9 +44,7 @@ class Refused(Struct, frozen=True):
     outcome: JobOutcome
     dead: DeadLetter | None
     past: Check | None = None  # another process had it
-    stream_gone: Envelope | None = (
-        None  # its own, where only the key that it names is in the way of its outcome
-    )
+    stream_gone: Envelope | None = None  # its own, where only the key that it names is in the way
 
 
 class Reception:

@@ -12,7 +12,6 @@ from functools import partial
 
 from msgspec import structs
 
-from theo_daemon.job import JobOutcome
 from theo_daemon.ledger.port import Claims
 from theo_daemon.ledger.records import Check, Clear, JobEnd, Landing, Replay, Verdict
 from theo_daemon.outcomes import with_prior
@@ -65,8 +64,7 @@ class Refusals:
         self._publish(refused).add_done_callback(partial(_pass_on, finished, held))
 
     def _publish(self, refused: Refused) -> asyncio.Future[Finish]:
-        outcome: JobOutcome = refused.outcome
-        future = self._publisher.finish(refused.envelope, outcome, queued_ms=0, dead=refused.dead)
+        future = self._publisher.finish(refused.envelope, refused.outcome, queued_ms=0, dead=refused.dead)
         future.add_done_callback(lambda _: self._holds.release(refused.envelope.ref))
         self._on_refusal(refused)
         return future

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from tests.e2e.processes import Serve, until
 from tests.e2e.zygote import Order, Zygote
@@ -43,11 +43,18 @@ class Births:
         return self._statuses.get(pid)
 
 
-class Forked(Serve):
-    """One of these processes, and its log."""
+class Parent(Protocol):
+    """Who knows what became of its children."""
 
-    def __init__(self, name: str, pid: int, log: Path, births: Births) -> None:
-        self.name, self._pid, self._log, self._births = name, pid, log, births
+    def status(self, pid: int) -> int | None:
+        """None while it runs."""
+
+
+class Forked(Serve):
+    """A process that is not ours to wait for, and its log."""
+
+    def __init__(self, name: str, pid: int, log: Path, parent: Parent) -> None:
+        self.name, self._pid, self._log, self._parent = name, pid, log, parent
 
     @property
     def pid(self) -> int:
@@ -55,7 +62,7 @@ class Forked(Serve):
 
     @property
     def running(self) -> bool:
-        return self._births.status(self._pid) is None
+        return self._parent.status(self._pid) is None
 
     def terminate(self) -> None:
         if self.running:
@@ -68,6 +75,6 @@ class Forked(Serve):
 
     def wait_exit(self, within_s: float) -> int:
         until(lambda: not self.running, within_s, f"the end of {self.name}")
-        status = self._births.status(self._pid)
+        status = self._parent.status(self._pid)
         assert status is not None
         return status

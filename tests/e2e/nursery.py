@@ -17,11 +17,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Self
 
+from tests.e2e.births import Forked
 from tests.e2e.commands import alive
-from tests.e2e.processes import API_KEY, ROOT, Fleet, Serve, until
+from tests.e2e.processes import API_KEY, ROOT, Fleet
 from theo_daemon import app, reception
 from theo_daemon.cli import main, serve
 from theo_daemon.fleet import Fleet as Models
@@ -30,34 +30,6 @@ from theo_daemon.wire import Wire
 from theo_workers.tokens.count import TokenCounter
 
 IMPORTED = (app, serve)
-
-
-class Forked(Serve):
-    """One process of the nursery's, and its log."""
-
-    def __init__(self, name: str, pid: int, log: Path) -> None:
-        self.name, self._pid, self._log = name, pid, log
-
-    @property
-    def pid(self) -> int:
-        return self._pid
-
-    @property
-    def running(self) -> bool:
-        return alive(self._pid)
-
-    def terminate(self) -> None:
-        os.kill(self._pid, signal.SIGTERM)
-
-    def kill(self) -> None:
-        if self.running:
-            os.kill(self._pid, signal.SIGKILL)
-        self.wait_exit(10)
-
-    def wait_exit(self, within_s: float) -> int:
-        """0, as the status is known to the nursery alone."""
-        until(lambda: not self.running, within_s, f"the end of {self.name}")
-        return 0
 
 
 class Nursery:
@@ -83,6 +55,10 @@ class Nursery:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
+    def status(self, pid: int) -> int | None:
+        """None while it runs, then 0: the kernel buries them, and tells nobody more."""
+        return None if alive(pid) else 0
+
     def start(self, name: str) -> Forked:
         """Another life of the fleet; use `wait_ready` before relying on it."""
         fleet, log = self._fleet, self._fleet.folder / f"{name}.log"
@@ -91,7 +67,7 @@ class Nursery:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"words": words, "log": str(log)}) + "\n")
-        process = Forked(name, int(self._process.stdout.readline()), log)
+        process = Forked(name, int(self._process.stdout.readline()), log, self)
         fleet.processes.append(process)
         return process
 
