@@ -124,7 +124,7 @@ class Attempts:
                 return None
             raise InternalError("the model's worker failed after the call was sent") from None
         except asyncio.CancelledError:
-            self._bookings.doubtful(flight, want, Outcome.CANCELLED, code=None)
+            self._bookings.cut_off(flight, started)
             raise
         except GenerationError as error:
             self._bookings.doubtful(flight, want, Outcome.MAYBE, code=error.code)
@@ -229,9 +229,10 @@ class Attempts:
             before_send=partial(claim, flight, want),
         )
         try:
-            return Started(want, member.price, member.worker.submit(call), streamed=on_delta is not None)
+            result = member.worker.submit(call)
         except (WorkerStopped, MailboxFull):
             return None
+        return Started(want, member.price, call, result, streamed=on_delta is not None)
 
     async def _next(self, flight: Flight, step: TryOneOf) -> Started | None:
         """The next attempt on one of the step's models; None when none of them takes calls."""

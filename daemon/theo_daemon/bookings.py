@@ -21,7 +21,7 @@ from theo_workers.clock import Clock
 from theo_workers.errors import UpstreamError
 from theo_workers.failures import CONSEQUENCES, Billed, FailureClass, NextStep
 from theo_workers.messages import Attempt, BilledUsage, Completion, Outcome, Usage
-from theo_workers.model_worker import CallFailed, Completed
+from theo_workers.model_worker import Call, CallFailed, Completed
 from theo_workers.prices import Price, charge_nano
 
 
@@ -30,9 +30,18 @@ class Started(msgspec.Struct, frozen=True):
 
     want: Want
     price: Price | None  # at its start; None: unknown
+    call: Call
     result: asyncio.Future[Completed | CallFailed]
     repeat_cost: int = 0  # taken of its endpoint's retry budget
     streamed: bool = False
+
+    @property
+    def end(self) -> Completed | CallFailed | None:
+        """How it ended, as far as its provider told: also where nobody heard, being cancelled in that very moment."""
+        result = self.result
+        if not result.done() or result.cancelled():
+            return self.call.end
+        return None if result.exception() is not None else result.result()
 
 
 class AttemptObserver(Protocol):
@@ -124,6 +133,19 @@ class Bookings:
         flight.tried.append(
             Tried(want.model, error.failure, error.retryable, error.retry_after_s, error.code)
         )
+
+    def cut_off(self, flight: Flight, started: Started) -> None:
+        """Nobody waits for the call any more. One that has ended in that very moment is booked as what it is.
+
+        Its answer is paid for: the next who asks gets it.
+        """
+        match started.end:
+            case Completed() as answered:
+                self.answered(flight, started, answered)
+            case CallFailed() as failure:
+                self.failed(flight, started, failure)
+            case None:
+                self.doubtful(flight, started.want, Outcome.CANCELLED, code=None)
 
     def doubtful(self, flight: Flight, want: Want, outcome: Outcome, *, code: str | None) -> bool:
         """A call that ended without a word may be billed if it was sent: it is charged at its bound.

@@ -189,7 +189,7 @@ class Hedging:
 
     def _drop(self, flight: Flight, call: Started, rival: Rival | None = None) -> None:
         """Close the call that does not count, and book it by itself: the landing is the other's."""
-        result = _result_of(call)
+        result = call.end
         if result is None:
             call.result.cancel()
         if isinstance(result, CallFailed):
@@ -207,28 +207,21 @@ class Hedging:
 
     def _give_up(self, flight: Flight, first: Started) -> None:
         """Nobody waits for the flight any more."""
+        self._bookings.cut_off(flight, first)
         first.result.cancel()
-        self._bookings.doubtful(flight, first.want, Outcome.CANCELLED, code=None)
 
 
 def _voided(want: Want) -> Landing:
     return Landing(settled=settled(want, "void", cost_nano=0, latency_ms=0.0))
 
 
-def _result_of(call: Started) -> Completed | CallFailed | None:
-    """None: it still runs, or ended without a word of its provider."""
-    if not call.result.done() or call.result.cancelled() or call.result.exception() is not None:
-        return None
-    return call.result.result()
-
-
 def _answered(call: Started) -> bool:
-    return isinstance(_result_of(call), Completed)
+    return isinstance(call.end, Completed)
 
 
 def _leaves_it_to_others(call: Started) -> bool:
     """Has it failed, and in a way that another model may not?"""
-    result = _result_of(call)
+    result = call.end
     return (
         isinstance(result, CallFailed)
         and CONSEQUENCES[result.error.failure].next_step is not NextStep.TERMINAL

@@ -202,6 +202,23 @@ async def test_a_stop_that_cannot_commit_ends_in_time_and_says_what_is_not_on_re
     assert told[-1].calls == 2
 
 
+async def test_who_leaves_when_the_disk_is_full_records_with_the_ballast_s_room_what_was_paid_for(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = SqliteLedger(tmp_path / "l.db")
+    await ledger.__aenter__()
+    asked = await granted(ledger, ask(ledger))
+    disk.free = 0
+    monkeypatch.setattr(
+        Faulty,
+        "fails",
+        staticmethod(lambda: apsw.FullError("full") if ballast_of(ledger).exists() else None),
+    )
+    ledger.tell(landing(asked))
+    await ledger.__aexit__(None, None, None)
+    assert rows(ledger, "SELECT state FROM attempts") == [("ok",)]
+
+
 async def test_a_stop_does_not_wait_for_ever_on_a_process_that_holds_the_gate(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,7 +165,7 @@ class SimWriter(Writer):
         self._send()
         while self._disk.busy:  # whoever holds the lock is waited for, longer than anything holds it here
             await sleep(self._clock, RETRY_S)
-        while self._queue:
+        while True:
             batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
             if self._attempt(self._db, self._committer, self._disk.gate, batch):
                 return
@@ -173,6 +173,8 @@ class SimWriter(Writer):
             self._tell(partial(told.set_result, None))
             await told  # claims that came too late for whoever asked are void by now, which is recorded, too
             self._send()
+            if not self._queue:
+                return
 
     def _send(self) -> None:
         self._queue += self._gathered

@@ -11,12 +11,13 @@ from theo_workers.errors import UpstreamError
 from theo_workers.messages import Completion, DeltaSink, Outcome, Request
 
 
-class Call(Struct, frozen=True, kw_only=True):
+class Call(Struct, kw_only=True):
     """One attempt at one request. `deadline` is monotonic seconds: it is not started, and not waited for, after it.
 
     `timeout_s` is the time that the provider has from its start on; None: what is left until the deadline.
     `before_send` is awaited after admission, right before the provider is called: the ledger's claim. What it
-    raises reaches the caller, frees the slot and abandons the permit, and nothing is sent.
+    raises reaches the caller, frees the slot and abandons the permit, and nothing is sent. `end` is the worker's: how
+    the provider's part ended, from that moment until the caller has it, who may be cancelled in between.
     """
 
     request: Request
@@ -24,6 +25,7 @@ class Call(Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
     before_send: Callable[[], Awaitable[None]]
     on_delta: DeltaSink | None = None
+    end: Completed | CallFailed | None = None
 
 
 class Completed(Struct, frozen=True, kw_only=True):

@@ -286,8 +286,10 @@ class ModelWorker:
                 call.request, deadline=submission.deadline, on_delta=call.on_delta
             )
         except UpstreamError as error:
-            return CallFailed(error=error, latency_ms=(clock.monotonic() - began) * 1000)
-        return Completed(completion=completion, latency_ms=(clock.monotonic() - began) * 1000)
+            call.end = CallFailed(error=error, latency_ms=(clock.monotonic() - began) * 1000)
+        else:
+            call.end = Completed(completion=completion, latency_ms=(clock.monotonic() - began) * 1000)
+        return call.end
 
     def _finish(self, submission: Submission, task: asyncio.Task[Result], now: float) -> None:
         permit, reply, began = submission.permit, submission.reply, submission.began
@@ -313,6 +315,7 @@ class ModelWorker:
                 self._bore(submission, result, effect, now)
             if not reply.done():
                 reply.set_result(result)
+                submission.call.end = None
         self._forget(submission)  # last: should the observer crash, it is still among the unanswered
         # A refusal's traceback knows the submission: what it tells, maybe a large answer, would stay for long.
         submission.task = None

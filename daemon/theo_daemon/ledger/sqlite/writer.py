@@ -297,8 +297,10 @@ class Writer:
             answers = self._try(db, committer, gate, [waiting[0] for waiting in batch])
         except PASSING as error:
             if shortage.caused(error):
+                fresh = not shortage.active
                 self._begin_shortage()
-                return shortage.keep_back(batch)
+                # Tried at once: there is room, where the ballast was, and who leaves does not try again.
+                return self._attempt(db, committer, gate, batch) if fresh else shortage.keep_back(batch)
             self._have_trouble(f"{type(error).__name__}: {error}")
             return batch
         self._committed(committer, batch, answers)
