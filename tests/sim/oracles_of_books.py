@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tests.sim.story import Story, forgotten, made_up, over_at, prompt_of
+from tests.sim.provider import FOREVER
+from tests.sim.story import Ended, Story, forgotten, made_up, over_at, prompt_of
 from tests.sim.witness import Pushed
 from theo_daemon.job import EntryRef
 
@@ -74,13 +75,20 @@ def unaccounted(story: Story) -> Iterable[str]:
 
 
 def _open_yet(story: Story, pushed: Pushed) -> bool:
-    """Was a call for it under way when its reply was made up? Who has a job to himself knows of his own calls.
-
-    So with a claim that one of two put on record only afterwards: should he die before it is void, it is charged.
-    """
+    """Was a call for it under way when its reply was made up? Who has a job to himself knows of his own calls."""
     end = story.ends[pushed.ref][-1]
     in_two_hands = len(story.witness.takers.get(pushed.ref, ())) > 1
-    if in_two_hands and any(one.ref == pushed.ref and one.at > end.at for one in story.witness.claims):
+    if in_two_hands and _claimed_still(story, end):
         return True
     at = made_up(story, end) if in_two_hands else end.at
     return any(over_at(call) > at for call in story.calls.get(pushed.job.prompt, ()))
+
+
+def _claimed_still(story: Story, end: Ended) -> bool:
+    """Had one of two a claim that he died with, or put on record only afterwards? It is charged once he is dead."""
+    witness = story.witness
+    landed = {one.boot for one in witness.landings if one.ref == end.ref and one.at <= end.at}
+    return any(
+        one.ref == end.ref and (one.at > end.at or (end.at < one.boot.killed_at < FOREVER and one.boot not in landed))
+        for one in witness.claims
+    )

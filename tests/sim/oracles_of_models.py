@@ -75,7 +75,7 @@ def never_opened(story: Story) -> Iterable[str]:
             # was called before it opened, or before its process knew, and failed after that, counts for nothing.
             began = failed[0].started_at
             if any(
-                one.model == failed[0].model and one.at <= since and began < one.until - 0.002
+                one.model == failed[0].model and one.at <= since and began < max(one.at, one.until - 0.002)
                 for one in openings
             ):
                 continue
