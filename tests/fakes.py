@@ -257,6 +257,7 @@ class MemoryReplies:
         self.lost_by_redis: set[EntryRef] = set()
         self.kept_until = math.inf
         self.answered_by_peers: set[EntryRef] = set()
+        self.delivered_again: set[EntryRef] = set()  # they wait for that: nobody may end them before
         self.away = False  # Redis, when it is asked something
         self.takes_s = 0.0
 
@@ -268,6 +269,9 @@ class MemoryReplies:
         def publish() -> None:
             if envelope.ref in self.answered_by_peers:
                 done.set_result(Finish.ALREADY)
+                return
+            if envelope.ref in self.delivered_again:
+                done.set_result(Finish.NOT_PENDING)
                 return
             final = Final(outcome, queued_ms, dead, self._clock.monotonic())
             self.finals.setdefault(envelope.ref, []).append(final)

@@ -39,6 +39,8 @@ EVENTS: Final = MappingProxyType(
         "entries_reclaimed": "entries of a process that does not renew them were taken over",
         "entries_adopted": "entries of this process that had not arrived, or had given way to others, were fetched",
         "entries_vanished": "pending entries were deleted from the job stream by somebody else: lost jobs",
+        "entries_orphaned": "entries without a reply were acknowledged by somebody else, or their consumer was "
+        "deleted; they were taken back",
         "group_created": "the consumer group was created, or created again after its stream was lost",
         "duplicate_suppressed": "a second answer to a job was not published; details: entry_id, job_stream, cost",
         "dead_lettered": "a job went to the dead-letter stream, which has the reason; details: code, entry_id",

@@ -12,9 +12,9 @@ ARGV  1 group   2 reply MAXLEN   3 reply lifetime (ms)   4 done marker lifetime 
 
 Returns one item per step:
        0  a peer has answered: acknowledged and deleted, nothing published
-       1  published, acknowledged and deleted
+       1  published, acknowledged and deleted; so with an entry that somebody else has acknowledged before
        2  the entry is gone and nobody had answered: published
-      -1  the entry is there but not pending: nothing done, it will be delivered again
+      -1  the entry is there and will be delivered again: nothing done
        3  a delta, published, or needless as the job has been answered
     text  the error of Redis: nothing done, try again; of a delta, none of the job's must follow
 A reply stream that cannot be written to (another type, no permission, exhausted ids) is replaced by the
@@ -28,6 +28,7 @@ from __future__ import annotations
 from typing import Final
 
 from theo_daemon.ports import Finish
+from theo_daemon.script_parts import UNOWNED
 from theo_daemon.wire import Script
 
 MAX_WORDS: Final = 7_800  # Lua hands at most 8,000 values to one command
@@ -37,7 +38,9 @@ FOUND: Final = {0: Finish.ALREADY, 1: Finish.PUBLISHED, 2: Finish.ORPHAN, -1: Fi
 DELTA_MARK: Final = -1
 DELTA: Final = 3
 
-FINISH: Final = Script("""
+FINISH: Final = Script(
+    UNOWNED
+    + """
 local default, dead = KEYS[1], KEYS[2]
 local group, max_len, lifetime, done_ms, dead_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local fresh, ended, results = {}, {}, {}
@@ -58,13 +61,13 @@ local function keep(key)
     end
 end
 
--- 1: pending, 2: gone, -1: waiting for delivery
+-- 1: pending, or nobody's, 2: gone, -1: waiting for delivery
 local function state(stream, id)
     local pending = redis.pcall('XPENDING', stream, group, id, id, 1)
     if not pending.err and #pending > 0 then return 1 end
     local entry = redis.pcall('XRANGE', stream, id, id)
-    if not entry.err and #entry > 0 then return -1 end
-    return 2
+    if entry.err or #entry == 0 then return 2 end
+    return unowned(stream, group, id, delivered(stream, group)) and 1 or -1
 end
 
 local function publish(target, first, last)
@@ -126,4 +129,5 @@ for stream, ids in pairs(ended) do
     redis.pcall('XDEL', stream, unpack(ids))
 end
 return results
-""")
+"""
+)

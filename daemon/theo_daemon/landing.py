@@ -148,11 +148,14 @@ class Landings:
     def _finished(self, ticket: Ticket, outcome: JobOutcome, future: asyncio.Future[Finish]) -> None:
         if future.cancelled():
             return
-        if ticket.stored:
+        found = future.result()
+        if (
+            ticket.stored and found is not Finish.NOT_PENDING
+        ):  # else it comes again, and is told from the record
             self._ledger.forget(ticket.ref)
         ticket.held = None
         self._manifest.remove(ticket)
-        if future.result() is Finish.ALREADY:
+        if found is Finish.ALREADY:
             self._observer.on_duplicate(ticket, outcome)
         self._observer.on_job(ticket, outcome, ticket.records)
 

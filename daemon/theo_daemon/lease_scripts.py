@@ -10,29 +10,44 @@ from __future__ import annotations
 
 from typing import Final
 
+from theo_daemon.script_parts import LATER
 from theo_daemon.wire import Script
 
-RENEW: Final = Script("""
--- ARGV: group, consumer, entry ids. Restarts the lease of the entries the consumer owns.
--- Returns {ids that are another's or nobody's, ids that are not in the stream any more}.
-local key, group, consumer = KEYS[1], ARGV[1], ARGV[2]
-local own, lost, gone = {}, {}, {}
-for i = 3, #ARGV do
+RENEW: Final = Script(
+    LATER
+    + """
+-- ARGV: group, consumer, how many of the ids it may take back, entry ids, those first. Restarts the lease of the
+-- entries the consumer owns, and takes those back that it had and that are nobody's. Returns {ids that are another's,
+-- or will be delivered again, ids that are not in the stream any more, ids that were taken back}.
+local key, early, group, consumer, ours = KEYS[1], KEYS[2], ARGV[1], ARGV[2], 3 + ARGV[3]
+local own, lost, gone, back, last = {}, {}, {}, {}, nil
+for i = 4, #ARGV do
     local id = ARGV[i]
     local pending = redis.pcall('XPENDING', key, group, id, id, 1, consumer)
     if not pending.err and #pending > 0 then
         own[#own + 1] = id
     else
         local entry = redis.pcall('XRANGE', key, id, id)
-        if not entry.err and #entry > 0 then lost[#lost + 1] = id else gone[#gone + 1] = id end
+        if entry.err or #entry == 0 then
+            gone[#gone + 1] = id
+        else
+            last = last or delivered(key, group)
+            local free = i <= ours and last and #redis.call('XPENDING', key, group, id, id, 1) == 0
+            local again = free and later(id, last) and redis.call('HGET', early, key .. ' ' .. id) ~= consumer
+            if free and not again then back[#back + 1] = id else lost[#lost + 1] = id end
+        end
     end
 end
 if #own > 0 then
     own[#own + 1] = 'JUSTID'
     redis.call('XCLAIM', key, group, consumer, 0, unpack(own))
 end
-return {lost, gone}
-""")
+for _, id in ipairs(back) do
+    redis.call('XCLAIM', key, group, consumer, 0, id, 'RETRYCOUNT', 1, 'FORCE', 'JUSTID')
+end
+return {lost, gone, back}
+"""
+)
 
 HAND_BACK: Final = Script("""
 -- ARGV: group, consumer, idle ms to set, entry ids. Ends the lease of the entries the consumer owns. Its own

@@ -17,6 +17,7 @@ from theo_daemon.lease_scripts import FORGET, HAND_BACK, RECLAIM, RENEW, TAKE
 from theo_daemon.ports import Events
 from theo_daemon.redis_link import error_code
 from theo_daemon.suspicion import Suspect
+from theo_daemon.unowned import Unowned
 from theo_daemon.wire import Wire, Word
 from theo_workers.clock import Clock, sleep
 
@@ -67,6 +68,14 @@ class Leases:
         self._clock, self._rng = clock, rng
         self._lane_of: Mapping[str, str] = {keys.jobs(lane): lane for lane in rules.lanes}
         self._done, self._early = keys.done, keys.early
+        self._unowned = Unowned(
+            wire=wire,
+            held=held,
+            group=rules.group,
+            consumer=consumer,
+            early=keys.early,
+            lease_s=rules.lease_s,
+        )
         held.keep(clock.monotonic() + rules.lease_s)
         self._gone: set[EntryRef] = set()
         self._lost: set[EntryRef] = set()
@@ -95,6 +104,7 @@ class Leases:
             self._renew_at = now + self._rules.lease_s / 4
             if not self._leaving:
                 await self.adopt(deliver)
+                await self.take_in(deliver)
         if self._leaving:
             return
         await self.reclaim(deliver)
@@ -162,6 +172,14 @@ class Leases:
         _, taken = await self._take_from(self._consumer, deliver, idle_ms=idle_ms, event="entries_adopted")
         return taken
 
+    async def take_in(self, deliver: Deliver) -> None:
+        """Take entries that somebody else has acknowledged, or dropped with their consumer, a lease after they were."""
+
+        def take(stream: str, found: Any, asked_at: float) -> int:
+            return self._take(deliver, stream, found, "entries_orphaned", asked_at)
+
+        await self._unowned.look(self._lane_of, self._clock.monotonic(), self._fits, take)
+
     async def take_over(self, consumer: str, deliver: Deliver) -> int:
         """Take what a consumer known to be dead held, without waiting for its leases to end.
 
@@ -219,11 +237,15 @@ class Leases:
             for page in _pages(ids):
                 # Looked at again for each page: the table changes while the pages before it are under way.
                 still = [entry_id for entry_id in page if EntryRef(stream, entry_id) in self._held]
+                ours = [entry_id for entry_id in still if EntryRef(stream, entry_id) not in self._lost]
                 if still:
-                    args: list[Word] = [self._rules.group, self._consumer, *still]
-                    not_ours, not_there = await self._wire.run(RENEW, (stream,), args)
+                    others = [entry_id for entry_id in still if EntryRef(stream, entry_id) in self._lost]
+                    args: list[Word] = [self._rules.group, self._consumer, len(ours), *ours, *others]
+                    not_ours, not_there, back = await self._wire.run(RENEW, (stream, self._early), args)
                     lost += [EntryRef(stream, entry_id.decode()) for entry_id in not_ours]
                     gone += [EntryRef(stream, entry_id.decode()) for entry_id in not_there]
+                    if back:
+                        self._events.emit("entries_orphaned", job_stream=stream, count=len(back))
         return lost, gone
 
     async def _finished(self, gone: Sequence[EntryRef]) -> list[EntryRef]:

@@ -9,25 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from theo_daemon.script_parts import LATER
 from theo_daemon.wire import Script
-
-LATER = """
-local function later(a, b)
-    local ams, aseq = string.match(a, '^(%d+)-(%d+)$')
-    local bms, bseq = string.match(b, '^(%d+)-(%d+)$')
-    if ams ~= bms then return tonumber(ams) > tonumber(bms) end
-    return tonumber(aseq) > tonumber(bseq)
-end
-
-local function delivered(key, group)
-    local groups = redis.pcall('XINFO', 'GROUPS', key)
-    for _, row in ipairs(groups.err and {} or groups) do
-        local facts = {}
-        for i = 1, #row, 2 do facts[row[i]] = row[i + 1] end
-        if facts.name == group then return facts['last-delivered-id'] end
-    end
-end
-"""
 
 PEEK: Final = Script(
     """
@@ -90,7 +73,8 @@ return found
 TAKE_EARLY: Final = Script(
     """
 -- KEYS: job stream, hash of what was taken early. ARGV: group, consumer, lifetime of the hash (ms), entry ids.
--- Takes those that are not delivered yet, nor taken by a peer. Returns the entries with their fields.
+-- Takes those that are not delivered yet, nor taken by a peer: not even if somebody else has acknowledged it since, as
+-- that may have called for it. Its turn comes, and `PASS` knows whose it was. Returns the entries with their fields.
 """
     + LATER
     + """
@@ -99,11 +83,13 @@ local last = delivered(key, group)
 local taken = {}
 for i = 4, last and #ARGV or 3 do
     local id = ARGV[i]
-    if later(id, last) and #redis.call('XPENDING', key, group, id, id, 1) == 0 then
+    local name = key .. ' ' .. id
+    local free = later(id, last) and redis.call('HEXISTS', early, name) == 0
+    if free and #redis.call('XPENDING', key, group, id, id, 1) == 0 then
         local entry = redis.call('XCLAIM', key, group, consumer, 0, id, 'RETRYCOUNT', 1, 'FORCE')[1]
         if entry then
             taken[#taken + 1] = entry
-            redis.call('HSET', early, key .. ' ' .. id, consumer)
+            redis.call('HSET', early, name, consumer)
         end
     end
 end

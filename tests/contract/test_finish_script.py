@@ -129,6 +129,14 @@ async def test_an_entry_that_waits_for_delivery_is_left_alone(stage: Stage) -> N
     assert await stage.wire.ask("EXISTS", stage.keys.done(ref)) == 0
 
 
+async def test_an_entry_that_somebody_else_has_acknowledged_is_answered_once(stage: Stage) -> None:
+    ref = await stage.job()
+    await stage.wire.ask("XACK", stage.stream, GROUP, ref.entry_id)
+    assert await stage.end_one(ref, token="a") == 1
+    assert await stage.end_one(ref, token="b") == 0
+    assert (await stage.count(stage.keys.replies), await stage.count(stage.stream)) == (1, 0)
+
+
 async def test_an_entry_of_a_lost_group_is_left_for_redelivery(stage: Stage) -> None:
     ref = await stage.job()
     await stage.wire.ask("XGROUP", "DESTROY", stage.stream, GROUP)
@@ -270,6 +278,7 @@ class FinishMachine(RuleBasedStateMachine):
         self.pending: list[EntryRef] = []
         self.lost: list[EntryRef] = []
         self.answered: dict[EntryRef, str] = {}  # and the token that answered
+        self.dropped: set[EntryRef] = set()  # pending no more, for somebody else's doing
         self.tokens = self.pushed = 0
 
     def run(self, work: Any) -> Any:
@@ -323,6 +332,14 @@ class FinishMachine(RuleBasedStateMachine):
         found = self.run(self.stage.end(*steps))
         assert list(map(_either, found, expected)) == expected
 
+    @rule(data=st.data())
+    def acknowledge(self, data: st.DataObject) -> None:
+        """Somebody else does, without an answer."""
+        if self.pending:
+            ref = data.draw(st.sampled_from(self.pending))
+            self.run(self.wire.ask("XACK", self.stage.stream, GROUP, ref.entry_id))
+            self.dropped.add(ref)
+
     @rule()
     def lose_the_stream(self) -> None:
         self.run(self.wire.ask("DEL", self.stage.stream))
@@ -342,7 +359,7 @@ class FinishMachine(RuleBasedStateMachine):
         assert [entry_id.decode() for entry_id, _ in left] == [
             ref.entry_id for ref in (*self.pending, *self.waiting)
         ]
-        assert self.run(self.stage.pending()) == len(self.pending)
+        assert self.run(self.stage.pending()) == len(set(self.pending) - self.dropped)
 
 
 def _either(found: int, expected: int | None) -> int | None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tests.scenario.stage import Stage
+from tests.scenario.stage import Stage, model, staged
 from tests.scenario.test_crash_points import ANSWER, BOUND, POINTS, PRICE, World, again, entry, told
 from theo_daemon.job import Answered, Delivery, Failed
 
@@ -162,3 +162,16 @@ async def test_the_lost_call_of_a_job_that_leaves_is_not_told_by_the_one_that_go
         assert isinstance(left, Failed)
         assert (told(left), left.cost_nano) == (["unknown"], BOUND)
     world.check_books()
+
+
+async def test_an_answer_that_finds_its_entry_waiting_for_another_delivery_is_kept_for_that() -> None:
+    async with staged(model("m")) as stage:
+        job = stage.entry("x", cache="off")
+        stage.replies.delivered_again.add(job.ref)
+        stage.dispatcher.deliver([job])
+        await stage.advance(1)
+        assert (stage.end(job.ref), stage.dispatcher.held) == ("waiting", 0)
+        stage.replies.delivered_again.clear()
+        stage.dispatcher.deliver([job._replace(redelivered=True)])
+        await stage.advance(1)
+        assert (stage.end(job.ref), stage.calls) == ("ok", 1)

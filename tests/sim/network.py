@@ -21,12 +21,13 @@ from theo_daemon.lease_scripts import FETCH, FORGET, HAND_BACK, RECLAIM, RENEW, 
 from theo_daemon.ledger_pin import PIN
 from theo_daemon.publisher import UNUSABLE
 from theo_daemon.scout_scripts import PASS, PEEK, SHELVE, TAKE_EARLY
+from theo_daemon.unowned import FIND, TAKE_IN
 from theo_workers.clock import sleep
 
 SCRIPTS = {
     "FINISH": FINISH, "RENEW": RENEW, "HAND_BACK": HAND_BACK, "RECLAIM": RECLAIM, "TAKE": TAKE, "FETCH": FETCH,
     "FORGET": FORGET, "UNUSABLE": UNUSABLE, "PIN": PIN, "PEEK": PEEK, "TAKE_EARLY": TAKE_EARLY, "PASS": PASS,
-    "SHELVE": SHELVE,
+    "SHELVE": SHELVE, "FIND": FIND, "TAKE_IN": TAKE_IN,
 }  # fmt: skip
 SCRIPT_NAMES = {
     word: name for name, script in SCRIPTS.items() for word in (script.sha.encode(), script.text.encode())

@@ -89,6 +89,7 @@ def _claimed_still(story: Story, end: Ended) -> bool:
     witness = story.witness
     landed = {one.boot for one in witness.landings if one.ref == end.ref and one.at <= end.at}
     return any(
-        one.ref == end.ref and (one.at > end.at or (end.at < one.boot.killed_at < FOREVER and one.boot not in landed))
+        one.ref == end.ref
+        and (one.at > end.at or (end.at < one.boot.killed_at < FOREVER and one.boot not in landed))
         for one in witness.claims
     )

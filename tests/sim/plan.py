@@ -35,7 +35,7 @@ CRASH_POINTS = (
 # How often a world of sixty jobs passes a point, roughly: the place of a fault is drawn from this.
 PASSES = {
     "XREADGROUP": 150, "XREAD": 60, "FINISH": 50, "RENEW": 12, "TAKE": 3, "RECLAIM": 30, "XPENDING": 15, "FETCH": 4,
-    "HAND_BACK": 6,
+    "HAND_BACK": 6, "TAKE_IN": 2,
 }  # fmt: skip
 OTHER_PASSES = 12
 # How calls of a provider go wrong.
@@ -87,7 +87,10 @@ def draw(seed: int, *, jobs: int = 60) -> Plan:
         processes=processes,
         config=config,
         jobs=drawn,
-        faults=_draw_faults(rng, processes, config, drawn),
+        faults=[
+            *_draw_faults(rng, processes, config, drawn),
+            *_draw_strangers(random.Random(f"strangers/{seed}"), processes),
+        ],
         redis_skew_s=rng.choice((0.0, 0.0, rng.uniform(-30, 30))),
     )
 
@@ -185,6 +188,17 @@ def _draw_faults(rng: random.Random, processes: int, config: Config, jobs: Seque
     if rng.random() < 0.15:
         draw.at_times("clock set", 1, 1, what=("+3600", "-3600", "+40", "-40"))
     draw.provider(rng.choice((0.0, 0.2, 0.35, 0.5)), models, jobs)
+    return draw.faults
+
+
+def _draw_strangers(rng: random.Random, processes: int) -> list[Fault]:
+    """Other programs, or people, at the job streams."""
+    draw = _Draw(rng, processes)
+    if rng.random() < 0.25:
+        draw.at_times("entries acknowledged", 0, 2)
+        draw.at_times("consumer deleted", 0, 2)
+        draw.at_points("kill", ["TAKE_IN sent", "TAKE_IN done"], 0, 1)
+        draw.at_points("cut", ["FIND done", "TAKE_IN sent", "TAKE_IN done"], 0, 2)
     return draw.faults
 
 

@@ -15,7 +15,14 @@ REDIS_KILLS = ("redis down", "redis wiped", "redis rolled back")
 FAULTS = (
     *("kill", "freeze", "stall", "drain", "cut", "cut all", "slow reply", "slow commit", "clock set"),
     *("redis stands", "redis down", "redis full", "redis read-only", "redis wiped", "redis rolled back"),
-    *("scripts flushed", "ledger slow", "ledger busy", "disk full"),
+    *(
+        "scripts flushed",
+        "ledger slow",
+        "ledger busy",
+        "disk full",
+        "entries acknowledged",
+        "consumer deleted",
+    ),
     *(f"provider: {kind}" for kind in (*OFTEN, *SELDOM)),
 )
 ENOUGH = 2_000  # worlds, from which on every fault must have happened, in one of so many at least:

@@ -23,6 +23,7 @@ from theo_daemon.ledger_pin import PIN
 from theo_daemon.publisher import UNUSABLE
 from theo_daemon.redis_link import RedisLink
 from theo_daemon.scout_scripts import PASS, PEEK, SHELVE, TAKE_EARLY
+from theo_daemon.unowned import FIND, TAKE_IN
 from theo_daemon.wire import Wire
 
 pytestmark = pytest.mark.timeout(120 * DEPTH)
@@ -123,7 +124,7 @@ def finish(chosen: Sequence[tuple[str, str, str, str, int]], group: str) -> tupl
 
 scripts = st.one_of(
     st.builds(finish, st.lists(steps, min_size=1, max_size=4), groups),
-    command("EVAL", RENEW.text, 1, streams, groups, consumers, some_ids),
+    command("EVAL", RENEW.text, 2, streams, "early", groups, consumers, counts, some_ids),
     command("EVAL", HAND_BACK.text, 2, streams, "early", groups, consumers, OLD, some_ids),
     command(
         "EVAL", RECLAIM.text, 2, streams, "early", groups, consumers, st.integers(1, 3), idle, ids, counts
@@ -149,6 +150,17 @@ scripts = st.one_of(
     ),
     command("EVAL", TAKE_EARLY.text, 2, streams, "early", groups, consumers, 10 * HOUR, some_ids),
     command("EVAL", PASS.text, 2, streams, "early", groups, consumers, some_ids),
+    command(
+        "EVAL",
+        FIND.text,
+        1,
+        streams,
+        groups,
+        st.sampled_from(["-", "(1-0"]),
+        counts,
+        st.sampled_from([2, 9_999]),
+    ),
+    command("EVAL", TAKE_IN.text, 2, streams, "early", groups, consumers, some_ids),
     command("EVAL", SHELVE.text, 1, streams, groups, consumers, OLD, some_ids),
     command(
         "EVAL",

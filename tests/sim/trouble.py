@@ -14,8 +14,11 @@ from tests.sim.boots import Boot, HostClock
 from tests.sim.loop import SimLoop
 from tests.sim.network import Server
 from tests.sim.plan import Fault, Plan
+from tests.sim.redis_words import Error
 from tests.sim.witness import Stretch, Witness
+from theo_daemon.job import EntryRef
 
+JOB_STREAMS = (b"theo:jobs", b"theo:jobs:high", b"theo:jobs:low")
 RESTARTED_AFTER_S = (0.05, 1.0)
 LOCK_FREED_WITHIN_S = 0.05  # by the kernel, after its process died
 ROLLED_BACK_S = 0.5  # what a failover, or a disk that is written once a second, may lose
@@ -101,7 +104,8 @@ class Trouble:
             "redis rolled back": self._redis_rolled_back, "redis full": self._redis_full,
             "redis read-only": self._redis_read_only, "scripts flushed": self._scripts_flushed,
             "ledger slow": self._ledger_slow, "ledger busy": self._ledger_busy, "disk full": self._disk_full,
-            "clock set": self._clock_set,
+            "clock set": self._clock_set, "entries acknowledged": self._acknowledge,
+            "consumer deleted": self._delete_consumer,
         }  # fmt: skip
         for fault in plan.faults:
             if fault.kind == "provider" or fault.kind.startswith("outage"):
@@ -254,6 +258,41 @@ class Trouble:
     def _scripts_flushed(self, fault: Fault) -> None:
         self._count(fault)
         self._server.data.restart()
+
+    # -- strangers ---------------------------------------------------------------------------------------
+
+    def _pending(self) -> list[tuple[EntryRef, str]]:
+        """Whatever is pending, and whose it is."""
+        return [
+            (EntryRef(stream.decode(), row[0].decode()), row[1].decode())
+            for stream in JOB_STREAMS
+            for row in self._ask(b"XPENDING", stream, b"theo", b"-", b"+", b"1000")
+        ]
+
+    def _ask(self, *words: bytes) -> Any:
+        reply = self._server.data.do(words)
+        return [] if isinstance(reply, Error) else reply
+
+    def _acknowledge(self, fault: Fault) -> None:
+        """Somebody acknowledges a third of the entries that he has no answer for."""
+        chosen = self._pending()[fault.place :: 3] if self._server.up else []
+        for ref, owner in chosen:
+            if self._ask(b"XACK", ref.stream.encode(), b"theo", ref.entry_id.encode()):
+                self._count(fault)
+                self._witness.drop(ref, owner)
+
+    def _delete_consumer(self, fault: Fault) -> None:
+        """Somebody tidies up."""
+        pending = self._pending() if self._server.up else []
+        name = pending[0][1] if pending else ""
+        dropped = [
+            self._ask(b"XGROUP", b"DELCONSUMER", stream, b"theo", name.encode()) for stream in JOB_STREAMS
+        ]
+        if name and any(dropped):
+            self._count(fault)
+            for ref, owner in pending:
+                if owner == name:
+                    self._witness.drop(ref, owner)
 
     # -- disk and clock --------------------------------------------------------------------------------
 

@@ -94,6 +94,10 @@ class Witness:
         self._passed_by: dict[
             EntryRef, bytes
         ] = {}  # whose it was, of those that were given to whoever read them
+        self._dropped: dict[
+            EntryRef, tuple[str, float]
+        ] = {}  # whose it was, and since when it is nobody's, or was
+        self._first_dropped: dict[EntryRef, float] = {}
         self.boots: dict[str, Boot] = {}
         self.complaints: list[str] = []
         self.events: Counter[str] = Counter()
@@ -128,6 +132,7 @@ class Witness:
     def _owned(self, key: bytes, entry: Id, pending: Pending, taker: Consumer) -> None:
         """An entry is given to somebody: by a read (`pending` is new), or out of another's hands."""
         ref = EntryRef(key.decode(), f"{entry[0]}-{entry[1]}")
+        self._was_dropped(ref, taker)
         self.takers.setdefault(ref, set()).add(taker.name.decode())
         owner = pending.owner
         if owner is taker or self._was_early(ref, owner, taker):
@@ -138,6 +143,26 @@ class Witness:
                 f"{ref.entry_id} was taken from {owner.name.decode()}, who is alive and had it renewed"
                 f" {idle} ms ago, by {taker.name.decode()}"
             )
+
+    def drop(self, ref: EntryRef, owner: str) -> None:
+        """Somebody else makes an entry nobody's that this process had."""
+        self._dropped[ref] = owner, self._first_dropped.setdefault(ref, self._now())
+
+    def _was_dropped(self, ref: EntryRef, taker: Consumer) -> None:
+        early = self._server.data.keys.get(EARLY)
+        kept = early.get(f"{ref.stream} {ref.entry_id}".encode()) if isinstance(early, dict) else None
+        owner, at = self._dropped.pop(ref, ("", 0.0))
+        if kept and kept != taker.name:
+            self._passed_by[ref] = kept
+        elif (
+            owner
+            and taker.name.decode()
+            not in self.takers.get(ref, ())  # else he may believe that he has it still
+            and self.boots[owner].alive
+            and self._now() - at < self.plan.config.ingress.lease_s
+            and not any(at <= loss for loss in self.losses)
+        ):
+            self.complain(f"{ref.entry_id} was dropped, and not left to {owner}, who is alive, for a lease")
 
     def _was_early(self, ref: EntryRef, owner: Consumer, taker: Consumer) -> bool:
         """Was it taken before its turn? Whoever comes by it in turn is given it, and has to give it back."""
@@ -155,8 +180,12 @@ class Witness:
                         f"FINISH {found if isinstance(found, int) else found.split()[0].decode()}"
                     ] += 1
             case "RENEW":
-                lost, gone = reply
-                self.codes["RENEW lost" if lost else "RENEW gone" if gone else "RENEW kept"] += 1
+                lost, gone, back = reply
+                self.codes[
+                    "RENEW back" if back else "RENEW lost" if lost else "RENEW gone" if gone else "RENEW kept"
+                ] += 1
+            case "TAKE_IN":
+                self.codes["TAKE_IN taken" if reply[0] else "TAKE_IN nothing"] += 1
             case "TAKE" | "RECLAIM" as name:
                 taken, suspects, vanished = reply[-3:]
                 found = ("vanished", "suspect", "taken", "nothing")

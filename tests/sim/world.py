@@ -15,7 +15,7 @@ from tests.sim.network import Server
 from tests.sim.oracles import judge
 from tests.sim.plan import Plan
 from tests.sim.provider import Providers
-from tests.sim.trouble import Fleet, Trouble
+from tests.sim.trouble import JOB_STREAMS, Fleet, Trouble
 from tests.sim.witness import Witness
 
 QUIET_WITHIN_S = 60.0  # after the last push and the last fault
@@ -23,7 +23,6 @@ LOOK_EVERY_S = 0.25
 GOODBYE_S = 20.0
 SLOW_S = (0.3, 1.2)  # below every time-out
 _KEPT: list[World] = []  # coroutines of the dead must not be closed, which would run their `finally`s
-STREAMS = (b"theo:jobs", b"theo:jobs:high", b"theo:jobs:low")
 
 
 class World:
@@ -125,7 +124,7 @@ class World:
     def _unfinished(self) -> list[str]:
         data = self.server.data
         found = []
-        for key in STREAMS:
+        for key in JOB_STREAMS:
             stream = data.keys.get(key)
             if stream is not None and stream.entries:  # type: ignore[union-attr]
                 found.append(f"{key.decode()} has {[f'{ms}-{n}' for ms, n in stream.entries]}")  # type: ignore[union-attr]

@@ -93,6 +93,7 @@ _STREAM_LEVELS: dict[str, Level] = {
             "ledger_restored",
             "lease_lost",
             "entries_reclaimed",
+            "entries_orphaned",
             "entries_vanished",
             "dead_lettered",
         ),

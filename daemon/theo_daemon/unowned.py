@@ -1,0 +1,106 @@
+"""Takes in entries that were delivered, have no reply and are nobody's any more.
+
+Somebody else has acknowledged them, or has deleted a consumer that held them: XGROUP DELCONSUMER drops what is pending.
+They lie in the job stream, and Redis will not deliver them again. Who holds such an entry takes it back when it renews
+(`lease_scripts.RENEW`); these are the others, whose process is gone or never heard of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from theo_daemon.held import HeldEntries
+from theo_daemon.job import EntryRef
+from theo_daemon.script_parts import UNOWNED
+from theo_daemon.wire import Script, Wire
+
+MOST_AT_ONCE: Final = 500  # entries in one look
+MOST_BYTES: Final = 4_000_000  # likewise
+MOST_SEEN: Final = 10_000  # ids remembered
+
+FIND: Final = Script(
+    UNOWNED
+    + """
+-- ARGV: group, where to look from, most entries, most bytes. Walks over what was delivered and is not finished.
+-- Returns {where to go on, ids of unowned entries}.
+local key, group, from, most, left = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local last = delivered(key, group)
+local found, seen, page = {}, 0, 8
+while last and seen < most and left > 0 do
+    local entries = redis.call('XRANGE', key, from, last, 'COUNT', page)
+    local before = left
+    for _, entry in ipairs(entries) do
+        if unowned(key, group, entry[1], last) then found[#found + 1] = entry[1] end
+        for _, word in ipairs(entry[2]) do left = left - #word end
+        from = '(' .. entry[1]
+    end
+    seen = seen + #entries
+    if #entries < page then return {'-', found} end
+    page = math.max(1, math.min(100, most - seen, math.floor(left * #entries / (before - left + 1))))
+end
+return {last and from or '-', found}
+"""
+)
+
+TAKE_IN: Final = Script(
+    UNOWNED
+    + """
+-- ARGV: group, consumer, entry ids. Takes those that are still unowned. Returns what `lease_scripts.TAKE` returns. How
+-- often they were delivered is not known any more.
+local key, early, group, consumer = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local last = delivered(key, group)
+local entries = {}
+for i = 3, #ARGV do
+    local id = ARGV[i]
+    if unowned(key, group, id, last) and #redis.call('XRANGE', key, id, id) > 0 then
+        entries[#entries + 1] = redis.call('XCLAIM', key, group, consumer, 0, id, 'RETRYCOUNT', 1, 'FORCE')[1]
+        local name = key .. ' ' .. id
+        if redis.call('HEXISTS', early, name) == 1 then redis.call('HSET', early, name, consumer) end
+    end
+end
+return {entries, {}, 0}
+"""
+)
+
+Take = Callable[[str, Any, float], int]
+"""Holds and delivers what a script has given: of a stream, its reply, and when it was asked, in monotonic seconds."""
+
+
+class Unowned:
+    """Belongs to `Leases`, which asks it to look from time to time."""
+
+    def __init__(
+        self, *, wire: Wire, held: HeldEntries, group: str, consumer: str, early: str, lease_s: float
+    ) -> None:
+        """Whoever works on an entry takes it back within `lease_s`: from then on it is for anybody."""
+        self._wire, self._held, self._group, self._consumer = wire, held, group, consumer
+        self._early, self._lease_s = early, lease_s
+        self._cursors: dict[str, bytes | str] = {}  # by stream; a look goes on where the last one ended
+        self._seen: dict[EntryRef, float] = {}  # when they were found, in monotonic seconds
+
+    async def look(self, streams: Iterable[str], now: float, fits: Callable[[], int], take: Take) -> None:
+        """Take what was found a lease ago and is unowned still, as far as it fits, and find more.
+
+        Raises redis.exceptions.RedisError.
+        """
+        due = [ref for ref, since in self._seen.items() if since + self._lease_s <= now]
+        for stream in streams:
+            if page := [ref for ref in due if ref.stream == stream][: max(0, fits())]:
+                await self._take(stream, page, now, take)
+            await self._find(stream, now)
+
+    async def _take(self, stream: str, page: Sequence[EntryRef], now: float, take: Take) -> None:
+        ids = [ref.entry_id for ref in page if ref not in self._held]
+        found = await self._wire.run(TAKE_IN, (stream, self._early), (self._group, self._consumer, *ids))
+        for ref in page:  # what is not taken has found somebody, or its end
+            del self._seen[ref]
+        take(stream, found, now)
+
+    async def _find(self, stream: str, now: float) -> None:
+        at = self._cursors.get(stream, "-")
+        self._cursors[stream], ids = await self._wire.run(
+            FIND, (stream,), (self._group, at, MOST_AT_ONCE, MOST_BYTES)
+        )
+        for entry_id in ids[: MOST_SEEN - len(self._seen)]:
+            self._seen.setdefault(EntryRef(stream, entry_id.decode()), now)
