@@ -75,6 +75,8 @@ class Faults(Struct, kw_only=True):
     wipes: list[Wipe] = field(default_factory=list)
     unrecorded: list[Stop] = field(default_factory=list)  # while the ledger was away with Redis
     cut_connections: list[float] = field(default_factory=list)
+    acknowledged: int = 0  # entries, by a stranger
+    dropped: int = 0  # entries, with a consumer that a stranger deleted
     gave_up: int = 0  # boots that found no Redis
     crashes: list[str] = field(
         default_factory=list

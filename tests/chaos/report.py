@@ -90,6 +90,8 @@ def _counts(records: Records) -> dict[str, int]:
         "SIGSTOPs": len(faults.stops),
         "Redis SIGKILLs": len(faults.redis_kills),
         "connections cut": len(faults.cut_connections),
+        "entries acknowledged by a stranger": faults.acknowledged,
+        "entries dropped with a deleted consumer": faults.dropped,
         "boots": len(fleet.boots),
         "boots that found no Redis": faults.gave_up,
         "unknown attempts": books.unknowns(records.books),
@@ -114,6 +116,8 @@ def unreached(rates: Rates, seconds: float, counts: Mapping[str, int]) -> list[s
         "SIGSTOPs": seconds / rates.stop_s,
         "Redis SIGKILLs": seconds / rates.redis_kill_s,
         "connections cut": seconds / rates.cut_s,
+        "entries acknowledged by a stranger": seconds / rates.strangers_s,
+        "entries dropped with a deleted consumer": seconds / rates.strangers_s,
     }
     return [
         f"{counts[what]} {what}, where {many:.0f} were to be expected"

@@ -32,6 +32,10 @@ def test_a_few_kills_lose_no_job_answer_none_twice_and_leave_exact_books(
     assert report.counts["SIGKILLs"] >= 3
     assert report.counts["SIGSTOPs"] >= 1
     assert report.counts["Redis SIGKILLs"] >= 1
+    assert (
+        report.counts["entries acknowledged by a stranger"]
+        + report.counts["entries dropped with a deleted consumer"]
+    )
 
 
 @pytest.mark.e2e
@@ -46,8 +50,9 @@ def test_what_is_pushed_after_redis_lost_everything_is_answered_once_and_what_it
 
 
 def test_a_rehearsal_whose_faults_did_not_happen_proves_nothing() -> None:
-    rates = Rates(kill_s=1.0, stop_s=1.0, redis_kill_s=1.0, cut_s=1.0)
-    counts = {"SIGKILLs": 60, "SIGSTOPs": 30, "Redis SIGKILLs": 29, "connections cut": 0}
+    rates = Rates(kill_s=1.0, stop_s=1.0, redis_kill_s=1.0, cut_s=1.0, strangers_s=1.0)
+    strangers = {"entries acknowledged by a stranger": 40, "entries dropped with a deleted consumer": 40}
+    counts = {"SIGKILLs": 60, "SIGSTOPs": 30, "Redis SIGKILLs": 29, "connections cut": 0, **strangers}
     assert unreached(rates, 60.0, counts) == [
         "29 Redis SIGKILLs, where 60 were to be expected",
         "0 connections cut, where 60 were to be expected",

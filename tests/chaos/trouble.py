@@ -9,19 +9,21 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import redis
 from msgspec import Struct
 
 from tests.chaos.fleet import FILE, REDIS, Boot, Fleet
 from tests.chaos.records import FOREVER, Faults, Stop
-from tests.chaos.traffic import client
+from tests.chaos.traffic import JOBS, client
 from tests.chaos.wipes import Wiper
 from theo_daemon.embedded_valkey import EmbeddedValkey
 
 STOP_S = (1.0, 2.5)
 AWAY_S = (0.0, 0.5)  # Redis
 TICK_S = 0.02
+GROUP = "theo"
 RECONNECTED_WITHIN_S = 2.0
 KILL_BOOTING = 0.2  # of the kills
 # In turn, from one restart of Redis to the next. With the second a crash may cost up to two seconds where the disk is
@@ -36,6 +38,7 @@ class Rates(Struct, frozen=True, kw_only=True):
     stop_s: float = 2.7
     redis_kill_s: float = 7.2
     cut_s: float = 8.0
+    strangers_s: float = 6.0
     wipe_s: float = FOREVER
 
 
@@ -57,6 +60,7 @@ class Trouble:
             (rates.stop_s, self._stop),
             (rates.redis_kill_s, self._kill_redis),
             (rates.cut_s, self._cut),
+            (rates.strangers_s, self._drop),
         ):
             for _ in range(0 if every_s == FOREVER else max(1, round(seconds / every_s))):
                 self._at(self._random.uniform(0, seconds), work)
@@ -155,6 +159,20 @@ class Trouble:
         with contextlib.suppress(redis.RedisError):
             self._redis.client_kill_filter(_type="normal")
             self.faults.cut_connections.append(time.monotonic())
+
+    def _drop(self) -> None:
+        """A stranger takes entries out of somebody's hands: acknowledges them, or deletes their consumer."""
+        for stream in JOBS:
+            with contextlib.suppress(redis.RedisError):
+                pending: Any = self._redis.xpending_range(stream, GROUP, "-", "+", 1000)
+                if not pending:
+                    continue
+                if self._random.random() < 0.5:
+                    chosen = [row["message_id"] for row in pending[:: self._random.choice((1, 2, 3))]]
+                    self.faults.acknowledged += int(self._redis.xack(stream, GROUP, *chosen))  # type: ignore[arg-type]
+                else:
+                    name = self._random.choice(pending)["consumer"]
+                    self.faults.dropped += int(self._redis.xgroup_delconsumer(stream, GROUP, name))  # type: ignore[arg-type]
 
     def _wipe(self) -> None:
         """Every other time the server is gone, too, and comes back with nothing."""
