@@ -199,15 +199,18 @@ class StreamIntake:
         return await self._take(replies, early, read_at=asked_at)
 
     async def _wait_for_one(self) -> tuple[Sequence[Delivery], bool]:
-        """One blocking read over all lanes: a job on any of them wakes it at once."""
+        """One blocking read over all lanes: a job on any of them wakes it at once.
+
+        When that was, nobody tells, and we may have stood still since: so the lease counts from before.
+        """
         streams = self._streams.values()
         block_ms = int(self._rules.block_s * 1000)
         command: list[Word] = [*self._head, 1, "BLOCK", block_ms, "STREAMS", *streams, *[">"] * len(streams)]
-        read_at = self._clock.monotonic() + self._rules.block_s
+        asked_at = self._clock.monotonic()
         replies = await self._until_stopped(self._wire.ask_all((command, ("HLEN", self._early))))
         if replies is None:
             return (), False
-        return await self._take(replies[:1], replies[1], read_at=read_at)
+        return await self._take(replies[:1], replies[1], read_at=asked_at)
 
     async def _take(
         self, replies: Sequence[Any], early: Any, *, read_at: float

@@ -272,3 +272,15 @@ async def test_the_lease_of_what_was_read_begins_when_redis_gave_it_however_late
         kept = reader.held.kept_until > SystemClock().monotonic()
     # After the lease a peer may have it: no call is made for it before a renewal has told whose it is.
     assert kept == (delayed_s == 0.0)
+
+
+async def test_the_lease_of_what_a_blocking_read_brings_begins_no_later_than_redis_can_have_given_it(
+    link: RedisLink, keys: Keys, wire: Wire
+) -> None:
+    reader = Reader(link, keys, lease_s=20.0, block_s=10.0)
+    async with reader.run():
+        await until(lambda: is_waiting(wire))
+        asked_before = SystemClock().monotonic()
+        await push(wire, keys.jobs())
+        await until(reader.saw(1))
+        assert reader.held.kept_until <= asked_before + 20.0

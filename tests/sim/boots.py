@@ -16,6 +16,7 @@ from tests.sim.loop import SimLoop, Strand, this_process
 from tests.sim.network import Connection
 from theo_daemon import app as app_module
 from theo_daemon import core as core_module
+from theo_daemon import hedge
 from theo_daemon.app import Daemon
 from theo_daemon.background import first_failure
 from theo_daemon.config import Config
@@ -191,6 +192,7 @@ def simulated() -> Iterator[None]:
         mock.patch.object(ledger_module, "check_place", _anywhere),
         mock.patch.object(owners, "OwnerLock", SimLock),
         mock.patch.object(owners, "is_alive", is_alive),
+        mock.patch.object(hedge, "SHARE", 0.5),  # or a world of sixty jobs would hardly see a rival
     ):
         yield
 

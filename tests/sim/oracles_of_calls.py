@@ -7,14 +7,28 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from tests.sim.plan import Plan
-from tests.sim.provider import FOREVER, NOT_BILLED, TERMINAL
+from tests.sim.provider import FOREVER, NOT_BILLED, TERMINAL, Call
 from tests.sim.story import Story, answered, forgotten, keeps_answers, over_at, tell
 from tests.sim.witness import Pushed
 
 
+def is_rival(call: Call, before: Call) -> bool:
+    """Was it made beside the other, since that took long? Of a world with `hedge_after_ms`."""
+    return (
+        call.boot is before.boot
+        and call.model != before.model
+        and before.started_at < call.started_at < over_at(before)
+    )
+
+
+def _without_rivals(calls: Sequence[Call]) -> Sequence[Call]:
+    return [call for call in calls if not any(is_rival(call, before) for before in calls)]
+
+
 def unexplained(story: Story) -> Iterable[str]:
     """Calls made though an earlier one for the same jobs ran or had answered, with no fault to excuse it."""
-    for prompt, calls in story.calls.items():
+    for prompt, all_calls in story.calls.items():
+        calls = _without_rivals(all_calls) if story.hedged else all_calls
         jobs = story.jobs.get(prompt)
         if jobs is None:
             yield f"a call for nobody: {prompt!r}"
@@ -92,5 +106,6 @@ def too_often(story: Story) -> Iterable[str]:
         if max(billed, *by_process.values()) > most:
             yield f"more than {most} calls: {tell(story, calls)}"
         for before, after in pairwise(calls):
-            if before.how in TERMINAL and jobs == 1 and after.boot is before.boot:
+            beside = after.started_at < before.ended_at
+            if before.how in TERMINAL and jobs == 1 and after.boot is before.boot and not beside:
                 yield f"again after a refusal: {tell(story, calls)}"

@@ -80,7 +80,7 @@ def draw(seed: int, *, jobs: int = 60) -> Plan:
     """The plan of a seed."""
     rng = random.Random(f"plan/{seed}")
     processes = rng.choice((1, 2, 2, 3, 3, 3, 4))
-    config = _draw_config(rng)
+    config = _draw_config(rng, random.Random(f"optional/{seed}"))
     drawn = draw_jobs(rng, jobs, config, PUSHED_WITHIN_S)
     return Plan(
         seed=seed,
@@ -95,7 +95,7 @@ def draw(seed: int, *, jobs: int = 60) -> Plan:
     )
 
 
-def _draw_config(rng: random.Random) -> Config:
+def _draw_config(rng: random.Random, optional: random.Random) -> Config:
     # Ceilings are a few bounds wide: holds stand in the way, and some worlds run dry.
     ceiling = rng.choice((None, None, None, 0.0006, 0.0015, 0.004))
     routing: dict[str, Any] = {
@@ -105,6 +105,7 @@ def _draw_config(rng: random.Random) -> Config:
         "circuit_breaker_timeout_s": rng.choice((0.6, 1.5)),
         "cache_enabled": rng.random() < 0.9,
         "cache_ttl_seconds": rng.choice((300.0, 300.0, 300.0, 0.5, 0.0)),
+        **_draw_optional(optional),
     }
     names = ("a", "b", "c")[: rng.choice((1, 2, 2, 3))]
     models = tuple(
@@ -142,6 +143,21 @@ def _draw_config(rng: random.Random) -> Config:
         models=models,
         groups={"all": names},
     )
+
+
+def _draw_optional(rng: random.Random) -> dict[str, Any]:
+    """What is off by default: most worlds are as they are without it."""
+    optional: dict[str, Any] = {}
+    if rng.random() < 0.1:
+        optional |= {
+            "hedge_after_ms": rng.choice((20, 100, 400)),
+            "hedge_max_cost": rng.choice((0.0001, 1.0)),
+        }
+    if rng.random() < 0.1:
+        optional |= {"circuit_breaker_adaptive": rng.choice(("history", "throttle", True))}
+    if rng.random() < 0.1:
+        optional |= {"adaptive_concurrency": True}
+    return optional
 
 
 def _draw_faults(rng: random.Random, processes: int, config: Config, jobs: Sequence[Job]) -> list[Fault]:

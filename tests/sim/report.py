@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
+from tests.sim.oracles_of_calls import is_rival
 from tests.sim.plan import CRASH_POINTS, OFTEN, SELDOM
+from tests.sim.provider import Call
 from tests.sim.world import World
 
 SHOWN = 5  # complaints of one kind
@@ -95,6 +97,7 @@ def result_of(world: World) -> Result:
             "faults in all": faults.total(),
             "provider calls": len(witness.calls),
             "calls beyond the first": len(witness.calls) - len(prompts),
+            "rivals of slow ones": _rivals(world),
             "commits": world.disk.commits,
         },
         faults=faults,
@@ -130,6 +133,15 @@ def complaints_of(result: Result) -> Iterable[str]:
     for what, its in result.complaints.items():
         for one in its[:SHOWN]:
             yield f"{what}: {one}"
+
+
+def _rivals(world: World) -> int:
+    if world.plan.config.models[0].routing.hedge_after_ms is None:
+        return 0
+    calls: dict[str, list[Call]] = {}
+    for call in world.witness.calls:
+        calls.setdefault(call.prompt, []).append(call)
+    return sum(any(is_rival(call, before) for before in its) for its in calls.values() for call in its)
 
 
 def _by_kind(faults: Counter[str]) -> Counter[str]:

@@ -51,6 +51,11 @@ class Story(Struct, frozen=True):
         config = self.plan.config
         return self.drains and config.ingress.drain_s < config.routing.timeout_s
 
+    @property
+    def hedged(self) -> bool:
+        """May calls that take long have rivals?"""
+        return self.plan.config.models[0].routing.hedge_after_ms is not None
+
     def on_unknown(self, job: Job) -> str:
         """What the job wants of calls of which nobody knows whether they were billed."""
         return job.fields.get("on_unknown", self.plan.config.ledger.on_unknown)
