@@ -6,6 +6,7 @@ import asyncio
 from typing import Protocol
 
 import msgspec
+from msgspec import structs
 
 from theo_daemon.fleet import Fleet
 from theo_daemon.flight import IN_DOUBT, Flight
@@ -75,15 +76,7 @@ class Bookings:
         cost = charge_nano(started.price, usage)
         if isinstance(usage, BilledUsage):
             usage = usage.plain()
-        answer = Answer(
-            model=want.model,
-            provider=want.provider,
-            output=completion.output,
-            finish_reason=completion.finish_reason,
-            usage=usage,
-            latency_ms=round(result.latency_ms, 3),
-            tool_calls=completion.tool_calls,
-        )
+        answer = _answer(want, result, usage)
         self._check_bill(want, cost, usage)
         if self._unknown:
             self._unknown.discard(want.model)
@@ -135,13 +128,13 @@ class Bookings:
         )
 
     def cut_off(self, flight: Flight, started: Started) -> None:
-        """Nobody waits for the call any more. One that has ended in that very moment is booked as what it is.
+        """Nobody waits for the call any more. One that has ended in that very moment costs what it cost.
 
         Its answer is paid for: the next who asks gets it.
         """
         match started.end:
             case Completed() as answered:
-                self.answered(flight, started, answered)
+                self.spare(flight, started, answered, kept=True)
             case CallFailed() as failure:
                 self.failed(flight, started, failure)
             case None:
@@ -163,15 +156,21 @@ class Bookings:
         self._note(flight, attempt(want, outcome, latency_ms=0.0, cost_nano=cost, code=code), cost)
         flight.settled = settled(want, outcome, cost_nano=cost, latency_ms=0.0, code=code)
 
-    def spare(self, flight: Flight, started: Started, result: Completed) -> None:
-        """An answer that came at the same moment as the one that counts: paid for, and not used."""
+    def spare(self, flight: Flight, started: Started, result: Completed, *, kept: bool = False) -> None:
+        """An answer that this job does not get: paid for, and `kept` for others or not used at all."""
         want, completion = started.want, result.completion
         usage = completion.usage or self._fleet.estimate(want.model, flight.lead.job, completion.output)
         cost = charge_nano(started.price, usage)
+        if isinstance(usage, BilledUsage):
+            usage = usage.plain()
         self._check_bill(want, cost, usage)
         done = attempt(want, Outcome.CANCELLED, latency_ms=result.latency_ms, cost_nano=cost)
         self._note(flight, done, cost, usage=usage, completion=completion)
-        flight.settled = settled(want, Outcome.CANCELLED, cost_nano=cost, latency_ms=result.latency_ms)
+        end = settled(want, Outcome.CANCELLED, cost_nano=cost, latency_ms=result.latency_ms)
+        if kept:
+            end = structs.replace(end, cache=self._cache_write(flight, _answer(want, result, usage)))
+            flight.held = completion.held
+        flight.settled = end
 
     def _learn(
         self,
@@ -250,3 +249,16 @@ class Bookings:
             flight.doubtful = True
         flight.records.append(record)
         self._observer.on_settled(record)
+
+
+def _answer(want: Want, result: Completed, usage: Usage) -> Answer:
+    completion = result.completion
+    return Answer(
+        model=want.model,
+        provider=want.provider,
+        output=completion.output,
+        finish_reason=completion.finish_reason,
+        usage=usage,
+        latency_ms=round(result.latency_ms, 3),
+        tool_calls=completion.tool_calls,
+    )

@@ -95,7 +95,7 @@ class StreamPublisher:
     ) -> None:
         """`wire` carries nothing but finishes, so that nothing waits in front of them; `queries` the rest."""
         self._wire, self._queries = wire, queries
-        self._done_key, self._dead_key = keys.done, keys.dead
+        self._done_key, self._dead_key, self._early = keys.done, keys.dead, keys.early
         self._default = bounds.default_reply
         self._head: tuple[Word, ...] = (
             group,
@@ -264,7 +264,7 @@ class StreamPublisher:
         return list(islice(self._queue, steps))
 
     async def _send(self, chunk: list[_Step]) -> list[Any]:
-        keys: list[str] = [self._default, self._dead_key]
+        keys: list[str] = [self._default, self._dead_key, self._early]
         args: list[Word] = [*self._head]
         for step in chunk:
             keys += step.keys

@@ -17,6 +17,7 @@ from theo_daemon.finish_script import DELTA_MARK, FINISH
 from theo_daemon.job import EntryRef
 from theo_daemon.keys import Keys
 from theo_daemon.redis_link import RedisLink
+from theo_daemon.scout_scripts import TAKE_EARLY
 from theo_daemon.wire import Wire
 
 GROUP, ME, PEER = "g", "me", "peer"
@@ -58,7 +59,12 @@ class Stage:
         return keys, (ref.entry_id, token, len(words), n_dead, *words, *(dead or ()))
 
     async def end(self, *steps: tuple[tuple[str, ...], tuple[Any, ...]]) -> list[Any]:
-        keys = [self.keys.replies, self.keys.dead, *[key for names, _ in steps for key in names]]
+        keys = [
+            self.keys.replies,
+            self.keys.dead,
+            self.keys.early,
+            *[key for names, _ in steps for key in names],
+        ]
         args = [*HEAD, *[arg for _, words in steps for arg in words]]
         found: list[Any] = await self.wire.run(FINISH, keys, args)
         return found
@@ -135,6 +141,16 @@ async def test_an_entry_that_somebody_else_has_acknowledged_is_answered_once(sta
     assert await stage.end_one(ref, token="a") == 1
     assert await stage.end_one(ref, token="b") == 0
     assert (await stage.count(stage.keys.replies), await stage.count(stage.stream)) == (1, 0)
+
+
+async def test_so_is_one_that_was_taken_before_its_turn(stage: Stage) -> None:
+    ref = await stage.push()
+    take = (GROUP, ME, 60_000, ref.entry_id)
+    assert len(await stage.wire.run(TAKE_EARLY, (stage.stream, stage.keys.early), take)) == 1
+    await stage.wire.ask("XACK", stage.stream, GROUP, ref.entry_id)
+    assert await stage.end_one(ref) == 1
+    await stage.read(PEER)
+    assert (await stage.count(stage.keys.replies), await stage.pending()) == (1, 0)
 
 
 async def test_an_entry_of_a_lost_group_is_left_for_redelivery(stage: Stage) -> None:

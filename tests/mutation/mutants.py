@@ -44,7 +44,7 @@ MUTANTS = (
     Mutant(
         "an entry that is not pending is answered all the same",
         f"{DAEMON}/finish_script.py",
-        "    return unowned(stream, group, id, delivered(stream, group)) and 1 or -1\n",
+        "    return redis.pcall('HEXISTS', early, stream .. ' ' .. id) == 1 and 1 or -1\n",
         "    return 1\n",
         (f"{FINISH}an_entry_that_waits_for_delivery_is_left_alone",),
     ),

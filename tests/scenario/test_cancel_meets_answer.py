@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
+from tests.fakes import MemoryBooks, VirtualClock
 from tests.scenario.stage import Stage, model, staged
 from theo_workers.messages import Completion
 from theo_workers.upstreams.script import Fate
@@ -22,13 +23,17 @@ RACING: Mapping[str, Any] = {"hedge_after_ms": 2_500 * TAKES_S}
 
 
 def cancel_in(stage: Stage, turns: int, name: str) -> None:
-    """Cancel the job so many turns of the loop after its provider has told the end."""
+    after_the_end(stage, turns, lambda: stage.cancel(name))
+
+
+def after_the_end(stage: Stage, turns: int, act: Callable[[], object]) -> None:
+    """Do it so many turns of the loop after the provider has told the end of a call."""
     waits: list[asyncio.Task[None]] = []
 
     async def wait() -> None:
         for _ in range(turns):
             await asyncio.sleep(0)
-        stage.cancel(name)
+        act()
 
     upstream = stage.upstreams["m"]
     generate = upstream.generate
@@ -79,3 +84,39 @@ async def test_a_failure_that_costs_nothing_costs_a_cancelled_job_nothing() -> N
             assert stage.error(ref).cost_nano == 0 or stage.upstreams["m"].closed
             ends.add((stage.end(ref), bool(stage.upstreams["m"].closed)))
     assert {("cancelled", False), ("provider_unavailable", False)} <= ends
+
+
+@pytest.mark.parametrize("cache", ["use", "off"])
+async def test_an_answer_that_is_here_when_its_process_cuts_its_calls_off_costs_what_it_cost_and_is_kept(
+    cache: str,
+) -> None:
+    cut_off = 0
+    for turns in TURNS:
+        books, clock = MemoryBooks(), VirtualClock()
+        options: Any = {"books": books, "clock": clock}
+        async with (
+            staged(model("m", ANSWER, **PRICED), name="old", **options) as old,
+            staged(model("m", ANSWER, **PRICED), name="new", **options) as new,
+        ):
+            job = old.entry("x", cache=cache)
+            old.dispatcher.deliver([job])
+            stops: list[asyncio.Future[None]] = []
+            stop = old.dispatcher.stop
+            after_the_end(
+                old, turns, lambda stop=stop, stops=stops: stops.append(asyncio.ensure_future(stop()))
+            )
+            await old.advance(TAKES_S + 0.5)
+            assert not old.upstreams["m"].closed
+            if old.final(job.ref) is not None:
+                continue
+            new.dispatcher.deliver([job._replace(redelivered=True)])
+            await new.advance(TAKES_S + 0.5)
+            told = new.ok(job.ref)
+            cut_off += "cancelled" in [one.outcome for one in told.attempts]
+            if cache == "use":
+                assert new.calls == 0
+            ((booked,),) = books.rows("SELECT sum(cost_nano) FROM attempts")
+            assert booked == (1 + new.calls) * 1_000_000
+            assert round(sum(one.cost for one in told.attempts) * 1e9) == booked
+        books.close()
+    assert cut_off

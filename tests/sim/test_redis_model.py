@@ -113,7 +113,7 @@ steps = st.tuples(streams, ids, keys, st.sampled_from(["t1", "t2"]), st.integers
 
 
 def finish(chosen: Sequence[tuple[str, str, str, str, int]], group: str) -> tuple[Any, ...]:
-    names: list[Any] = ["replies", "dead"]
+    names: list[Any] = ["replies", "dead", "early"]
     args: list[Any] = [group, 1000, 10 * HOUR, 20 * HOUR, 100]
     for stream, entry, target, token, dead in chosen:
         names += [stream, f"done:{stream}:{entry}", target]
