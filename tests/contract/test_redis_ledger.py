@@ -164,7 +164,8 @@ async def test_a_replica_takes_nothing_and_a_primary_again_takes_what_waits(
         client.replicaof("127.0.0.1", 1)
         landed = ledger.land(landing(asked))
         await until(lambda: ledger.trouble is not None)
-        assert ledger.trouble == "Redis does not record it: READONLY"
+        # Of the landing, or of the lease's renewal, if its turn comes first.
+        assert str(ledger.trouble).endswith(": READONLY")
         client.replicaof("NO", "ONE")
         await asyncio.wait_for(landed, 10)
         assert money(ledger) == (40, 0)

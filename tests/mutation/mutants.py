@@ -191,8 +191,8 @@ MUTANTS = (
         "a commit does not wait for the disk",
         f"{SQLITE}/schema.py",
         '    db.execute("PRAGMA synchronous = FULL")\n',
-        '    db.execute("PRAGMA synchronous = OFF")\n',
-        ("tests/daemon/test_ledger.py",),
+        '    db.execute("PRAGMA synchronous = NORMAL")\n',
+        ("tests/daemon/test_power_cut.py",),
     ),
     Mutant(
         "an outcome lives no longer than the answer may be used for others",
