@@ -176,7 +176,7 @@ class Hedging:
         try:
             await asyncio.wait((first.result, second.result), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._drop(flight, second, rival)
+            self._drop(flight, second, rival, kept=not _answered(first))
             self._give_up(flight, first)
             raise
         second_wins = _answered(second) and not _answered(first)
@@ -187,7 +187,7 @@ class Hedging:
         self._drop(flight, second, rival)
         return first
 
-    def _drop(self, flight: Flight, call: Started, rival: Rival | None = None) -> None:
+    def _drop(self, flight: Flight, call: Started, rival: Rival | None = None, *, kept: bool = False) -> None:
         """Close the call that does not count, and book it by itself: the landing is the other's."""
         result = call.end
         if result is None:
@@ -195,7 +195,7 @@ class Hedging:
         if isinstance(result, CallFailed):
             self._bookings.failed(flight, call, result)
         elif isinstance(result, Completed):
-            self._bookings.spare(flight, call, result)
+            self._bookings.spare(flight, call, result, kept=kept)
         elif rival is not None and not rival.sent:
             rival.give_up(flight)
         else:

@@ -149,9 +149,8 @@ class Landings:
         if future.cancelled():
             return
         found = future.result()
-        if (
-            ticket.stored and found is not Finish.NOT_PENDING
-        ):  # else it comes again, and is told from the record
+        # An entry that will be delivered again is answered from the record then.
+        if ticket.stored and found is not Finish.NOT_PENDING:
             self._ledger.forget(ticket.ref)
         ticket.held = None
         self._manifest.remove(ticket)

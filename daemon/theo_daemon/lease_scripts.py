@@ -27,23 +27,20 @@ for i = 4, #ARGV do
     if not pending.err and #pending > 0 then
         own[#own + 1] = id
     else
-        local entry = redis.pcall('XRANGE', key, id, id)
-        if entry.err or #entry == 0 then
-            gone[#gone + 1] = id
+        last = last or delivered(key, group)
+        local free = i <= ours and last and #redis.call('XPENDING', key, group, id, id, 1) == 0
+        local again = free and later(id, last) and redis.call('HGET', early, key .. ' ' .. id) ~= consumer
+        if free and not again and #redis.call('XCLAIM', key, group, consumer, 0, id, 'FORCE', 'JUSTID') > 0 then
+            back[#back + 1] = id
         else
-            last = last or delivered(key, group)
-            local free = i <= ours and last and #redis.call('XPENDING', key, group, id, id, 1) == 0
-            local again = free and later(id, last) and redis.call('HGET', early, key .. ' ' .. id) ~= consumer
-            if free and not again then back[#back + 1] = id else lost[#lost + 1] = id end
+            local entry = redis.pcall('XRANGE', key, id, id)
+            if entry.err or #entry == 0 then gone[#gone + 1] = id else lost[#lost + 1] = id end
         end
     end
 end
 if #own > 0 then
     own[#own + 1] = 'JUSTID'
     redis.call('XCLAIM', key, group, consumer, 0, unpack(own))
-end
-for _, id in ipairs(back) do
-    redis.call('XCLAIM', key, group, consumer, 0, id, 'RETRYCOUNT', 1, 'FORCE', 'JUSTID')
 end
 return {lost, gone, back}
 """

@@ -159,7 +159,7 @@ def _intake_rules(config: Config) -> IntakeRules:
         group=ingress.group,
         lanes=ingress.lanes,
         max_job_bytes=ingress.max_job_bytes,
-        block_s=BLOCK_S,
+        block_s=min(BLOCK_S, ingress.lease_s / 2),  # the lease of what a read brings counts from its start
         lease_s=ingress.lease_s,
         level=LevelRules(base=LEVEL_BASE),
     )

@@ -15,8 +15,9 @@ from theo_daemon.job import EntryRef
 from theo_daemon.script_parts import UNOWNED
 from theo_daemon.wire import Script, Wire
 
-MOST_AT_ONCE: Final = 500  # entries in one look
-MOST_BYTES: Final = 4_000_000  # likewise
+MOST_AT_ONCE: Final = 500  # entries that one call of a script looks at, or takes
+MOST_BYTES: Final = 4_000_000  # that one looks at: a few milliseconds of the server's time
+PAGES: Final = 8  # calls in one look, others between them
 MOST_SEEN: Final = 10_000  # ids remembered
 
 FIND: Final = Script(
@@ -28,7 +29,8 @@ local key, group, from, most, left = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]
 local last = delivered(key, group)
 local found, seen, page = {}, 0, 8
 while last and seen < most and left > 0 do
-    local entries = redis.call('XRANGE', key, from, last, 'COUNT', page)
+    local entries = redis.pcall('XRANGE', key, from, last, 'COUNT', page)
+    if entries.err then return {'-', found} end -- nothing can lie behind the greatest id there is
     local before = left
     for _, entry in ipairs(entries) do
         if unowned(key, group, entry[1], last) then found[#found + 1] = entry[1] end
@@ -48,20 +50,29 @@ TAKE_IN: Final = Script(
     + """
 -- ARGV: group, consumer, entry ids. Takes those that are still unowned. Returns what `lease_scripts.TAKE` returns. How
 -- often they were delivered is not known any more.
-local key, early, group, consumer = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local key, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 local last = delivered(key, group)
 local entries = {}
 for i = 3, #ARGV do
     local id = ARGV[i]
-    if unowned(key, group, id, last) and #redis.call('XRANGE', key, id, id) > 0 then
+    if unowned(key, group, id, last) then
         entries[#entries + 1] = redis.call('XCLAIM', key, group, consumer, 0, id, 'RETRYCOUNT', 1, 'FORCE')[1]
-        local name = key .. ' ' .. id
-        if redis.call('HEXISTS', early, name) == 1 then redis.call('HSET', early, name, consumer) end
     end
 end
 return {entries, {}, 0}
 """
 )
+
+START: Final = b"-"
+
+
+class Walk:
+    """Over one stream: where it goes on, and what it has found so far."""
+
+    def __init__(self) -> None:
+        self.at: bytes = START
+        self.found: set[EntryRef] = set()
+
 
 Take = Callable[[str, Any, float], int]
 """Holds and delivers what a script has given: of a stream, its reply, and when it was asked, in monotonic seconds."""
@@ -76,7 +87,7 @@ class Unowned:
         """Whoever works on an entry takes it back within `lease_s`: from then on it is for anybody."""
         self._wire, self._held, self._group, self._consumer = wire, held, group, consumer
         self._early, self._lease_s = early, lease_s
-        self._cursors: dict[str, bytes | str] = {}  # by stream; a look goes on where the last one ended
+        self._walks: dict[str, Walk] = {}  # by stream; a look goes on where the last one ended
         self._seen: dict[EntryRef, float] = {}  # when they were found, in monotonic seconds
 
     async def look(self, streams: Iterable[str], now: float, fits: Callable[[], int], take: Take) -> None:
@@ -84,9 +95,14 @@ class Unowned:
 
         Raises redis.exceptions.RedisError.
         """
-        due = [ref for ref, since in self._seen.items() if since + self._lease_s <= now]
         for stream in streams:
-            if page := [ref for ref in due if ref.stream == stream][: max(0, fits())]:
+            due = [
+                ref
+                for ref, since in self._seen.items()
+                if ref.stream == stream and since + self._lease_s <= now
+            ]
+            while page := due[: max(0, min(MOST_AT_ONCE, fits()))]:
+                del due[: len(page)]
                 await self._take(stream, page, now, take)
             await self._find(stream, now)
 
@@ -98,9 +114,19 @@ class Unowned:
         take(stream, found, now)
 
     async def _find(self, stream: str, now: float) -> None:
-        at = self._cursors.get(stream, "-")
-        self._cursors[stream], ids = await self._wire.run(
-            FIND, (stream,), (self._group, at, MOST_AT_ONCE, MOST_BYTES)
-        )
-        for entry_id in ids[: MOST_SEEN - len(self._seen)]:
-            self._seen.setdefault(EntryRef(stream, entry_id.decode()), now)
+        walk = self._walks.setdefault(stream, Walk())
+        for _ in range(PAGES):
+            walk.at, ids = await self._wire.run(
+                FIND, (stream,), (self._group, walk.at, MOST_AT_ONCE, MOST_BYTES)
+            )
+            for entry_id in ids:
+                ref = EntryRef(stream, entry_id.decode())
+                if ref in self._seen or len(self._seen) < MOST_SEEN:
+                    self._seen.setdefault(ref, now)
+                    walk.found.add(ref)
+            if walk.at == START:  # what was found before, and not by a whole walk, has found somebody
+                self._seen = {
+                    ref: at for ref, at in self._seen.items() if ref.stream != stream or ref in walk.found
+                }
+                walk.found = set()
+                return

@@ -52,7 +52,7 @@ class Trouble:
         self._fleet, self._server, self._wiper = fleet, server, wiper
         self._random = random.Random(f"trouble/{seed}")
         self._redis = client(server.url)
-        self._started = time.monotonic()
+        self._started, self._seconds = time.monotonic(), seconds
         self._order = itertools.count()
         self._plan: list[tuple[float, int, Callable[[], None]]] = []
         for every_s, work in (
@@ -89,6 +89,11 @@ class Trouble:
             stop.started_at <= time.monotonic() and stop.ended_at + RECONNECTED_WITHIN_S >= boot.began_at
             for stop in self.faults.redis_kills
         ) or any(at >= boot.began_at for at in self.faults.cut_connections)
+
+    @property
+    def _late(self) -> bool:
+        """Is the time of faults over?"""
+        return time.monotonic() > self._started + self._seconds
 
     def _at(self, offset_s: float, work: Callable[[], None]) -> None:
         heapq.heappush(self._plan, (offset_s, next(self._order), work))
@@ -161,7 +166,11 @@ class Trouble:
             self.faults.cut_connections.append(time.monotonic())
 
     def _drop(self) -> None:
-        """A stranger takes entries out of somebody's hands: acknowledges them, or deletes their consumer."""
+        """A stranger takes entries out of somebody's hands: acknowledges them, or deletes their consumer.
+
+        Where there are none, wait.
+        """
+        before = self.faults.acknowledged + self.faults.dropped
         for stream in JOBS:
             with contextlib.suppress(redis.RedisError):
                 pending: Any = self._redis.xpending_range(stream, GROUP, "-", "+", 1000)
@@ -173,6 +182,8 @@ class Trouble:
                 else:
                     name = self._random.choice(pending)["consumer"]
                     self.faults.dropped += int(self._redis.xgroup_delconsumer(stream, GROUP, name))  # type: ignore[arg-type]
+        if self.faults.acknowledged + self.faults.dropped == before and not self._late:
+            self._later(TICK_S, self._drop)
 
     def _wipe(self) -> None:
         """Every other time the server is gone, too, and comes back with nothing."""

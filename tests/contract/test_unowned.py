@@ -52,13 +52,13 @@ class Looker:
     async def look(self, at: float) -> list[str]:
         """The ids that are taken."""
         self.taken = []
-        await self.unowned.look([self.process.stream], at, lambda: self.room, self._take)
+        await self.unowned.look([self.process.stream], at, lambda: self.room - len(self.taken), self._take)
         return self.taken
 
     def _take(self, _stream: str, found: Any, _asked_at: float) -> int:
         entries, suspects, gone = found
         assert (suspects, gone) == ([], 0)
-        self.taken = [entry_id.decode() for entry_id, fields in entries if fields]
+        self.taken += [entry_id.decode() for entry_id, fields in entries if fields]
         return len(entries)
 
 

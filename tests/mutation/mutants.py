@@ -92,6 +92,24 @@ MUTANTS = (
         (f"{LEASES}renewing_does_not_steal_back_what_a_peer_has_taken",),
     ),
     Mutant(
+        "who lost an entry takes it back from nobody's hands, before the peer who had it",
+        f"{DAEMON}/lease_scripts.py",
+        "local free = i <= ours and last",
+        "local free = last",
+        (
+            "tests/contract/test_unowned.py::test_who_lost_an_entry_to_a_peer_does_not_take_it_back_when_it_is_nobody_s",
+        ),
+    ),
+    Mutant(
+        "what is nobody's is taken at once, from who works on it and may take it back",
+        f"{DAEMON}/unowned.py",
+        "since + self._lease_s <= now",
+        "since <= now",
+        (
+            "tests/contract/test_unowned.py::test_what_a_deleted_consumer_held_is_taken_a_lease_after_it_was_first_seen",
+        ),
+    ),
+    Mutant(
         "taking over does not look at who owns the entry by now",
         f"{DAEMON}/lease_scripts.py",
         "'IDLE', idle, id, id, 1, owner)",

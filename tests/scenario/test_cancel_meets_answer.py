@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.fakes import MemoryBooks, VirtualClock
-from tests.scenario.stage import Stage, model, staged
+from tests.scenario.stage import Stage, WatchedUpstream, model, staged
+from tests.scenario.test_hedging import DOLLARS, answer, racing
 from theo_workers.messages import Completion
 from theo_workers.upstreams.script import Fate
 
@@ -23,10 +24,10 @@ RACING: Mapping[str, Any] = {"hedge_after_ms": 2_500 * TAKES_S}
 
 
 def cancel_in(stage: Stage, turns: int, name: str) -> None:
-    after_the_end(stage, turns, lambda: stage.cancel(name))
+    after_the_end(stage.upstreams["m"], turns, lambda: stage.cancel(name))
 
 
-def after_the_end(stage: Stage, turns: int, act: Callable[[], object]) -> None:
+def after_the_end(upstream: WatchedUpstream, turns: int, act: Callable[[], object]) -> None:
     """Do it so many turns of the loop after the provider has told the end of a call."""
     waits: list[asyncio.Task[None]] = []
 
@@ -35,7 +36,6 @@ def after_the_end(stage: Stage, turns: int, act: Callable[[], object]) -> None:
             await asyncio.sleep(0)
         act()
 
-    upstream = stage.upstreams["m"]
     generate = upstream.generate
 
     async def generate_and_tell(*args: Any, **options: Any) -> Completion:
@@ -74,6 +74,25 @@ async def test_an_answer_that_is_here_when_its_job_is_cancelled_is_billed_exactl
     assert {("cancelled", False), ("ok", False)} <= ends
 
 
+async def test_so_is_the_answer_of_a_rival() -> None:
+    ends = set()
+    for turns in TURNS:
+        slow, quick = answer("slow", 5_000), answer("quick", 500)
+        async with racing(slow, quick, routing={"hedge_max_cost": 1.0}, **DOLLARS) as stage:
+            ref = stage.push("x")
+            other = stage.upstreams["other"]
+            generate = other.generate
+            after_the_end(other, turns, lambda stage=stage, ref=ref: stage.cancel(ref.entry_id))
+            await stage.advance(1.7)
+            other.generate = generate  # type: ignore[method-assign]
+            assert not other.closed
+            calls = stage.calls
+            again = stage.push("x")
+            await stage.advance(6)
+            ends.add((stage.end(ref), stage.end(again), stage.calls - calls))
+    assert ends == {("cancelled", "ok", 0), ("ok", "ok", 0)}
+
+
 async def test_a_failure_that_costs_nothing_costs_a_cancelled_job_nothing() -> None:
     ends = set()
     for turns in TURNS:
@@ -103,7 +122,9 @@ async def test_an_answer_that_is_here_when_its_process_cuts_its_calls_off_costs_
             stops: list[asyncio.Future[None]] = []
             stop = old.dispatcher.stop
             after_the_end(
-                old, turns, lambda stop=stop, stops=stops: stops.append(asyncio.ensure_future(stop()))
+                old.upstreams["m"],
+                turns,
+                lambda stop=stop, stops=stops: stops.append(asyncio.ensure_future(stop())),
             )
             await old.advance(TAKES_S + 0.5)
             assert not old.upstreams["m"].closed

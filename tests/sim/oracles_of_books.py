@@ -87,9 +87,14 @@ def _open_yet(story: Story, pushed: Pushed) -> bool:
 def _claimed_still(story: Story, end: Ended) -> bool:
     """Had one of two a claim that he died with, or put on record only afterwards? It is charged once he is dead."""
     witness = story.witness
-    landed = {one.boot for one in witness.landings if one.ref == end.ref and one.at <= end.at}
     return any(
         one.ref == end.ref
-        and (one.at > end.at or (end.at < one.boot.killed_at < FOREVER and one.boot not in landed))
+        and (
+            one.at > end.at
+            or (
+                end.at < one.boot.killed_at < FOREVER
+                and witness.settled_at.get(one.attempt_id, FOREVER) > end.at
+            )
+        )
         for one in witness.claims
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from tests.sim.plan import Plan
@@ -21,14 +21,22 @@ def is_rival(call: Call, before: Call) -> bool:
     )
 
 
-def _without_rivals(calls: Sequence[Call]) -> Sequence[Call]:
-    return [call for call in calls if not any(is_rival(call, before) for before in calls)]
+def _rivals(calls: Sequence[Call]) -> Mapping[int, int]:
+    """Which call was made beside which: one beside each at most, and none beside a rival."""
+    found: dict[int, int] = {}
+    for number, call in enumerate(calls):
+        for before in calls[:number]:
+            free = before.number not in found and before.number not in found.values()
+            if free and is_rival(call, before):
+                found[call.number] = before.number
+                break
+    return found
 
 
 def unexplained(story: Story) -> Iterable[str]:
     """Calls made though an earlier one for the same jobs ran or had answered, with no fault to excuse it."""
-    for prompt, all_calls in story.calls.items():
-        calls = _without_rivals(all_calls) if story.hedged else all_calls
+    for prompt, calls in story.calls.items():
+        rivals = _rivals(calls) if story.hedged else {}
         jobs = story.jobs.get(prompt)
         if jobs is None:
             yield f"a call for nobody: {prompt!r}"
@@ -36,14 +44,18 @@ def unexplained(story: Story) -> Iterable[str]:
         if forgotten(story, jobs):
             continue
         apart = _apart(story.plan, jobs)
-        excess = sum(answered(story, call) < FOREVER for call in calls) - (apart if apart is not None else 1)
+        good = {call.number for call in calls if answered(story, call) < FOREVER}
+        once = {
+            number for number in good if rivals.get(number) not in good
+        }  # of two at the same moment one counts
+        excess = len(once) - (apart if apart is not None else 1)
         if excess > 0:
             yield f"{excess} calls too many: {tell(story, calls)}"
         for number, call in enumerate(calls):
             if apart is not None and apart > 1:
                 continue
             for before in calls[:number]:
-                if call.started_at < over_at(before):
+                if call.started_at < over_at(before) and rivals.get(call.number) != before.number:
                     yield f"a call beside another: {tell(story, calls)}"
 
 
@@ -105,7 +117,9 @@ def too_often(story: Story) -> Iterable[str]:
         by_process = Counter(call.boot for call in calls)
         if max(billed, *by_process.values()) > most:
             yield f"more than {most} calls: {tell(story, calls)}"
-        for before, after in pairwise(calls):
-            beside = after.started_at < before.ended_at
-            if before.how in TERMINAL and jobs == 1 and after.boot is before.boot and not beside:
+        for number, after in enumerate(calls if jobs == 1 else ()):
+            if any(
+                before.how in TERMINAL and before.boot is after.boot and before.ended_at <= after.started_at
+                for before in calls[:number]
+            ):
                 yield f"again after a refusal: {tell(story, calls)}"

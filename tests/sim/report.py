@@ -125,7 +125,10 @@ def unreached(report: Report) -> list[str]:
         return []
     kinds = [(kind, report.faults[kind], worlds // RARE) for kind in FAULTS]
     points = [(f"kill: {point}", report.kills[point], worlds // RAREST_KILL) for point in CRASH_POINTS]
-    return [f"{what}: {seen} times, not {least}" for what, seen, least in kinds + points if seen < least]
+    rivals = [("a rival of a slow call", report.counts["rivals of slow ones"], worlds // RARE)]
+    return [
+        f"{what}: {seen} times, not {least}" for what, seen, least in kinds + points + rivals if seen < least
+    ]
 
 
 def complaints_of(result: Result) -> Iterable[str]:

@@ -67,12 +67,15 @@ def test_many_worlds_that_hardly_met_a_fault_prove_nothing() -> None:
     report.counts["worlds"] = ENOUGH
     report.faults.update(dict.fromkeys(FAULTS, ENOUGH // RARE))
     report.kills.update(dict.fromkeys(CRASH_POINTS, ENOUGH // RARE))
+    report.counts["rivals of slow ones"] = ENOUGH // RARE
     assert unreached(report) == []
     report.faults["disk full"] -= 1
     report.kills["landing committed"] = 0
+    report.counts["rivals of slow ones"] = 0
     assert unreached(report) == [
         "disk full: 39 times, not 40",
         "kill: landing committed: 0 times, not 4",
+        "a rival of a slow call: 0 times, not 40",
     ]
     report.counts["worlds"] = ENOUGH - 1
     assert unreached(report) == []

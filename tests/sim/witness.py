@@ -53,6 +53,7 @@ class Record(Struct, frozen=True):
     boot: Any
     ref: EntryRef
     at: float
+    attempt_id: int = 0  # of a claim
 
 
 class Standing(Struct, frozen=True):
@@ -85,6 +86,7 @@ class Witness:
         self.calls: list[Call] = []
         self.claims: list[Record] = []
         self.landings: list[Record] = []
+        self.settled_at: dict[int, float] = {}  # attempts, by whoever made them
         self.standings: list[Standing] = []  # every change of a circuit that was put on disk
         self.stretches: list[Stretch] = []
         self.losses: list[float] = []  # when Redis lost data
@@ -97,7 +99,9 @@ class Witness:
         self._dropped: dict[
             EntryRef, tuple[str, float]
         ] = {}  # whose it was, and since when it is nobody's, or was
-        self._first_dropped: dict[EntryRef, float] = {}
+        self._drops: dict[
+            EntryRef, tuple[float, float]
+        ] = {}  # the first and last of those that followed one another
         self.boots: dict[str, Boot] = {}
         self.complaints: list[str] = []
         self.events: Counter[str] = Counter()
@@ -146,7 +150,14 @@ class Witness:
 
     def drop(self, ref: EntryRef, owner: str) -> None:
         """Somebody else makes an entry nobody's that this process had."""
-        self._dropped[ref] = owner, self._first_dropped.setdefault(ref, self._now())
+        first, last = self._drops.get(ref, (0.0, 0.0))
+        now = self._now()
+        if (
+            last < now - self.plan.config.ingress.lease_s
+        ):  # else it may never have been seen in somebody's hands
+            first = now
+        self._drops[ref] = first, now
+        self._dropped[ref] = owner, first
 
     def _was_dropped(self, ref: EntryRef, taker: Consumer) -> None:
         early = self._server.data.keys.get(EARLY)
@@ -211,12 +222,13 @@ class Witness:
         landings = [one for one in operations if type(one) is Landing]
         for landing in landings:  # first, as they are carried out
             if landing.settled is not None:
+                self.settled_at.setdefault(landing.settled.attempt_id, now)
                 self._settle(landing.settled)
             self.landings += [Record(boot, one.ref, now) for one in landing.ends if one.outcome is not None]
         claimed = False
         for operation, answer in zip(operations, answers, strict=True):
             if type(operation) is Ask and type(answer) is Granted and operation.want is not None:
-                self.claims.append(Record(boot, operation.ref, now))
+                self.claims.append(Record(boot, operation.ref, now, operation.want.attempt_id))
                 self._open(boot, operation.want)
                 claimed = True
             elif type(answer) is Changed and answer.news:
