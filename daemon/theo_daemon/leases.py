@@ -125,7 +125,7 @@ class Leases:
         self._held.renewing()
         lost, gone = await self._renew(list(self._held))
         # We stood still, or Redis was away or slow: a peer may even have finished some of them.
-        if self._clock.monotonic() >= self._held.kept_until:
+        if not self._kept:
             lost += await self._finished(gone)
         # An entry that is gone has most likely just been finished by us, and the answer is under way; one
         # that is still held and gone at the next look was finished by a peer, or deleted.
@@ -230,23 +230,35 @@ class Leases:
         return self._held.fits(self._room(), self._rules.max_job_bytes)
 
     async def _renew(self, refs: Sequence[EntryRef]) -> tuple[list[EntryRef], list[EntryRef]]:
-        """Those that are not ours, and those that are gone."""
+        """Those that are not ours, and those that are gone.
+
+        What is nobody's is taken back while it is certainly ours. Later a peer may have had it meanwhile, and be at it.
+        """
         lost: list[EntryRef] = []
         gone: list[EntryRef] = []
         for stream, ids in _by_stream(refs):
             for page in _pages(ids):
                 # Looked at again for each page: the table changes while the pages before it are under way.
-                still = [entry_id for entry_id in page if EntryRef(stream, entry_id) in self._held]
-                ours = [entry_id for entry_id in still if EntryRef(stream, entry_id) not in self._lost]
-                if still:
-                    others = [entry_id for entry_id in still if EntryRef(stream, entry_id) in self._lost]
-                    args: list[Word] = [self._rules.group, self._consumer, len(ours), *ours, *others]
-                    not_ours, not_there, back = await self._wire.run(RENEW, (stream, self._early), args)
-                    lost += [EntryRef(stream, entry_id.decode()) for entry_id in not_ours]
-                    gone += [EntryRef(stream, entry_id.decode()) for entry_id in not_there]
-                    if back:
-                        self._events.emit("entries_orphaned", job_stream=stream, count=len(back))
+                still = [ref for one in page if (ref := EntryRef(stream, one)) in self._held]
+                if not still:
+                    continue
+                ours = [ref.entry_id for ref in still if ref not in self._lost] if self._kept else []
+                others = [ref.entry_id for ref in still if not ours or ref in self._lost]
+                args: list[Word] = [self._rules.group, self._consumer, len(ours), *ours, *others]
+                answer = await self._wire.run(RENEW, (stream, self._early), args)
+                not_ours, not_there, back = (
+                    [EntryRef(stream, one.decode()) for one in found] for found in answer
+                )
+                lost += not_ours if self._kept else [*not_ours, *back]
+                gone += not_there
+                if back:
+                    self._events.emit("entries_orphaned", job_stream=stream, count=len(back))
         return lost, gone
+
+    @property
+    def _kept(self) -> bool:
+        """Is what we hold certainly ours, for lack of time in which it could have been given to anybody?"""
+        return self._clock.monotonic() < self._held.kept_until
 
     async def _finished(self, gone: Sequence[EntryRef]) -> list[EntryRef]:
         """Of these, those that somebody has answered; the others Redis has lost."""

@@ -96,6 +96,18 @@ async def test_who_lost_an_entry_to_a_peer_does_not_take_it_back_when_it_is_nobo
     assert await me.owners() == {ref.entry_id: "peer"}
 
 
+async def test_who_was_away_for_a_lease_takes_nothing_back_that_a_peer_may_have_had_meanwhile(
+    link: RedisLink, keys: Keys, groups: None
+) -> None:
+    late = Process(link, keys, "late", lease_s=0.0)
+    (ref,) = await late.read(1)
+    await acknowledge(late, ref)
+    await late.leases.renew()
+    assert late.lost == [ref]
+    assert await late.owners() == {}
+    await late.close()
+
+
 async def test_an_entry_taken_early_is_taken_back_by_who_had_it_and_by_no_other(
     me: Process, peer: Process
 ) -> None:
