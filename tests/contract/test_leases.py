@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -19,7 +19,6 @@ from theo_daemon.lease_scripts import FETCH, TAKE
 from theo_daemon.leases import LeaseRules, Leases
 from theo_daemon.redis_link import RedisLink
 from theo_daemon.suspicion import Suspect
-from theo_daemon.wire import Wire
 from theo_workers.clock import SystemClock
 
 GROUP = "theo"
@@ -87,25 +86,6 @@ class Process:
     async def close(self) -> None:
         await self.wire.close()
         await self.outside.close()
-
-
-@pytest.fixture
-async def groups(wire: Wire, keys: Keys) -> None:
-    await wire.ask_all([("XGROUP", "CREATE", keys.jobs(lane), GROUP, "0", "MKSTREAM") for lane in LANES])
-
-
-@pytest.fixture
-async def me(link: RedisLink, keys: Keys, groups: None) -> AsyncIterator[Process]:
-    process = Process(link, keys, "me", adopt_after_s=60.0)
-    yield process
-    await process.close()
-
-
-@pytest.fixture
-async def peer(link: RedisLink, keys: Keys, groups: None) -> AsyncIterator[Process]:
-    process = Process(link, keys, "peer")
-    yield process
-    await process.close()
 
 
 async def test_renewing_restarts_the_lease_and_leaves_the_delivery_count(me: Process) -> None:

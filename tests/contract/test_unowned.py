@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import pytest
 
 from tests.contract.test_leases import GROUP, Process
 from theo_daemon.job import Delivery, EntryRef
@@ -15,28 +13,6 @@ from theo_daemon.scout_scripts import TAKE_EARLY
 from theo_daemon.unowned import FIND, Unowned
 
 LEASE_S = 30.0
-
-
-@pytest.fixture
-async def groups(link: RedisLink, keys: Keys) -> None:
-    wire = link.wire()
-    for lane in ("default", "high"):
-        await wire.ask("XGROUP", "CREATE", keys.jobs(lane), GROUP, "0", "MKSTREAM")
-    await wire.close()
-
-
-@pytest.fixture
-async def me(link: RedisLink, keys: Keys, groups: None) -> AsyncIterator[Process]:
-    process = Process(link, keys, "me")
-    yield process
-    await process.close()
-
-
-@pytest.fixture
-async def peer(link: RedisLink, keys: Keys, groups: None) -> AsyncIterator[Process]:
-    process = Process(link, keys, "peer")
-    yield process
-    await process.close()
 
 
 class Looker:
