@@ -78,7 +78,7 @@ class Claiming:
         flight.holding, flight.scopes, flight.aside = True, want.scopes, frozenset()
         flight.listed.add(want.attempt_id)
         try:
-            if verdict.prior:
+            if verdict.prior and flight.is_told:
                 self._asking.heed_prior(flight, verdict.prior)
             self.check_time(want, asked_at)
             self._check_own_ceiling(flight, want)

@@ -72,8 +72,8 @@ class Flight:
     """One generation and the jobs that wait for it. `lead` is the one it runs for, and the one that pays."""
 
     __slots__ = (
-        "aside", "asking", "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano", "disowned",
-        "doubtful", "flush",
+        "aside", "asked_for", "asking", "attempt_number", "attempts", "awaited", "barred", "candidates", "cost_nano",
+        "disowned", "doubtful", "flush",
         "gives_way", "held", "holding", "in_order", "key", "landing", "last_error", "lead", "line", "listed",
         "looked", "loose", "lost", "measured", "names", "passed", "place", "prior", "prompt_bounds", "queued_at",
         "records", "route", "scopes", "sent", "sent_attempt", "settled", "streamed", "targets", "task", "text",
@@ -101,6 +101,7 @@ class Flight:
         self.wake: asyncio.Future[None] | None = None  # ends that wait, or the wait for another's call
         self.scopes: tuple[Scope, ...] = ()  # what its last call drew on
         self.holding = False  # the ledger's claim on the key is ours
+        self.asked_for: Ticket | None = None  # whom the last question to the ledger was about
         self.asking = False  # the claim of its next call is on its way to the ledger, or its verdict back
         self.disowned: asyncio.Future[Landing | None] | None = None  # that claim's void, for who ends the job
         # Claims that nobody wants any more: each ends once it can cost nothing, and that is on record.
@@ -152,6 +153,11 @@ class Flight:
     def leave_loose(self, end: asyncio.Future[Any]) -> None:
         """The job must not be told what it cost before this."""
         self.loose = (*(one for one in self.loose if not one.done()), end)
+
+    @property
+    def is_told(self) -> bool:
+        """Is what the ledger answered last about its lead? That may have left while the answer was on its way."""
+        return self.asked_for is self.lead
 
     @property
     def under_way(self) -> bool:

@@ -54,6 +54,7 @@ class LedgerQuestions:
     def ask(self, flight: Flight, want: Want | None) -> Ask:
         """The question for this flight's lead."""
         lead, job = flight.lead, flight.lead.job
+        flight.asked_for = lead
         return Ask(
             ref=lead.ref,
             key=flight.key,
@@ -137,6 +138,9 @@ class Generation:
             verdict = await (self._look(flight) if look_first else self._fly(flight))
             if isinstance(verdict, Result):
                 return verdict
+            if verdict is not None and not flight.is_told:
+                look_first = True
+                continue
             result = await self._heed(flight, verdict)
             if result is not None:
                 return result
@@ -183,7 +187,7 @@ class Generation:
         assert verdict is not None
         if flight.waited_since_ms is not None and isinstance(verdict, Clear | Busy):
             word = await self._ledger.ask(left_word.question(flight))
-            if isinstance(word, Hit):
+            if isinstance(word, Hit) and flight.is_told:
                 return left_word.taken(flight, word)
         return verdict
 

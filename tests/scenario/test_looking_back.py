@@ -164,6 +164,30 @@ async def test_the_lost_call_of_a_job_that_leaves_is_not_told_by_the_one_that_go
     world.check_books()
 
 
+@pytest.mark.parametrize("leaves", ["lost", "cancelled"])
+async def test_what_the_ledger_answers_about_a_job_that_has_left_is_not_taken_for_the_next_one_s(
+    leaves: str,
+) -> None:
+    world = World(on_unknown="retry", fate=ANSWER)
+    delivery, other = entry(prompt="hi"), entry(2, prompt="hi")
+    await world.dies("victim", [delivery], at_s=2.5)
+    async with world.process("heir", step_s=1.0) as heir:
+        await heir.advance(2)  # the victim's call is booked as unknown
+        heir.dispatcher.deliver([again(delivery)])
+        heir.dispatcher.deliver([other])
+        await heir.advance(0.5)  # the question is on its way
+        if leaves == "lost":
+            heir.dispatcher.lose([delivery.ref])
+        else:
+            heir.cancel(delivery.ref.entry_id)
+        await heir.advance(10)
+        outcome = world.outcome(other)
+        assert isinstance(outcome, Answered)
+        assert (told(outcome), outcome.cost_nano) == (["ok"], PRICE)
+        if leaves == "cancelled":
+            assert told(world.outcome(delivery)) == ["unknown"]
+
+
 async def test_an_answer_that_finds_its_entry_waiting_for_another_delivery_is_kept_for_that() -> None:
     async with staged(model("m")) as stage:
         job = stage.entry("x", cache="off")

@@ -163,7 +163,9 @@ class Witness:
         early = self._server.data.keys.get(EARLY)
         kept = early.get(f"{ref.stream} {ref.entry_id}".encode()) if isinstance(early, dict) else None
         owner, at = self._dropped.pop(ref, ("", 0.0))
-        if kept and kept != taker.name:
+        if (
+            kept is not None and kept != taker.name
+        ):  # taken before its turn, and handed back if it is nobody's
             self._passed_by[ref] = kept
         elif (
             owner
