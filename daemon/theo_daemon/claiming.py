@@ -78,7 +78,8 @@ class Claiming:
         flight.holding, flight.scopes, flight.aside = True, want.scopes, frozenset()
         flight.listed.add(want.attempt_id)
         try:
-            if verdict.prior and flight.is_told:
+            _check_lead(flight)
+            if verdict.prior:
                 self._asking.heed_prior(flight, verdict.prior)
             self.check_time(want, asked_at)
             self._check_own_ceiling(flight, want)
@@ -154,6 +155,15 @@ class Claiming:
             raise NotAdmitted("lease", None)
         if now - asked_at > LONG_S and not self._fleet.still_takes(want, now):
             raise NotAdmitted("circuit_open", None)
+
+
+def _check_lead(flight: Flight) -> None:
+    """The claim may be of a job that has left meanwhile, and so may its id be: the next one asks for itself.
+
+    Raises NotAdmitted.
+    """
+    if not flight.is_told:
+        raise NotAdmitted("lease", None)
 
 
 def _voided(flight: Flight, want: Want) -> Landing:

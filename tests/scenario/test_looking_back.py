@@ -188,6 +188,24 @@ async def test_what_the_ledger_answers_about_a_job_that_has_left_is_not_taken_fo
             assert told(world.outcome(delivery)) == ["unknown"]
 
 
+async def test_a_claim_of_the_first_push_of_an_id_that_has_left_meanwhile_is_not_used_for_the_second() -> (
+    None
+):
+    world = World(on_unknown="retry", fate=ANSWER)
+    first, second = (entry(number, prompt="hi", id="mine", cache="off") for number in (1, 2))
+    async with world.process("old", step_s=1.0) as old, world.process("new") as new:
+        old.dispatcher.deliver([first, second])
+        await old.advance(0.5)  # the claim is on its way
+        old.dispatcher.lose([first.ref])
+        await old.advance(5)
+        new.dispatcher.deliver([again(first)])
+        await new.advance(20)
+        outcomes = [world.outcome(one) for one in (first, second)]
+        assert [isinstance(one, Answered) for one in outcomes] == [True, True]
+        assert (old.calls, new.calls) == (0, 1)
+        assert sum(one.cost_nano for one in outcomes) == PRICE
+
+
 async def test_an_answer_that_finds_its_entry_waiting_for_another_delivery_is_kept_for_that() -> None:
     async with staged(model("m")) as stage:
         job = stage.entry("x", cache="off")
