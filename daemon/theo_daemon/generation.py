@@ -139,7 +139,9 @@ class Generation:
             if isinstance(verdict, Result):
                 return verdict
             if verdict is not None and not flight.is_told:
-                look_first = True
+                look_first = (
+                    True  # it is about a job that has left; of the one that leads now nothing was asked
+                )
                 continue
             result = await self._heed(flight, verdict)
             if result is not None:

@@ -69,12 +69,7 @@ class Leases:
         self._lane_of: Mapping[str, str] = {keys.jobs(lane): lane for lane in rules.lanes}
         self._done, self._early = keys.done, keys.early
         self._unowned = Unowned(
-            wire=wire,
-            held=held,
-            group=rules.group,
-            consumer=consumer,
-            early=keys.early,
-            lease_s=rules.lease_s,
+            wire=wire, held=held, group=rules.group, consumer=consumer, lease_s=rules.lease_s
         )
         held.keep(clock.monotonic() + rules.lease_s)
         self._gone: set[EntryRef] = set()

@@ -81,12 +81,10 @@ Take = Callable[[str, Any, float], int]
 class Unowned:
     """Belongs to `Leases`, which asks it to look from time to time."""
 
-    def __init__(
-        self, *, wire: Wire, held: HeldEntries, group: str, consumer: str, early: str, lease_s: float
-    ) -> None:
+    def __init__(self, *, wire: Wire, held: HeldEntries, group: str, consumer: str, lease_s: float) -> None:
         """Whoever works on an entry takes it back within `lease_s`: from then on it is for anybody."""
         self._wire, self._held, self._group, self._consumer = wire, held, group, consumer
-        self._early, self._lease_s = early, lease_s
+        self._lease_s = lease_s
         self._walks: dict[str, Walk] = {}  # by stream; a look goes on where the last one ended
         self._seen: dict[EntryRef, float] = {}  # when they were found, in monotonic seconds
 
@@ -108,7 +106,7 @@ class Unowned:
 
     async def _take(self, stream: str, page: Sequence[EntryRef], now: float, take: Take) -> None:
         ids = [ref.entry_id for ref in page if ref not in self._held]
-        found = await self._wire.run(TAKE_IN, (stream, self._early), (self._group, self._consumer, *ids))
+        found = await self._wire.run(TAKE_IN, (stream,), (self._group, self._consumer, *ids))
         for ref in page:  # what is not taken has found somebody, or its end
             del self._seen[ref]
         take(stream, found, now)

@@ -21,9 +21,8 @@ class Looker:
     def __init__(self, process: Process, *, room: int = 1_000) -> None:
         self.process, self.room, self.taken = process, room, list[str]()
         self.unowned = Unowned(
-            wire=process.wire, held=process.held, group=GROUP, consumer=process.name, early=process.keys.early,
-            lease_s=LEASE_S,
-        )  # fmt: skip
+            wire=process.wire, held=process.held, group=GROUP, consumer=process.name, lease_s=LEASE_S
+        )
 
     async def look(self, at: float) -> list[str]:
         """The ids that are taken."""

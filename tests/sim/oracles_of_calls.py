@@ -45,9 +45,8 @@ def unexplained(story: Story) -> Iterable[str]:
             continue
         apart = _apart(story.plan, jobs)
         good = {call.number for call in calls if answered(story, call) < FOREVER}
-        once = {
-            number for number in good if rivals.get(number) not in good
-        }  # of two at the same moment one counts
+        # Of a race in which both have answered, one counts.
+        once = {number for number in good if rivals.get(number) not in good}
         excess = len(once) - (apart if apart is not None else 1)
         if excess > 0:
             yield f"{excess} calls too many: {tell(story, calls)}"
